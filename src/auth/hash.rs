@@ -1,0 +1,74 @@
+//! bcrypt, called here and nowhere else. What it would silently cut off, misread or compute for
+//! minutes never gets here: [`Password`], [`PasswordHash`] and [`Cost`] exclude it.
+
+use bcrypt::{BcryptError, Version};
+
+use crate::credential::{Cost, Password, PasswordHash};
+
+/// Makes a hash of a password, with a fresh random salt. Each step of the cost doubles the time it takes.
+///
+/// It is written as `$2y$`, as Apache's `htpasswd` does: of the three names for the same thing it is the
+/// one that every reader of htpasswd files knows.
+///
+/// # Errors
+/// When the system gives no random numbers.
+pub(crate) fn hash(password: &Password, cost: Cost) -> Result<PasswordHash, BcryptError> {
+    let parts = bcrypt::hash_with_result(password.reveal(), u32::from(cost.get()))?;
+    PasswordHash::parse(&parts.format_for_version(Version::TwoY))
+        .map_err(|_| BcryptError::InvalidHash("bcrypt made a hash that is none"))
+}
+
+/// Whether the hash is one of this password. Takes as long as making it did.
+///
+/// # Errors
+/// None that is known: the hash is well-formed. They are passed on, so that none becomes a grant.
+pub(crate) fn verify(password: &Password, hash: &PasswordHash) -> Result<bool, BcryptError> {
+    bcrypt::verify(password.reveal(), hash.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn password(text: &str) -> Password {
+        Password::parse(text).unwrap()
+    }
+
+    fn holds(text: &str, hash: &str) -> bool {
+        verify(&password(text), &PasswordHash::parse(hash).unwrap()).unwrap()
+    }
+
+    /// C-01, C-03. Vectors of crypt_blowfish 1.3 (wrapper.c).
+    #[test]
+    fn hashes_that_other_programs_made_verify() {
+        let exactly_72 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+        let made = [
+            ("U*U", "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"),
+            ("U*U*", "$2a$05$CCCCCCCCCCCCCCCCCCCCC.VGOzA784oUp/Z0DY336zx7pLYAy0lwK"),
+            ("U*U*U", "$2a$05$XXXXXXXXXXXXXXXXXXXXXOAcXxm9kjPGEMsLznoKqmqw7tc8WCx4a"),
+            (exactly_72, "$2a$05$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui"),
+        ];
+        for (text, hash) in made {
+            assert!(holds(text, hash), "{text}");
+            assert!(holds(text, &hash.replacen("2a", "2y", 1)), "{text} as $2y$");
+            assert!(holds(text, &hash.replacen("2a", "2b", 1)), "{text} as $2b$");
+            assert!(!holds("U*u", hash), "another password than {text}");
+        }
+        assert!(!holds(&exactly_72[..71], made[3].1), "the last of 72 bytes counts");
+    }
+
+    /// C-06, C-13
+    #[test]
+    fn every_hash_has_a_salt_of_its_own_and_the_cost_asked_for() {
+        let cost = Cost::new(4).unwrap();
+        let one = hash(&password("open-sesame"), cost).unwrap();
+        let other = hash(&password("open-sesame"), cost).unwrap();
+        assert_ne!(one, other);
+        assert_eq!(one.cost(), cost);
+        for hash in [one, other] {
+            assert!(hash.as_str().starts_with("$2y$04$"));
+            assert!(holds("open-sesame", hash.as_str()));
+            assert!(!holds("open-sesamE", hash.as_str()));
+        }
+    }
+}

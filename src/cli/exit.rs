@@ -1,0 +1,145 @@
+//! How the program ends: its exit codes, and what it says on the way out.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::credential::{HashError, NameError, PasswordError};
+use crate::store::StoreError;
+use crate::users::PolicyError;
+
+/// The exit codes: those of useradd, userdel, passwd and htpasswd where they agree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    Refused = 3,
+    Busy = 5,
+    NoSuchUser = 6,
+    UserExists = 9,
+    BadName = 19,
+    Interrupted = 130,
+}
+
+impl Exit {
+    const ALL: [Self; 9] = [
+        Self::Done,
+        Self::Failed,
+        Self::Usage,
+        Self::Refused,
+        Self::Busy,
+        Self::NoSuchUser,
+        Self::UserExists,
+        Self::BadName,
+        Self::Interrupted,
+    ];
+
+    fn meaning(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed: the store, input or output, or the server can't serve",
+            Self::Usage => "usage: an argument, an environment variable or a setting is wrong",
+            Self::Refused => "the password or hash is refused, or the two typed passwords differ",
+            Self::Busy => "the store is busy: try again",
+            Self::NoSuchUser => "there is no such user",
+            Self::UserExists => "there is a user of that name",
+            Self::BadName => "that can't be a user's name",
+            Self::Interrupted => "interrupted at a prompt (Ctrl-C)",
+        }
+    }
+
+    /// The table of all exit codes, for the help.
+    pub(super) fn table() -> String {
+        let rows = Self::ALL.map(|exit| format!("\n  {:>3}  {}", exit as u8, exit.meaning()));
+        format!("Exit codes:{}", rows.concat())
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a verb could not do what it was asked to.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) exit: Exit,
+    why: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    pub(super) fn new(exit: Exit, why: impl fmt::Display) -> Self {
+        Self { exit, why: why.to_string(), hint: None }
+    }
+
+    pub(super) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// Says on stderr what could not be done, why, and what to do about it.
+    pub(super) fn report(&self, what: &str) {
+        say(&format!("resttool: {what}: {}", self.why));
+        if let Some(hint) = &self.hint {
+            say(&format!("hint: {hint}"));
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(e: StoreError) -> Self {
+        let why = e.to_string();
+        let (exit, hint) = match e {
+            StoreError::UserExists => (Exit::UserExists, None),
+            StoreError::NoSuchUser => (Exit::NoSuchUser, None),
+            StoreError::Busy => (Exit::Busy, Some("try again".to_owned())),
+            StoreError::Refused { hint, .. } => (Exit::Failed, hint),
+            StoreError::BadRecord { .. } | StoreError::Failed(_) => (Exit::Failed, None),
+        };
+        Self { exit, why, hint }
+    }
+}
+
+impl From<NameError> for Failure {
+    fn from(e: NameError) -> Self {
+        Self::new(Exit::BadName, format_args!("that can't be a user's name: {e}"))
+    }
+}
+
+impl From<PasswordError> for Failure {
+    fn from(e: PasswordError) -> Self {
+        Self::new(Exit::Refused, format_args!("the password is refused: {e}"))
+    }
+}
+
+impl From<HashError> for Failure {
+    fn from(e: HashError) -> Self {
+        Self::new(Exit::Refused, format_args!("the hash is refused: {e}"))
+    }
+}
+
+impl From<PolicyError> for Failure {
+    fn from(e: PolicyError) -> Self {
+        match e {
+            PolicyError::TooShort { .. } => {
+                Self::new(Exit::Refused, format_args!("the password is refused: {e}"))
+            }
+            PolicyError::Hash(_) => Self::new(Exit::Failed, e),
+        }
+    }
+}
+
+/// One line for people. Where stderr is gone, nobody is there to be told, and that is no reason to stop.
+pub(super) fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// One line for programs.
+pub(super) fn print(line: &str) -> Result<(), Failure> {
+    let mut out = io::stdout();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|e| {
+        Failure::new(Exit::Failed, format_args!("cannot write to standard output: {e}"))
+    })
+}

@@ -1,0 +1,131 @@
+//! The command line: arguments, settings, prompts, output and exit codes.
+//!
+//! A verb is a struct in `args.rs` and a function in `verbs.rs`; `serve.rs` wires the server together.
+
+mod args;
+mod exit;
+mod secret;
+mod serve;
+mod terminal;
+mod verbs;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches};
+
+use crate::credential::printable;
+use crate::store;
+use args::{Cli, Verb};
+use exit::{Exit, Failure};
+
+/// Runs the program on the arguments and the environment of this process; what is returned is its
+/// exit code.
+pub fn run() -> ExitCode {
+    match parse() {
+        Ok(cli) => dispatch(cli).into(),
+        Err(exit) => exit.into(),
+    }
+}
+
+fn dispatch(cli: Cli) -> Exit {
+    let what = cli.verb.to_string();
+    let done = database(cli.database).and_then(|database| match cli.verb {
+        Verb::Serve(args) => serve::serve(&args, &database),
+        Verb::Useradd(args) => verbs::useradd(&args, &database),
+        Verb::Userdel(args) => verbs::userdel(&args, &database),
+        Verb::Hash(args) => verbs::hash(&args),
+    });
+    match done {
+        Ok(()) => Exit::Done,
+        Err(failure) => {
+            failure.report(&format!("cannot {what}"));
+            failure.exit
+        }
+    }
+}
+
+/// The arguments, or the exit code where everything has been said already.
+fn parse() -> Result<Cli, Exit> {
+    let mut command = Cli::command()
+        .long_version(format!("{}\n{}", env!("CARGO_PKG_VERSION"), store::engine()))
+        .mut_subcommands(|verb| verb.version(env!("CARGO_PKG_VERSION")));
+    let examples = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+    command = command.after_long_help(format!("{examples}\n\n{}", Exit::table()));
+    if let Some(unknown) = unknown_variable(&command) {
+        Failure::new(Exit::Usage, format_args!("unknown environment variable {unknown}"))
+            .hint("'resttool --help' and 'resttool VERB --help' name those that there are")
+            .report("usage");
+        return Err(Exit::Usage);
+    }
+    let parsed = command.try_get_matches_from_mut(std::env::args_os());
+    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => Ok(cli),
+        Err(e) if !e.use_stderr() => {
+            // Help or version; a reader that went away has seen enough of it.
+            let _ = e.print();
+            Err(Exit::Done)
+        }
+        Err(e) if e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = e.print();
+            Err(Exit::Usage)
+        }
+        Err(e) => {
+            usage(&e).report("usage");
+            Err(Exit::Usage)
+        }
+    }
+}
+
+/// clap's error in our form.
+fn usage(e: &clap::Error) -> Failure {
+    let unknown = match e.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) if e.kind() == ErrorKind::UnknownArgument => argument,
+        _ => "-",
+    };
+    if !unknown.starts_with('-') {
+        // Not shown: it may well be a password, and this line may well be kept.
+        return Failure::new(Exit::Usage, "there is an argument too many").hint(
+            "a password is never an argument: give --password-stdin or --password-file PATH",
+        );
+    }
+    let text = e.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+    match text.split_once("\n\nFor more information, try ") {
+        Some((text, help)) => Failure::new(Exit::Usage, text)
+            .hint(format!("for more information, try {}", help.trim_end_matches('.'))),
+        None => Failure::new(Exit::Usage, text),
+    }
+}
+
+/// A variable that looks like one of ours and is none: it was meant to set something, and doesn't.
+fn unknown_variable(command: &clap::Command) -> Option<String> {
+    let known: BTreeSet<OsString> = std::iter::once(command)
+        .chain(command.get_subcommands())
+        .flat_map(clap::Command::get_arguments)
+        .filter_map(|argument| argument.get_env().map(ToOwned::to_owned))
+        .collect();
+    std::env::vars_os()
+        .map(|(name, _)| name)
+        .find(|name| name.as_encoded_bytes().starts_with(b"RESTTOOL_") && !known.contains(name))
+        .map(|name| printable(&name.to_string_lossy()))
+}
+
+/// The file that holds the users: as given, or in the user's data directory (XDG Base Directory
+/// Specification 0.8, which has relative paths in the variable ignored).
+fn database(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    let data = || {
+        std::env::var_os("XDG_DATA_HOME")
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+            .or_else(|| std::env::home_dir().map(|home| home.join(".local/share")))
+            .map(|data| data.join("resttool/resttool.db"))
+    };
+    given.or_else(data).ok_or_else(|| {
+        Failure::new(Exit::Failed, "there is no home directory to keep the users in")
+            .hint("name a file with --database")
+    })
+}

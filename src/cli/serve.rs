@@ -1,0 +1,94 @@
+//! Wires the server together: settings, log, store, listener, signals. Whatever can be wrong is found
+//! before the first connection is taken.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures_util::future::select;
+use log::LevelFilter;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args;
+use super::exit::{Exit, Failure};
+use crate::auth::Authenticator;
+use crate::credential::printable;
+use crate::server::{self, Realm};
+use crate::store;
+
+pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> {
+    let realm = Realm::new(&args.realm)
+        .map_err(|e| Failure::new(Exit::Usage, format_args!("--realm: {e}")))?;
+    let addresses = addresses(args)?;
+    start_log(args.log_level);
+    let store = store::open(database)?;
+    let listener = TcpListener::bind(&addresses[..]).map_err(|e| cannot_listen(args, &e))?;
+    let address = listener.local_addr().map_err(|e| Failure::new(Exit::Failed, e))?;
+    if store.is_empty()? {
+        log::warn!(
+            "there is no user yet in {}: add one with 'resttool useradd NAME'",
+            printable(&database.to_string_lossy())
+        );
+    }
+    let authenticator = Authenticator::new(store, args.cost.parse()?)
+        .map_err(|e| Failure::new(Exit::Failed, format_args!("cannot start hash workers: {e}")))?;
+    server::run(listener, Arc::new(authenticator), &realm, || {
+        let stop = signals()?;
+        log::info!("listening on http://{address}");
+        Ok(stop)
+    })
+    .map_err(|e| Failure::new(Exit::Failed, e))?;
+    log::info!("stopped");
+    Ok(())
+}
+
+/// What the libraries below have to say is for whoever looks for a fault.
+fn start_log(level: LevelFilter) {
+    let below = if level == LevelFilter::Info { LevelFilter::Warn } else { level };
+    env_logger::Builder::new().filter_level(below).filter_module("resttool", level).init();
+}
+
+/// The addresses that the host stands for. Passwords must not leave the machine in the clear unasked.
+fn addresses(args: &args::Serve) -> Result<Vec<SocketAddr>, Failure> {
+    let host = printable(&args.host);
+    let bare = args.host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(&args.host);
+    let addresses: Vec<_> = (bare, args.port)
+        .to_socket_addrs()
+        .map_err(|e| Failure::new(Exit::Usage, format_args!("--host {host} is no address: {e}")))?
+        .collect();
+    if !args.allow_plaintext && !addresses.iter().all(|address| address.ip().is_loopback()) {
+        return Err(Failure::new(
+            Exit::Usage,
+            format_args!("--host {host} can be reached from other machines, and passwords would travel in the clear"),
+        )
+        .hint("listen on 127.0.0.1 behind a proxy that speaks TLS, or give --allow-plaintext"));
+    }
+    Ok(addresses)
+}
+
+fn cannot_listen(args: &args::Serve, e: &io::Error) -> Failure {
+    let failure = Failure::new(
+        Exit::Failed,
+        format_args!("cannot listen on {} port {}: {e}", printable(&args.host), args.port),
+    );
+    match e.kind() {
+        io::ErrorKind::AddrInUse => {
+            failure.hint("another program listens there: choose another --port")
+        }
+        io::ErrorKind::PermissionDenied => failure.hint("choose a --port of 1024 or more"),
+        _ => failure,
+    }
+}
+
+/// Ends at the first SIGTERM or SIGINT from now on.
+fn signals() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        select(pin!(terminate.recv()), pin!(interrupt.recv())).await;
+        log::info!("stopping: requests in flight may finish");
+    })
+}

@@ -1,0 +1,70 @@
+//! Asking on the terminal for what must not be seen.
+//!
+//! The terminal is standard input, and only where that is one: a script that feeds standard input from
+//! elsewhere wants no questions. What is asked goes to stderr, since stdout is for results.
+
+use std::io::{self, IsTerminal, Write};
+
+use rustix::io::retry_on_intr;
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
+};
+use zeroize::Zeroizing;
+
+use super::exit::{Exit, Failure, say};
+
+/// The longest line that a terminal gives in one piece, in bytes.
+const MAX_LINE: usize = 4096;
+
+/// Whether somebody can be asked.
+pub(super) fn is_there() -> bool {
+    io::stdin().is_terminal()
+}
+
+/// Asks, and gives the line that was typed, without showing it.
+pub(super) fn ask(question: &str) -> Result<Zeroizing<String>, Failure> {
+    let failed =
+        |e: io::Error| Failure::new(Exit::Failed, format_args!("cannot ask on the terminal: {e}"));
+    let mut typed = Zeroizing::new([0; MAX_LINE]);
+    let silence = Silence::begin().map_err(failed)?;
+    let mut err = io::stderr();
+    write!(err, "{question}").and_then(|()| err.flush()).map_err(failed)?;
+    // Read past the buffer of std, which would keep a copy. A terminal gives one line at a time.
+    let length = retry_on_intr(|| rustix::io::read(io::stdin(), &mut typed[..]));
+    drop(silence);
+    say("");
+    let length = length.map_err(|e| failed(e.into()))?;
+    // Without a line end it was Ctrl-C or Ctrl-D.
+    let Some(line) = typed[..length].strip_suffix(b"\n") else {
+        return Err(Failure::new(Exit::Interrupted, "interrupted"));
+    };
+    let line = std::str::from_utf8(line)
+        .map_err(|_| Failure::new(Exit::Refused, "what was typed is not UTF-8"))?;
+    Ok(Zeroizing::new(line.to_owned()))
+}
+
+/// While it lives, the terminal shows nothing of what is typed, and Ctrl-C ends the line instead of the
+/// program: the program could not restore the terminal any more.
+struct Silence {
+    before: Termios,
+}
+
+impl Silence {
+    fn begin() -> io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
+        silent.special_codes[SpecialCodeIndex::VEOL] =
+            before.special_codes[SpecialCodeIndex::VINTR];
+        // What was typed before the question is dropped: it was seen, and may not be the answer.
+        tcsetattr(io::stdin(), OptionalActions::Flush, &silent)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        // A terminal that can't be restored is gone, and with it everybody who could be told.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+    }
+}

@@ -1,0 +1,223 @@
+//! HTTP and nothing else: a request becomes credentials, a decision becomes a response.
+//!
+//! Nothing is decided here about users. No response tells anything of the inside, and no line of a log
+//! what a client has sent.
+
+mod basic;
+mod challenge;
+
+use std::future::Future;
+use std::io;
+use std::net::TcpListener;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use actix_web::body::BoxBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::error::InternalError;
+use actix_web::http::header::{self, ContentType, HeaderMap};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::{
+    App, FromRequest, Handler, HttpRequest, HttpResponse, HttpResponseBuilder, HttpServer,
+    Resource, Responder, guard, rt, web,
+};
+use futures_util::FutureExt;
+
+use crate::auth::{Authenticator, Decision};
+use basic::NoCredentials;
+pub use challenge::{Realm, RealmError};
+
+/// The longest head of a request, in bytes, that is looked at.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// How long requests in flight may take to finish when the server stops, in seconds.
+const SHUTDOWN_SECONDS: u64 = 10;
+
+/// What the routes share.
+struct Gate {
+    authenticator: Arc<Authenticator>,
+    /// The fields of every 401. The framework's map puts its fields in a random order, which copies of a
+    /// map share: so all refusals are the same to the byte, and tell nothing by their order.
+    denied: HeaderMap,
+}
+
+impl Gate {
+    fn new(authenticator: Arc<Authenticator>, realm: &Realm) -> Self {
+        let denied = response(StatusCode::UNAUTHORIZED)
+            .insert_header((header::WWW_AUTHENTICATE, realm.challenge()))
+            .content_type(ContentType::plaintext())
+            .finish()
+            .headers()
+            .clone();
+        Self { authenticator, denied }
+    }
+
+    fn denied(&self) -> HttpResponse {
+        let mut response = HttpResponse::new(StatusCode::UNAUTHORIZED);
+        response.headers_mut().clone_from(&self.denied);
+        response.set_body(BoxBody::new("Unauthorized Access"))
+    }
+}
+
+/// Serves `listener` until told to stop, then lets requests in flight finish, for 10 seconds at most.
+///
+/// `ready` is called once, when connections are taken; the future that it gives says when to stop.
+///
+/// # Errors
+/// When the system gives no threads, or `ready` fails.
+pub fn run<S>(
+    listener: TcpListener,
+    authenticator: Arc<Authenticator>,
+    realm: &Realm,
+    ready: impl FnOnce() -> io::Result<S>,
+) -> io::Result<()>
+where
+    S: Future<Output = ()> + 'static,
+{
+    let gate = web::Data::new(Gate::new(authenticator, realm));
+    rt::System::new().block_on(async move {
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(gate.clone())
+                .wrap(from_fn(contain))
+                .service(resource("/rest-auth", rest_auth))
+                .service(resource("/healthz", healthz))
+                .default_service(web::to(not_found))
+        })
+        .disable_signals()
+        .shutdown_timeout(SHUTDOWN_SECONDS)
+        .listen(listener)?
+        .run();
+        let handle = server.handle();
+        let stop = ready()?;
+        rt::spawn(async move {
+            stop.await;
+            handle.stop(true).await;
+        });
+        server.await
+    })
+}
+
+// A new decision must be given its response here: nothing may fall through to another one's.
+#[deny(clippy::wildcard_enum_match_arm)]
+async fn rest_auth(request: HttpRequest, gate: web::Data<Gate>) -> HttpResponse {
+    let decision = match basic::credentials(request.headers()) {
+        Ok(shown) => gate.authenticator.decide(shown).await,
+        Err(NoCredentials::Missing | NoCredentials::Malformed) => Decision::Denied,
+        Err(NoCredentials::Repeated) => return text(StatusCode::BAD_REQUEST, "Bad Request"),
+        Err(NoCredentials::TooLong) => return too_long(),
+    };
+    match decision {
+        Decision::Granted => response(StatusCode::OK)
+            .content_type(ContentType::json())
+            .body(concat!(r#""You are authorized to see this message""#, "\n")),
+        Decision::Denied => gate.denied(),
+        Decision::Overloaded => response(StatusCode::SERVICE_UNAVAILABLE)
+            .insert_header((header::RETRY_AFTER, "1"))
+            .content_type(ContentType::plaintext())
+            .body("Service Unavailable"),
+        Decision::Unavailable => text(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
+    }
+}
+
+async fn healthz() -> HttpResponse {
+    text(StatusCode::OK, "ok")
+}
+
+async fn not_found() -> HttpResponse {
+    text(StatusCode::NOT_FOUND, "Not Found")
+}
+
+/// A route that answers GET and HEAD at exactly this path: the framework would also match what decodes to
+/// it. For the body, HEAD is left to the framework: it sends what GET would, without it.
+fn resource<F, Args>(path: &'static str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder<Body = BoxBody> + 'static,
+{
+    const ALLOW: (header::HeaderName, &str) = (header::ALLOW, "GET, HEAD, OPTIONS");
+    web::resource(path)
+        .guard(guard::fn_guard(move |context| context.head().uri.path() == path))
+        .route(web::get().to(handler.clone()))
+        .route(web::head().to(handler))
+        .route(
+            web::method(Method::OPTIONS)
+                .to(|| async { response(StatusCode::NO_CONTENT).insert_header(ALLOW).finish() }),
+        )
+        .default_service(web::to(|| async {
+            response(StatusCode::METHOD_NOT_ALLOWED)
+                .insert_header(ALLOW)
+                .content_type(ContentType::plaintext())
+                .body("Method Not Allowed")
+        }))
+}
+
+/// Keeps what is wrong with one request from everything else: a head over the limit, a panic.
+async fn contain(
+    request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse, actix_web::Error> {
+    if head_length(&request) > MAX_HEAD {
+        return Ok(request.into_response(too_long()));
+    }
+    AssertUnwindSafe(next.call(request)).catch_unwind().await.unwrap_or_else(|_| {
+        let response = text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error");
+        Err(InternalError::from_response("a handler panicked", response).into())
+    })
+}
+
+/// Bytes of the request line and the fields, without what separates them.
+fn head_length(request: &ServiceRequest) -> usize {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let fields: usize =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    target + fields
+}
+
+fn too_long() -> HttpResponse {
+    response(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+        .force_close()
+        .content_type(ContentType::plaintext())
+        .body("Request Header Fields Too Large")
+}
+
+fn text(status: StatusCode, body: &'static str) -> HttpResponse {
+    response(status).content_type(ContentType::plaintext()).body(body)
+}
+
+/// Every response begins here: none of them may be kept by a cache.
+fn response(status: StatusCode) -> HttpResponseBuilder {
+    let mut response = HttpResponse::build(status);
+    response.insert_header((header::CACHE_CONTROL, "no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::dev::Service;
+    use actix_web::test::{TestRequest, init_service};
+
+    use super::*;
+
+    /// O-03
+    #[test]
+    fn a_panic_is_an_internal_error_of_that_request_alone() {
+        async fn panics() -> HttpResponse {
+            panic!("on purpose")
+        }
+        rt::System::new().block_on(async {
+            let app = App::new()
+                .wrap(from_fn(contain))
+                .service(resource("/panics", panics))
+                .service(resource("/healthz", healthz));
+            let app = init_service(app).await;
+            for (path, status) in [("/panics", 500), ("/healthz", 200), ("/panics", 500)] {
+                let answer = app.call(TestRequest::get().uri(path).to_request()).await;
+                let answer = answer.map_or_else(|e| e.error_response().status(), |r| r.status());
+                assert_eq!(answer, status, "{path}");
+            }
+        });
+    }
+}

@@ -1,0 +1,145 @@
+//! How users are kept: what a store can be asked, what can go wrong, and which store a path opens.
+//!
+//! Every verb and the server share one store, across processes: what one of them has changed is
+//! what the next call in another one sees. Who may enter is not decided here.
+
+mod sqlite;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::credential::{HashError, PasswordHash, UserName};
+
+/// A user as kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct User {
+    /// The hash of the password.
+    pub hash: PasswordHash,
+    /// Refused although the password is right.
+    pub locked: bool,
+    /// Refused from this time on.
+    pub expires: Option<SystemTime>,
+}
+
+/// Where users are kept. All calls block, for microseconds when nobody writes and at most about 5
+/// seconds when somebody does: not for threads that handle requests.
+///
+/// Every method fails with [`StoreError::Busy`] when others kept the store locked for all that time,
+/// [`StoreError::Refused`] when what is in the file is no longer a store, and [`StoreError::Failed`] when
+/// the system fails. Other errors are named at the method.
+pub trait Store: Send + Sync {
+    /// The user of this name, as last committed by anybody; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::BadRecord`] when what is kept for this user can't be used; others can.
+    fn find(&self, name: &UserName) -> Result<Option<User>, StoreError>;
+
+    /// Whether there is a user of this name, in whatever state their record is.
+    ///
+    /// # Errors
+    /// Only those that every method has.
+    fn contains(&self, name: &UserName) -> Result<bool, StoreError>;
+
+    /// Whether there is no user at all.
+    ///
+    /// # Errors
+    /// Only those that every method has.
+    fn is_empty(&self) -> Result<bool, StoreError>;
+
+    /// Keeps a new user, neither locked nor expiring. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`StoreError::UserExists`], and nothing is changed.
+    fn add(&self, name: &UserName, hash: &PasswordHash) -> Result<(), StoreError>;
+
+    /// Forgets a user. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchUser`].
+    fn remove(&self, name: &UserName) -> Result<(), StoreError>;
+}
+
+/// How long a call waits for others to finish writing, before it fails as busy.
+pub(crate) const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Opens the store at `path`; makes it, and the folders it is to stand in, if it is missing. Existing
+/// files are brought to the current schema, and never replaced.
+///
+/// # Errors
+/// [`StoreError::Refused`] when the file is no store of ours, is damaged, comes from a newer version, or may be
+/// read or written by other users; otherwise as for every method of [`Store`].
+pub fn open(path: &Path) -> Result<Box<dyn Store>, StoreError> {
+    Ok(Box::new(sqlite::SqliteStore::open(path)?))
+}
+
+/// Name and version of the library that keeps the users.
+#[must_use]
+pub(crate) fn engine() -> String {
+    sqlite::engine()
+}
+
+/// What can go wrong with a store. None of it holds a hash.
+#[derive(Debug)]
+pub enum StoreError {
+    /// There is a user of that name already.
+    UserExists,
+    /// There is no user of that name.
+    NoSuchUser,
+    /// Others kept the store locked for 5 seconds.
+    Busy,
+    /// What is kept for this user can't be used.
+    BadRecord {
+        /// Whose record it is.
+        user: UserName,
+        /// What is wrong with it.
+        why: BadRecord,
+    },
+    /// The file can't serve as a store; it was left as it is.
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// The system, or the library below, failed.
+    Failed(String),
+}
+
+/// What is wrong with one user's record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BadRecord {
+    /// The hash is none.
+    Hash(HashError),
+    /// A field holds something of another type.
+    Field(&'static str),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UserExists => f.write_str("there is a user of that name"),
+            Self::NoSuchUser => f.write_str("there is no user of that name"),
+            Self::Busy => {
+                write!(f, "the store was locked by others for {} seconds", BUSY_TIMEOUT.as_secs())
+            }
+            Self::BadRecord { user, why: BadRecord::Hash(why) } => {
+                write!(f, "the stored hash of user {user} can't be used: {why}")
+            }
+            Self::BadRecord { user, why: BadRecord::Field(field) } => {
+                write!(
+                    f,
+                    "the stored {field} of user {user} can't be used: it is of the wrong type"
+                )
+            }
+            Self::Refused { path, why, .. } => {
+                write!(f, "{}: {why}", crate::credential::printable(&path.to_string_lossy()))
+            }
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}

@@ -1,0 +1,603 @@
+//! Users in one SQLite file. Nothing outside of this file knows SQLite.
+//!
+//! WAL mode with `synchronous=FULL`: a commit is on the disk when it returns, and readers never wait for
+//! a writer. Every write begins with `BEGIN IMMEDIATE`, so that it waits for its turn and not halfway.
+//! A new file is made whole beside its place and then put there, so nobody ever sees half of one.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rusqlite::types::ValueRef;
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior,
+};
+
+use super::{BUSY_TIMEOUT, BadRecord, Store, StoreError, User};
+use crate::credential::{PasswordHash, UserName, printable};
+
+/// Says whose file it is, in the header of the file: `rest` in ASCII.
+const APPLICATION_ID: i32 = i32::from_be_bytes(*b"rest");
+
+/// The steps from an empty file to the current schema. `user_version` counts those that were made.
+const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/0001_users.sql")];
+
+/// The version of the current schema.
+const SCHEMA: u32 = MIGRATIONS.len() as u32;
+
+pub(super) struct SqliteStore {
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+pub(super) fn engine() -> String {
+    format!("SQLite {}", rusqlite::version())
+}
+
+impl SqliteStore {
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        // Absolute, because SQLite reads a name like `file:x` or `:memory:` as something else.
+        let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
+        match fs::metadata(&path) {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => create(&path)?,
+            Err(e) => return Err(cannot("open", &path, &e)),
+        }
+        // The companions of the file stand beside the file itself, not beside a link to it.
+        let path = fs::canonicalize(&path).map_err(|e| cannot("open", &path, &e))?;
+        check_files(&path)?;
+        let mut connection = connect(&path)?;
+        upgrade(&mut connection, &path)?;
+        Ok(Self { path, connection: Mutex::new(connection) })
+    }
+
+    /// A panic while the connection was held leaves nothing half done: rusqlite rolls back.
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn error(&self, e: rusqlite::Error) -> StoreError {
+        store_error(e, &self.path)
+    }
+
+    /// Runs one statement in a transaction of its own; how many rows it changed.
+    fn write(&self, sql: &str, values: impl rusqlite::Params) -> Result<usize, StoreError> {
+        let mut connection = self.connection();
+        let run = || -> rusqlite::Result<usize> {
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let changed = transaction.prepare_cached(sql)?.execute(values)?;
+            transaction.commit()?;
+            Ok(changed)
+        };
+        run().map_err(|e| self.error(e))
+    }
+
+    fn read<T>(
+        &self,
+        sql: &str,
+        values: impl rusqlite::Params,
+        row: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.connection()
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row(values, row))
+            .map_err(|e| self.error(e))
+    }
+}
+
+impl Store for SqliteStore {
+    fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
+        let connection = self.connection();
+        let found = connection
+            .prepare_cached("SELECT hash, locked, expires FROM users WHERE name = ?1")
+            .and_then(|mut statement| {
+                statement.query_row([name.as_str()], |row| Ok(user(row))).optional()
+            })
+            .map_err(|e| self.error(e))?;
+        found.transpose().map_err(|why| StoreError::BadRecord { user: name.clone(), why })
+    }
+
+    fn contains(&self, name: &UserName) -> Result<bool, StoreError> {
+        self.read("SELECT EXISTS (SELECT 1 FROM users WHERE name = ?1)", [name.as_str()], |row| {
+            row.get(0)
+        })
+    }
+
+    fn is_empty(&self) -> Result<bool, StoreError> {
+        self.read("SELECT NOT EXISTS (SELECT 1 FROM users)", [], |row| row.get(0))
+    }
+
+    fn add(&self, name: &UserName, hash: &PasswordHash) -> Result<(), StoreError> {
+        let added = self.write(
+            "INSERT INTO users (name, hash) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING",
+            [name.as_str(), hash.as_str()],
+        )?;
+        if added == 0 { Err(StoreError::UserExists) } else { Ok(()) }
+    }
+
+    fn remove(&self, name: &UserName) -> Result<(), StoreError> {
+        let removed = self.write("DELETE FROM users WHERE name = ?1", [name.as_str()])?;
+        if removed == 0 { Err(StoreError::NoSuchUser) } else { Ok(()) }
+    }
+}
+
+/// Whoever can write to the file can put anything there: nothing in it is taken on trust.
+fn user(row: &Row<'_>) -> Result<User, BadRecord> {
+    let hash = match row.get_ref(0) {
+        Ok(ValueRef::Text(text)) => PasswordHash::parse(&String::from_utf8_lossy(text)),
+        _ => return Err(BadRecord::Field("hash")),
+    };
+    let locked = match row.get_ref(1) {
+        Ok(ValueRef::Integer(locked)) => locked != 0,
+        _ => return Err(BadRecord::Field("lock")),
+    };
+    let expires = match row.get_ref(2) {
+        Ok(ValueRef::Null) => None,
+        Ok(ValueRef::Integer(seconds)) => Some(
+            u64::try_from(seconds)
+                .ok()
+                .and_then(|s| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(s)))
+                .ok_or(BadRecord::Field("expiry"))?,
+        ),
+        _ => return Err(BadRecord::Field("expiry")),
+    };
+    Ok(User { hash: hash.map_err(BadRecord::Hash)?, locked, expires })
+}
+
+/// Makes an empty store beside `path` and then gives it that name, unless somebody was faster.
+fn create(path: &Path) -> Result<(), StoreError> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    create_folders(folder)?;
+    let failed = |e: &io::Error| cannot("create", path, e);
+    let fresh = tempfile::Builder::new()
+        .prefix(".resttool-new-")
+        .tempfile_in(folder)
+        .map_err(|e| failed(&e))?;
+    // The creation mask may have taken away the owner's own rights.
+    fs::set_permissions(fresh.path(), Permissions::from_mode(0o600)).map_err(|e| failed(&e))?;
+    let mut connection = connect(fresh.path())?;
+    initialise(&mut connection).map_err(|e| store_error(e, path))?;
+    connection.close().map_err(|(_, e)| store_error(e, path))?;
+    match fresh.persist_noclobber(path) {
+        Ok(_) => {}
+        Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(e) => return Err(failed(&e.error)),
+    }
+    // The name must be as durable as what it names.
+    File::open(folder).and_then(|f| f.sync_all()).map_err(|e| failed(&e))
+}
+
+/// Makes the folders that are missing, each for its owner alone whatever the creation mask says.
+fn create_folders(folder: &Path) -> Result<(), StoreError> {
+    let missing: Vec<_> = folder.ancestors().take_while(|f| !f.exists()).collect();
+    for folder in missing.into_iter().rev() {
+        let made = match DirBuilder::new().mode(0o700).create(folder) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(e) => Err(e),
+            Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o700)),
+        };
+        made.map_err(|e| cannot("create", folder, &e))?;
+    }
+    Ok(())
+}
+
+/// Refuses files that others may read or write, and what is no file.
+fn check_files(path: &Path) -> Result<(), StoreError> {
+    let refused = |path: &Path, why: String, hint| {
+        Err(StoreError::Refused { path: path.to_owned(), why, hint })
+    };
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        let file = Path::new(&name);
+        let meta = match fs::metadata(file) {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !suffix.is_empty() => continue,
+            Err(e) => return Err(cannot("open", file, &e)),
+        };
+        if !meta.is_file() {
+            return refused(file, "it is not a file".into(), None);
+        }
+        let mode = meta.permissions().mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            return refused(
+                file,
+                format!("other users may read or write it (mode {mode:04o})"),
+                Some(format!("chmod 600 {}", shell_word(file))),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || -> rusqlite::Result<Connection> {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "secure_delete", "ON")?;
+        connection.pragma_update(None, "foreign_keys", "ON")?;
+        connection.pragma_update(None, "trusted_schema", "OFF")?;
+        Ok(connection)
+    };
+    open().map_err(|e| store_error(e, path))
+}
+
+/// Makes the schema in a file that holds nothing.
+fn initialise(connection: &mut Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    migrate(connection.transaction()?, &MIGRATIONS)
+}
+
+/// Brings the file to the current schema, if it is ours.
+fn upgrade(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let failed = |e| store_error(e, path);
+    let seen = version(connection, path)?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    if seen == SCHEMA {
+        return Ok(());
+    }
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    // Looked at again: another process may have been faster.
+    let seen = version(&transaction, path)?;
+    migrate(transaction, &MIGRATIONS[seen as usize..]).map_err(failed)
+}
+
+/// Makes the last steps to the current schema: all of them or none.
+fn migrate(transaction: Transaction<'_>, steps: &[&str]) -> rusqlite::Result<()> {
+    for step in steps {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", SCHEMA)?;
+    transaction.commit()
+}
+
+/// The version of the schema in a file of ours; other files are refused. Nothing is ours but what we made
+/// whole: SQLite takes a cut-off file for an empty database, and would write over what is left of it.
+fn version(connection: &Connection, path: &Path) -> Result<u32, StoreError> {
+    let failed = |e| store_error(e, path);
+    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let application = number("application_id").map_err(failed)?;
+    let version = number("user_version").map_err(failed)?;
+    match u32::try_from(version) {
+        _ if application != APPLICATION_ID => Err(StoreError::Refused {
+            path: path.to_owned(),
+            why: "it is no resttool store".to_owned(),
+            hint: Some("name another file with --database; a missing one is made".to_owned()),
+        }),
+        Ok(version) if (1..=SCHEMA).contains(&version) => Ok(version),
+        _ => Err(StoreError::Refused {
+            path: path.to_owned(),
+            why: format!("its schema is version {version}, and this resttool knows up to {SCHEMA}"),
+            hint: Some("use a newer resttool".to_owned()),
+        }),
+    }
+}
+
+fn store_error(e: rusqlite::Error, path: &Path) -> StoreError {
+    let refused = |why: &str, hint: &str| StoreError::Refused {
+        path: path.to_owned(),
+        why: why.to_owned(),
+        hint: Some(hint.to_owned()),
+    };
+    match e.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy,
+        Some(ErrorCode::NotADatabase) => refused(
+            "it is no resttool store",
+            "name another file with --database; a missing one is made",
+        ),
+        Some(ErrorCode::DatabaseCorrupt) => refused(
+            "it is damaged",
+            "put a backup in its place, or rescue what is left with sqlite3's .recover",
+        ),
+        _ => StoreError::Failed(format!("{}: {e}", printable(&path.to_string_lossy()))),
+    }
+}
+
+fn cannot(what: &str, path: &Path, e: &io::Error) -> StoreError {
+    StoreError::Failed(format!("cannot {what} {}: {e}", printable(&path.to_string_lossy())))
+}
+
+/// The path as one word of a shell command.
+fn shell_word(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    if text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+,:@".contains(c)) {
+        text.into_owned()
+    } else {
+        printable(&format!("'{}'", text.replace('\'', r"'\''")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credential::{Cost, HashError};
+
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+        fn path(&self) -> PathBuf {
+            self.0.path().join("users.db")
+        }
+        fn open(&self) -> SqliteStore {
+            SqliteStore::open(&self.path()).unwrap()
+        }
+        fn refused(&self) -> (String, Option<String>) {
+            match SqliteStore::open(&self.path()) {
+                Err(StoreError::Refused { why, hint, .. }) => (why, hint),
+                Err(e) => panic!("not refused, but: {e}"),
+                Ok(_) => panic!("not refused"),
+            }
+        }
+        /// Another program's view of the file.
+        fn sql(&self, sql: &str) {
+            Connection::open(self.path()).unwrap().execute_batch(sql).unwrap();
+        }
+        fn put(&self, bytes: &[u8]) {
+            fs::write(self.path(), bytes).unwrap();
+            fs::set_permissions(self.path(), Permissions::from_mode(0o600)).unwrap();
+        }
+    }
+
+    fn name(raw: &str) -> UserName {
+        UserName::parse(raw).unwrap()
+    }
+
+    fn hash() -> PasswordHash {
+        PasswordHash::decoy(Cost::DEFAULT)
+    }
+
+    #[test]
+    fn a_user_is_there_from_add_to_remove_for_every_connection() {
+        let place = Place::new();
+        let (one, other) = (place.open(), place.open());
+        let roy = name("roy");
+        assert!(other.is_empty().unwrap());
+        one.add(&roy, &hash()).unwrap();
+        let user = User { hash: hash(), locked: false, expires: None };
+        assert_eq!(other.find(&roy).unwrap(), Some(user));
+        assert!(other.contains(&roy).unwrap() && !other.is_empty().unwrap());
+        assert_eq!(other.find(&name("Roy")).unwrap(), None, "case matters");
+        assert!(matches!(other.add(&roy, &hash()), Err(StoreError::UserExists)));
+        other.remove(&roy).unwrap();
+        assert_eq!(one.find(&roy).unwrap(), None);
+        assert!(matches!(one.remove(&roy), Err(StoreError::NoSuchUser)));
+    }
+
+    #[test]
+    fn times_of_creation_and_change_are_kept_in_utc_seconds() {
+        let place = Place::new();
+        place.open().add(&name("roy"), &hash()).unwrap();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let now = i64::try_from(now.as_secs()).unwrap();
+        let (created, changed): (i64, i64) = Connection::open(place.path())
+            .unwrap()
+            .query_row("SELECT created, changed FROM users", [], |r| Ok((r.get(0)?, r.get(1)?)))
+            .unwrap();
+        assert_eq!(created, changed);
+        assert!((now - 5..=now).contains(&created));
+    }
+
+    #[test]
+    fn lock_and_expiry_are_read_as_kept() {
+        let place = Place::new();
+        let store = place.open();
+        store.add(&name("roy"), &hash()).unwrap();
+        place.sql("UPDATE users SET locked = 1, expires = 1000");
+        let expires = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1000));
+        let user = User { hash: hash(), locked: true, expires };
+        assert_eq!(store.find(&name("roy")).unwrap(), Some(user));
+    }
+
+    /// C-05, C-07
+    #[test]
+    fn a_record_that_cannot_be_used_is_an_error_for_that_user_alone() {
+        let place = Place::new();
+        let store = place.open();
+        // As another program could have left it, without our constraints.
+        place.sql(
+            "DROP TABLE users;
+             CREATE TABLE users (name PRIMARY KEY, hash, locked DEFAULT 0, expires, created, changed)",
+        );
+        let good = hash().as_str().to_owned();
+        let bad = [
+            ("NULL".into(), BadRecord::Field("hash")),
+            ("7".into(), BadRecord::Field("hash")),
+            (format!("CAST('{good}' AS BLOB)"), BadRecord::Field("hash")),
+            ("''".into(), BadRecord::Hash(HashError::NotBcrypt)),
+            (format!("'{}'", &good[1..]), BadRecord::Hash(HashError::NotBcrypt)),
+            (format!("'{}'", &good[..59]), BadRecord::Hash(HashError::Length(59))),
+            (
+                format!("CAST(x'{}' AS TEXT)", "ff".repeat(60)),
+                BadRecord::Hash(HashError::NotBcrypt),
+            ),
+            (
+                format!("CAST('{}' || x'ff' AS TEXT)", &good[..59]),
+                BadRecord::Hash(HashError::Length(62)),
+            ),
+            (format!("'{}é'", &good[..58]), BadRecord::Hash(HashError::Malformed)),
+            (format!("'{}'", good.replacen("12", "-1", 1)), BadRecord::Hash(HashError::Malformed)),
+            (format!("'{}'", good.replacen("12", "31", 1)), BadRecord::Hash(HashError::Cost(31))),
+            (format!("'{}'", good.replacen("2y", "2x", 1)), BadRecord::Hash(HashError::Flawed)),
+            (format!("'{good}', locked = 'yes'"), BadRecord::Field("lock")),
+            (format!("'{good}', locked = 0, expires = 'never'"), BadRecord::Field("expiry")),
+            (format!("'{good}', expires = -1"), BadRecord::Field("expiry")),
+        ];
+        store.add(&name("ann"), &hash()).unwrap();
+        store.add(&name("roy"), &hash()).unwrap();
+        for (value, expected) in bad {
+            place.sql(&format!("UPDATE users SET hash = {value} WHERE name = 'roy'"));
+            match store.find(&name("roy")) {
+                Err(StoreError::BadRecord { user, why }) => {
+                    assert_eq!((user, why), (name("roy"), expected), "{value}");
+                }
+                other => panic!("{value}: {other:?}"),
+            }
+            assert!(store.find(&name("ann")).unwrap().is_some());
+        }
+        store.remove(&name("roy")).unwrap();
+    }
+
+    /// S-01
+    #[test]
+    fn a_file_that_others_may_read_or_write_is_refused_with_the_mend() {
+        let place = Place::new();
+        drop(place.open());
+        for mode in [0o640, 0o604, 0o620, 0o602, 0o610, 0o777] {
+            fs::set_permissions(place.path(), Permissions::from_mode(mode)).unwrap();
+            let (why, hint) = place.refused();
+            assert_eq!(why, format!("other users may read or write it (mode {mode:04o})"));
+            assert_eq!(hint, Some(format!("chmod 600 {}", place.path().display())));
+        }
+        fs::set_permissions(place.path(), Permissions::from_mode(0o600)).unwrap();
+        place.open();
+    }
+
+    /// S-01
+    #[test]
+    fn the_companions_of_the_file_are_for_its_owner_alone_too() {
+        let place = Place::new();
+        let store = place.open();
+        store.add(&name("roy"), &hash()).unwrap();
+        for suffix in ["", "-wal", "-shm"] {
+            let file = format!("{}{suffix}", place.path().display());
+            assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
+        }
+        let wal = format!("{}-wal", place.path().display());
+        fs::set_permissions(&wal, Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(place.refused().1, Some(format!("chmod 600 {wal}")));
+    }
+
+    /// S-08
+    #[test]
+    fn what_is_no_database_is_refused_and_left_as_it_is() {
+        let place = Place::new();
+        let noise = b"not a database, but something that somebody may still want ".repeat(100);
+        for content in [&b""[..], b"x", &noise] {
+            place.put(content);
+            place.refused();
+            assert_eq!(fs::read(place.path()).unwrap(), content);
+        }
+    }
+
+    /// S-08
+    #[test]
+    fn a_damaged_database_is_refused_and_left_as_it_is() {
+        let place = Place::new();
+        place.open().add(&name("roy"), &hash()).unwrap();
+        let whole = fs::read(place.path()).unwrap();
+        // The first page holds the header and then the schema's b-tree.
+        for (at, length) in [(0, 16), (100, 12)] {
+            let mut damaged = whole.clone();
+            damaged[at..at + length].fill(0xAA);
+            place.put(&damaged);
+            place.refused();
+            assert_eq!(fs::read(place.path()).unwrap(), damaged);
+        }
+    }
+
+    /// S-09
+    #[test]
+    fn a_foreign_database_and_a_newer_schema_are_refused_and_left_as_they_are() {
+        let place = Place::new();
+        place.put(b"");
+        place.sql("CREATE TABLE theirs (x)");
+        let theirs = fs::read(place.path()).unwrap();
+        assert_eq!(place.refused().0, "it is no resttool store");
+        assert_eq!(fs::read(place.path()).unwrap(), theirs);
+        place.sql("PRAGMA application_id = 42; PRAGMA user_version = 1");
+        assert_eq!(place.refused().0, "it is no resttool store");
+
+        fs::remove_file(place.path()).unwrap();
+        drop(place.open());
+        place.sql("PRAGMA user_version = 2");
+        let newer = fs::read(place.path()).unwrap();
+        let (why, hint) = place.refused();
+        assert_eq!(why, "its schema is version 2, and this resttool knows up to 1");
+        assert_eq!(hint.as_deref(), Some("use a newer resttool"));
+        assert_eq!(fs::read(place.path()).unwrap(), newer);
+    }
+
+    /// S-09: half a migration is none.
+    #[test]
+    fn a_migration_that_fails_leaves_nothing_behind() {
+        let place = Place::new();
+        place.put(b"");
+        let mut connection = connect(&place.path()).unwrap();
+        let steps = ["CREATE TABLE users (name)", "CREATE nonsense"];
+        migrate(connection.transaction().unwrap(), &steps).unwrap_err();
+        drop(connection);
+        let tables: u32 = Connection::open(place.path())
+            .unwrap()
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(tables, 0);
+    }
+
+    #[test]
+    fn many_who_open_a_missing_store_at_once_get_the_same_one() {
+        let place = Place::new();
+        let path = place.0.path().join("some/where/users.db");
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let path = &path;
+                scope.spawn(move || {
+                    let store = SqliteStore::open(path).unwrap();
+                    store.add(&name(&format!("user-{n}")), &hash()).unwrap();
+                });
+            }
+        });
+        let store = SqliteStore::open(&path).unwrap();
+        assert!((0..8).all(|n| store.contains(&name(&format!("user-{n}"))).unwrap()));
+        let left: Vec<_> = fs::read_dir(path.parent().unwrap())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|file| !file.starts_with("users.db"))
+            .collect();
+        assert_eq!(left, Vec::<String>::new(), "nothing is left of the attempts");
+    }
+
+    #[test]
+    fn a_name_that_sqlite_would_read_otherwise_is_a_file() {
+        let place = Place::new();
+        let path = place.0.path().join("file:users.db?mode=memory");
+        SqliteStore::open(&path).unwrap().add(&name("roy"), &hash()).unwrap();
+        assert!(SqliteStore::open(&path).unwrap().contains(&name("roy")).unwrap());
+        assert!(path.is_file());
+    }
+
+    #[test]
+    fn a_store_that_is_kept_locked_is_busy_and_one_that_is_lost_fails() {
+        let place = Place::new();
+        let store = place.open();
+        store.connection().busy_timeout(Duration::ZERO).unwrap();
+        let other = Connection::open(place.path()).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert!(matches!(store.add(&name("roy"), &hash()), Err(StoreError::Busy)));
+        assert!(store.is_empty().unwrap(), "readers do not wait for a writer");
+        other.execute_batch("ROLLBACK; DROP TABLE users").unwrap();
+        assert!(matches!(store.find(&name("roy")), Err(StoreError::Failed(_))));
+    }
+
+    #[test]
+    fn a_path_in_a_hint_is_one_word_for_a_shell() {
+        assert_eq!(shell_word(Path::new("/a/b-1.db")), "/a/b-1.db");
+        assert_eq!(shell_word(Path::new("/a b/it's.db")), r"'/a b/it'\\''s.db'");
+    }
+
+    /// S-10
+    #[test]
+    fn the_sqlite_in_use_is_new_enough() {
+        assert!(rusqlite::version_number() >= 3_051_003, "{}", engine());
+    }
+}
