@@ -1,0 +1,501 @@
+//! The commands, run as a script would: standard output, standard error and exit code compared whole.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::server::Place;
+use crate::tool::{Outcome, command, finish, run};
+
+const SHORT: &str = "resttool: warning: the password has fewer than 8 characters\n";
+const CHEAP: &str =
+    "resttool: warning: a cost of 4 is quick to guess against; 10 is the least advised\n";
+const NO_TERMINAL: &str = "there is no terminal to ask for the password on
+hint: give --password-stdin, --password-file PATH or --generate\n";
+
+fn failed(code: i32, stderr: &str) -> Outcome {
+    Outcome::new(code, "", &format!("resttool: {stderr}\n"))
+}
+
+#[test]
+fn a_user_is_added_and_removed() {
+    let home = Place::new();
+    let done = |text: &str| Outcome::new(0, "", text);
+    let added = run(home.folder(), "useradd roy --password-stdin", "open-sesame\n");
+    assert_eq!(added, done("resttool: added user roy\n"));
+    assert_eq!(run(home.folder(), "userdel roy", ""), done("resttool: removed user roy\n"));
+    let database = home.folder().join(".local/share/resttool/resttool.db");
+    assert!(database.is_file(), "made on first use, where the XDG specification says");
+}
+
+/// L-04
+#[test]
+fn exit_codes_tell_what_went_wrong() {
+    let home = Place::new();
+    let run = |words, input| run(home.folder(), words, input);
+    let exists = "there is a user of that name";
+    assert_eq!(run("useradd roy --password-stdin", "open-sesame").code, 0);
+    let again = run("useradd roy --password-stdin", "open-sesame");
+    assert_eq!(again, failed(9, &format!("cannot add user roy: {exists}")));
+    assert_eq!(
+        run("useradd roy --password-stdin --if-not-exists", "another-one"),
+        Outcome::new(0, "", "resttool: user roy exists, nothing changed\n")
+    );
+    assert_eq!(
+        run("userdel joe", ""),
+        failed(6, "cannot remove user joe: there is no user of that name")
+    );
+    assert_eq!(
+        run("userdel joe --if-exists", ""),
+        Outcome::new(0, "", "resttool: there is no user joe, nothing changed\n")
+    );
+    let bad_name = "that can't be a user's name: it holds a colon, which HTTP Basic can't carry";
+    assert_eq!(
+        run("useradd a:b --password-stdin", "open-sesame"),
+        failed(19, &format!("cannot add user a:b: {bad_name}"))
+    );
+    assert_eq!(run("userdel a:b", ""), failed(19, &format!("cannot remove user a:b: {bad_name}")));
+}
+
+/// L-04
+#[test]
+fn of_twenty_who_add_the_same_user_at_once_one_succeeds() {
+    let home = Place::new();
+    let mut codes: Vec<_> = std::thread::scope(|scope| {
+        let add =
+            || run(home.folder(), "useradd roy --password-stdin --cost 4", "open-sesame").code;
+        let runs: Vec<_> = (0..20).map(|_| scope.spawn(add)).collect();
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
+    });
+    codes.sort_unstable();
+    assert_eq!(codes, [vec![0], vec![9; 19]].concat());
+}
+
+/// L-01: and standard input is left for whoever reads it next.
+#[test]
+fn without_a_password_source_and_a_terminal_it_is_an_error_that_leaves_stdin_unread() {
+    let home = Place::new();
+    assert_eq!(
+        run(home.folder(), "useradd roy", "open-sesame\n"),
+        failed(2, &format!("cannot add user roy: {}", NO_TERMINAL.trim_end()))
+    );
+    assert_eq!(
+        run(home.folder(), "hash", "open-sesame\n"),
+        failed(2, &format!("cannot make a hash: {}", NO_TERMINAL.trim_end()))
+    );
+    let names = home.folder().join("names");
+    fs::write(&names, "ann\nbob\ncid\n").unwrap();
+    let tool = env!("CARGO_BIN_EXE_resttool");
+    let script = format!("while read name; do {tool} useradd $name; echo $name $?; done <names");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &script]).current_dir(home.folder()).env_clear().env("HOME", home.folder());
+    assert_eq!(finish(shell, "").stdout, "ann 2\nbob 2\ncid 2\n");
+    assert!(!home.folder().join(".local").exists(), "no store was made for nothing");
+}
+
+/// L-01, L-02
+#[test]
+fn a_password_comes_from_stdin_or_a_file_as_exactly_one_line() {
+    let home = Place::new();
+    let file = home.folder().join("password");
+    let many = format!("{}\n", "x".repeat(5000));
+    for (content, refused) in [
+        ("open-sesame", None),
+        ("open-sesame\n", None),
+        ("open-sesame\r\n", None),
+        ("", Some("is empty")),
+        ("\n", Some("is empty")),
+        ("\r\n", Some("is empty")),
+        ("open-sesame\n\n", Some("holds more than one line")),
+        ("open-sesame\nmore", Some("holds more than one line")),
+        ("\nopen-sesame\n", Some("holds more than one line")),
+        (&many, Some("holds more than a line can be long")),
+    ] {
+        fs::write(&file, content).unwrap();
+        for (words, source) in [
+            ("hash --cost 10 --password-stdin".to_owned(), "standard input".to_owned()),
+            (
+                format!("hash --cost 10 --password-file {}", file.display()),
+                file.display().to_string(),
+            ),
+        ] {
+            let outcome = run(home.folder(), &words, content);
+            match refused {
+                None => assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""), "{content:?}"),
+                Some(why) => {
+                    let why = format!("cannot make a hash: {source} {why}");
+                    assert_eq!(outcome, failed(3, &why), "{content:?}");
+                }
+            }
+        }
+    }
+    let outcome = run(home.folder(), "hash --password-file nowhere", "");
+    let why = "cannot make a hash: cannot open nowhere: No such file or directory (os error 2)";
+    assert_eq!(outcome, failed(1, why));
+}
+
+/// C-02, C-03, C-04, C-12, P-06: and nothing of the password is repeated.
+#[test]
+fn a_password_that_bcrypt_cannot_take_whole_is_refused() {
+    let home = Place::new();
+    let hash = |input: &[u8]| run(home.folder(), "hash --cost 10 --password-stdin", input);
+    let refused = |why| failed(3, &format!("cannot make a hash: the password is refused: {why}"));
+    assert_eq!(hash(&b"p".repeat(72)).code, 0);
+    assert_eq!(
+        hash(&b"p".repeat(73)),
+        refused("it is longer than 72 bytes, and bcrypt would ignore the rest")
+    );
+    assert_eq!(hash("e\u{301}".repeat(36).as_bytes()).code, 0, "72 bytes after normalisation");
+    for control in [&b"open\0sesame"[..], b"open\rsesame", b"open\tsesame", b"open-sesame\r\r\n"] {
+        assert_eq!(hash(control), refused("it holds a control character"));
+    }
+    assert_eq!(hash(b"caf\xE9 ole"), failed(3, "cannot make a hash: standard input is not UTF-8"));
+}
+
+/// C-09
+#[test]
+fn an_unwise_password_is_a_warning_and_a_minimum_length_refuses() {
+    let home = Place::new();
+    let run = |words, input| run(home.folder(), words, input);
+    let added = |name: &str| format!("resttool: added user {name}\n");
+    assert_eq!(
+        run("useradd ann --password-stdin", "x"),
+        Outcome::new(0, "", &(SHORT.to_owned() + &added("ann")))
+    );
+    let is_name = "resttool: warning: the password is the user's name\n";
+    assert_eq!(
+        run("useradd longenough --password-stdin", "longenough"),
+        Outcome::new(0, "", &(is_name.to_owned() + &added("longenough")))
+    );
+    let why = "cannot add user bob: the password is refused: it has fewer than 12 characters";
+    assert_eq!(run("useradd bob --password-stdin --min-length 12", "eleven-char"), failed(3, why));
+    assert_eq!(run("useradd bob --password-stdin --min-length 12", "twelve-chars").code, 0);
+}
+
+/// C-06
+#[test]
+fn a_cost_is_4_to_15_and_warned_about_below_10() {
+    let home = Place::new();
+    let hash = |words: &str| run(home.folder(), words, "open-sesame");
+    let cheap = hash("hash --password-stdin --cost 4");
+    assert_eq!((cheap.code, cheap.stderr.as_str()), (0, CHEAP));
+    assert!(cheap.stdout.starts_with("$2y$04$"));
+    let default = hash("hash --password-stdin");
+    assert_eq!((default.code, default.stderr.as_str()), (0, ""));
+    assert!(default.stdout.starts_with("$2y$12$"));
+    for cost in ["3", "16", "+", "", "-1", "1e1"] {
+        let outcome = hash(&format!("hash --password-stdin --cost={cost}"));
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (2, ""), "{cost:?}");
+        assert!(outcome.stderr.starts_with("resttool: usage: "), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("--cost <N>"), "{}", outcome.stderr);
+    }
+}
+
+/// C-13, L-07: the hash alone on standard output.
+#[test]
+fn hash_prints_a_hash_and_nothing_else() {
+    let home = Place::new();
+    let hash = || run(home.folder(), "hash --password-stdin --cost 10", "open-sesame\n");
+    let (one, other) = (hash(), hash());
+    assert_eq!((one.code, one.stderr.as_str(), one.stdout.len()), (0, "", 61));
+    assert!(one.stdout.starts_with("$2y$10$") && one.stdout.ends_with('\n'));
+    assert_ne!(one.stdout, other.stdout, "each with a salt of its own");
+    assert!(!home.folder().join(".local").exists(), "no store is needed");
+}
+
+#[test]
+fn a_generated_password_is_alone_on_stdout_and_works() {
+    let home = Place::new();
+    let database = home.database().display().to_string();
+    let words = format!("--database {database} useradd roy --generate --cost 4");
+    let outcome = run(home.folder(), &words, "");
+    let password = outcome.stdout.strip_suffix('\n').unwrap().to_owned();
+    assert_eq!(password.len(), 24);
+    let said = format!("{CHEAP}resttool: added user roy\n");
+    assert_eq!(outcome, Outcome::new(0, &outcome.stdout, &said));
+    assert_eq!(home.serve().login("roy", password).status, 200);
+
+    let again = run(home.folder(), &format!("{words} --if-not-exists"), "");
+    assert_eq!(again, Outcome::new(0, "", "resttool: user roy exists, nothing changed\n"));
+
+    let hash = run(home.folder(), "hash --generate --cost 10", "");
+    assert_eq!((hash.code, hash.stdout.len()), (0, 61));
+    assert!(hash.stderr.starts_with("password: ") && hash.stderr.len() == 35, "{}", hash.stderr);
+}
+
+/// C-01, C-05, C-06, C-08
+#[test]
+fn a_ready_hash_is_taken_as_it_is_or_refused_with_the_reason() {
+    let home = Place::new();
+    let database = home.database().display().to_string();
+    let add = |user: &str, hash: &str| {
+        run(home.folder(), &format!("useradd {user} --hash-stdin --database {database}"), hash)
+    };
+    let tail = "$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+    for ident in ["2a", "2b", "2y"] {
+        let user = format!("user-{ident}");
+        let said = format!("resttool: added user {user}\n");
+        assert_eq!(add(&user, &format!("${ident}{tail}\n")), Outcome::new(0, "", &said));
+        assert_eq!(home.serve().login(&user, "U*U").status, 200);
+        assert_eq!(home.serve().login(&user, "U*V").status, 401);
+    }
+    for (hash, why) in [
+        (format!("$2x{tail}"), "it is a $2x$ hash, made by a flawed program"),
+        ("$apr1$x$y".into(), "it is no bcrypt hash: it does not begin with $2a$, $2b$ or $2y$"),
+        (format!("$2y{tail}x"), "it has 61 bytes, and a bcrypt hash has 60"),
+        (
+            format!("$2y{tail}").replace("05", "16"),
+            "its cost is 16, and only 4 to 15 are permitted",
+        ),
+        (format!("$2y{tail}").replace("C.E", "CCE"), "unused bits of its salt or digest are set"),
+    ] {
+        let why = format!("cannot add user roy: the hash is refused: {why}");
+        assert_eq!(add("roy", &hash), failed(3, &why));
+    }
+}
+
+#[test]
+fn a_password_has_one_source() {
+    let home = Place::new();
+    let why = "--password-stdin and --generate can't be combined: one of them says it all";
+    assert_eq!(
+        run(home.folder(), "hash --password-stdin --generate", "open-sesame"),
+        failed(2, &format!("cannot make a hash: {why}"))
+    );
+    let why = "--generate and --hash-stdin can't be combined: one of them says it all";
+    assert_eq!(
+        run(home.folder(), "useradd roy --hash-stdin --generate", "open-sesame"),
+        failed(2, &format!("cannot add user roy: {why}"))
+    );
+}
+
+/// X-04
+#[test]
+fn a_password_is_no_argument_and_not_repeated_where_it_was_given_as_one() {
+    let home = Place::new();
+    let outcome = run(home.folder(), "useradd roy open-sesame", "");
+    let why = "usage: there is an argument too many
+hint: a password is never an argument: give --password-stdin or --password-file PATH";
+    assert_eq!(outcome, failed(2, why));
+    for words in ["useradd roy --password open-sesame", "useradd roy --password=open-sesame"] {
+        let outcome = run(home.folder(), words, "");
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (2, ""));
+        assert!(!outcome.stderr.contains("sesame"), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn the_database_is_named_before_or_after_the_verb_or_in_the_environment() {
+    let home = Place::new();
+    for (n, words) in (0..).zip([
+        "--database DB useradd USER --password-stdin",
+        "useradd --database DB USER --password-stdin",
+        "useradd USER --password-stdin --database=DB",
+    ]) {
+        let database = home.folder().join(format!("new/folders/{n}.db"));
+        let words = words.replace("DB", &database.display().to_string()).replace("USER", "roy");
+        assert_eq!(run(home.folder(), &words, "open-sesame").code, 0);
+        let mut removed = command(home.folder(), ["userdel", "roy"]);
+        removed.env("RESTTOOL_DATABASE", &database);
+        assert_eq!(finish(removed, "").code, 0);
+    }
+    let mut elsewhere = command(home.folder(), ["useradd", "roy", "--generate", "--cost=4"]);
+    elsewhere.env("XDG_DATA_HOME", home.folder().join("data"));
+    assert_eq!(finish(elsewhere, "").code, 0);
+    assert!(home.folder().join("data/resttool/resttool.db").is_file());
+    let mut relative = command(home.folder(), ["useradd", "roy", "--generate", "--cost=4"]);
+    relative.env("XDG_DATA_HOME", "relative").current_dir(home.folder());
+    assert_eq!(finish(relative, "").code, 0);
+    assert!(home.folder().join(".local/share/resttool/resttool.db").is_file());
+}
+
+/// O-05
+#[test]
+fn options_come_from_the_environment_and_unknown_ones_are_named() {
+    let home = Place::new();
+    let with = |variables: &[(&str, &str)], words: &str| {
+        let mut command = command(home.folder(), words.split(' '));
+        command.envs(variables.iter().copied());
+        finish(command, "open-sesame")
+    };
+    let hash = with(&[("RESTTOOL_PASSWORD_STDIN", "true"), ("RESTTOOL_COST", "10")], "hash");
+    assert_eq!((hash.code, &hash.stdout[..7]), (0, "$2y$10$"));
+    let off = [("RESTTOOL_GENERATE", "no"), ("RESTTOOL_HASH_STDIN", "0"), ("RESTTOOL_COST", "10")];
+    assert_eq!(with(&off, "hash --password-stdin").code, 0, "what is off is not given");
+    let overruled = with(&[("RESTTOOL_COST", "15")], "hash --password-stdin --cost 10");
+    assert_eq!(&overruled.stdout[..7], "$2y$10$", "an argument overrules the environment");
+    let why = "usage: unknown environment variable RESTTOOL_COTS
+hint: 'resttool --help' and 'resttool VERB --help' name those that there are";
+    assert_eq!(with(&[("RESTTOOL_COTS", "10")], "hash --password-stdin"), failed(2, why));
+    let wrong = with(&[("RESTTOOL_COST", "ten")], "hash --password-stdin");
+    assert_eq!((wrong.code, wrong.stderr.contains("--cost <N>")), (2, true), "{}", wrong.stderr);
+    let password = with(&[("RESTTOOL_PASSWORD", "open-sesame")], "useradd roy");
+    assert_eq!((password.code, password.stderr.contains("sesame")), (2, false), "no such thing");
+}
+
+/// C-10, X-02
+#[test]
+fn a_bad_name_is_refused_and_shown_on_one_line_without_harm() {
+    let home = Place::new();
+    let long = "n".repeat(8192);
+    for (name, shown, why) in [
+        ("", "", "it is empty"),
+        ("foo bar", "foo bar", "it holds a space"),
+        ("admin\u{200B}", r"admin\u{200b}", "it holds U+200B, which is not allowed there"),
+        ("a\nb", r"a\nb", "it holds U+000A, which is not allowed there"),
+        ("\x1B[2Ja", r"\u{1b}[2Ja", "it holds U+001B, which is not allowed there"),
+        ("a\u{2028}b", r"a\u{2028}b", "it holds U+2028, which is not allowed there"),
+        ("a\u{202E}b", r"a\u{202e}b", "it holds U+202E, which is not allowed there"),
+        (&long, &format!("{}…", "n".repeat(200)), "it is longer than 128 bytes"),
+    ] {
+        let outcome = finish(command(home.folder(), ["userdel", name]), "");
+        let why = format!("cannot remove user {shown}: that can't be a user's name: {why}");
+        assert_eq!(outcome, failed(19, &why));
+    }
+}
+
+/// S-01
+#[test]
+fn the_store_is_for_its_owner_alone_under_any_umask() {
+    for umask in ["000", "022", "077", "277", "777"] {
+        let home = Place::new();
+        let tool = env!("CARGO_BIN_EXE_resttool");
+        let script =
+            format!("umask {umask}; echo open-sesame | {tool} useradd roy --password-stdin");
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &script]).env_clear().env("HOME", home.folder());
+        assert_eq!(finish(shell, "").code, 0, "umask {umask}");
+        let mode = |path: &str| {
+            let meta = fs::metadata(home.folder().join(path)).unwrap();
+            meta.permissions().mode() & 0o777
+        };
+        assert_eq!(mode(".local/share/resttool/resttool.db"), 0o600, "umask {umask}");
+        assert_eq!(mode(".local/share/resttool"), 0o700, "umask {umask}");
+    }
+}
+
+/// S-01, S-08, S-09: by every verb that touches the store.
+#[test]
+fn what_is_no_store_of_ours_is_refused_by_every_verb_and_left_as_it_is() {
+    let home = Place::new();
+    let database = home.database();
+    let refused = |why: &str, hint: &str| {
+        for (verb, what) in [
+            ("useradd roy --password-stdin", "add user roy"),
+            ("useradd roy --password-stdin --if-not-exists", "add user roy"),
+            ("userdel roy", "remove user roy"),
+            ("userdel roy --if-exists", "remove user roy"),
+            ("serve --port 0", "serve"),
+        ] {
+            let before = fs::read(&database).unwrap();
+            let words = format!("{verb} --database {}", database.display());
+            let why = format!("cannot {what}: {}: {why}\nhint: {hint}", database.display());
+            assert_eq!(run(home.folder(), &words, "open-sesame"), failed(1, &why), "{verb}");
+            assert_eq!(fs::read(&database).unwrap(), before, "{verb}");
+        }
+    };
+    let put = |path: &Path, content: &str| {
+        fs::write(path, content).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    put(&database, "something that somebody may still want");
+    let another = "name another file with --database; a missing one is made";
+    refused("it is no resttool store", another);
+    put(&database, "");
+    refused("it is no resttool store", another);
+    home.sql("CREATE TABLE theirs (x); PRAGMA user_version = 1");
+    refused("it is no resttool store", another);
+    fs::remove_file(&database).unwrap();
+    home.add("roy", "open-sesame");
+    home.sql("PRAGMA user_version = 7");
+    refused("its schema is version 7, and this resttool knows up to 1", "use a newer resttool");
+    home.sql("PRAGMA user_version = 1");
+    fs::set_permissions(&database, fs::Permissions::from_mode(0o644)).unwrap();
+    refused(
+        "other users may read or write it (mode 0644)",
+        &format!("chmod 600 {}", database.display()),
+    );
+}
+
+#[test]
+fn a_store_that_stays_locked_is_busy() {
+    let home = Place::new();
+    home.add("roy", "open-sesame");
+    let other = rusqlite::Connection::open(home.database()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let words = format!("userdel roy --database {}", home.database().display());
+    let why =
+        "cannot remove user roy: the store was locked by others for 5 seconds\nhint: try again";
+    assert_eq!(run(home.folder(), &words, ""), failed(5, why));
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(run(home.folder(), &words, "").code, 0);
+}
+
+#[test]
+fn a_generated_password_that_nobody_could_read_is_an_error_that_says_what_to_do() {
+    let home = Place::new();
+    let mut command = command(home.folder(), ["useradd", "roy", "--generate", "--cost=10"]);
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = command.stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "resttool: cannot add user roy: cannot write to standard output: No space left on device (os error 28)
+hint: the user was added, and nobody knows the password: resttool userdel roy\n"
+    );
+}
+
+/// S-10
+#[test]
+fn the_version_is_short_or_with_that_of_sqlite() {
+    let home = Place::new();
+    let version = env!("CARGO_PKG_VERSION");
+    let sqlite = rusqlite::version();
+    let long = format!("resttool {version}\nSQLite {sqlite}\n");
+    assert_eq!(run(home.folder(), "--version", ""), Outcome::new(0, &long, ""));
+    let short = format!("resttool {version}\n");
+    assert_eq!(run(home.folder(), "-V", ""), Outcome::new(0, &short, ""));
+    let parts: Vec<u32> = sqlite.split('.').map(|part| part.parse().unwrap()).collect();
+    assert!(parts >= vec![3, 51, 3], "{sqlite}");
+}
+
+/// The help teaches: every verb has examples, every option its variable, and the exit codes stand in it.
+#[test]
+fn help_has_examples_variables_and_exit_codes() {
+    let home = Place::new();
+    let help = |words: &str| {
+        let outcome = run(home.folder(), words, "");
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
+        outcome.stdout
+    };
+    let main = help("--help");
+    for code in ["   0  done", "   6  there is no such user", "  19  that can't be a user's name"] {
+        assert!(main.contains(code), "{code} in {main}");
+    }
+    for verb in ["serve", "useradd", "userdel", "hash"] {
+        let text = help(&format!("{verb} --help"));
+        assert!(text.contains(&format!("Examples:\n  resttool {verb}")), "{text}");
+        for line in text.lines().map(str::trim).filter(|line| line.starts_with("--")) {
+            let option = line.trim_start_matches("--").split(' ').next().unwrap();
+            let variable = format!("[env: RESTTOOL_{}=]", option.replace('-', "_").to_uppercase());
+            assert!(text.contains(&variable), "{variable} in {text}");
+        }
+    }
+    let nothing = finish(command(home.folder(), [""; 0]), "");
+    assert_eq!((nothing.code, nothing.stdout.as_str()), (2, ""));
+    assert!(nothing.stderr.contains("Usage: resttool"), "{}", nothing.stderr);
+}
+
+/// The table of exit codes in the docs is that of the help.
+#[test]
+fn the_docs_hold_the_exit_codes_of_the_help() {
+    let home = Place::new();
+    let help = run(home.folder(), "--help", "").stdout;
+    let docs = include_str!("../../docs/commands.md");
+    let (_, table) = help.split_once("Exit codes:\n").unwrap();
+    assert_eq!(table.lines().count(), 9);
+    for row in table.lines() {
+        let (code, meaning) = row.trim().split_once("  ").unwrap();
+        assert!(docs.contains(&format!("| {code} | {meaning} |")), "{row}");
+    }
+}

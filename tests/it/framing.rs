@@ -1,0 +1,125 @@
+//! Requests that two servers could read differently, as raw bytes: what comes back, how many replies,
+//! and whether the connection is closed. Most of it is the framework's work, held here to what we promise.
+
+use crate::client::{Connection, Request, basic};
+use crate::server::with_roy;
+
+/// The status of every reply that comes before the server closes the connection.
+fn statuses(bytes: &str) -> Vec<u16> {
+    let (_place, server) = with_roy();
+    let mut connection = Connection::open(server.address);
+    connection.write(bytes.as_bytes());
+    let replies = connection.rest();
+    let statuses = replies.match_indices("HTTP/1.1 ").map(|(at, line)| at + line.len());
+    statuses.map(|at| replies[at..at + 3].parse().unwrap()).collect()
+}
+
+/// P-15
+#[test]
+fn ambiguous_framing_is_one_bad_request_and_the_end_of_the_connection() {
+    let roy = basic("roy", "open-sesame");
+    // What a smuggler hopes to have read as a second request.
+    let smuggled = format!("GET /rest-auth HTTP/1.1\r\nHost: a\r\nAuthorization: {roy}\r\n\r\n");
+    for (what, head) in [
+        (
+            "length and chunks",
+            "GET /rest-auth HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
+        (
+            "chunks and length",
+            "GET /rest-auth HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+        ),
+        (
+            "two lengths",
+            "GET /rest-auth HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n",
+        ),
+        (
+            "the same length twice",
+            "GET /rest-auth HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n",
+        ),
+        ("a list of lengths", "GET /rest-auth HTTP/1.1\r\nHost: a\r\nContent-Length: 0, 0\r\n\r\n"),
+        (
+            "a length with a sign",
+            "GET /rest-auth HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\n",
+        ),
+        ("a negative length", "GET /rest-auth HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n"),
+        ("an empty length", "GET /rest-auth HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n"),
+        (
+            "chunks in HTTP/1.0",
+            "GET /rest-auth HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
+        (
+            "an unknown encoding",
+            "GET /rest-auth HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n",
+        ),
+        (
+            "two encodings",
+            "GET /rest-auth HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
+        (
+            "a space before the colon",
+            "GET /rest-auth HTTP/1.1\r\nHost: a\r\nContent-Length : 0\r\n\r\n",
+        ),
+        ("a folded line", "GET /rest-auth HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n"),
+        ("no host", "GET /rest-auth HTTP/1.1\r\n\r\n"),
+        ("two hosts", "GET /rest-auth HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
+        ("a NUL in a value", "GET /rest-auth HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n"),
+        ("a bare CR in a value", "GET /rest-auth HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n"),
+        ("no version", "GET /rest-auth\r\nHost: a\r\n\r\n"),
+        ("another version", "GET /rest-auth HTTP/2.0\r\nHost: a\r\n\r\n"),
+        ("two spaces in the request line", "GET  /rest-auth HTTP/1.1\r\nHost: a\r\n\r\n"),
+    ] {
+        assert_eq!(statuses(&format!("{head}{smuggled}")), [400], "{what}");
+    }
+}
+
+/// P-15, where the framework reads more than we would: it takes a bare LF for the end of a line, which
+/// RFC 9112 section 2.2 allows. Both readings are of one request, and nothing is granted by it.
+#[test]
+fn a_bare_lf_ends_a_line_and_smuggles_nothing() {
+    let bytes = "GET /rest-auth HTTP/1.1\nHost: a\nConnection: close\n\n";
+    assert_eq!(statuses(bytes), [401]);
+}
+
+/// P-14
+#[test]
+fn a_get_that_announces_a_body_and_sends_none_is_answered_and_the_connection_closed() {
+    let roy = basic("roy", "open-sesame");
+    let head = format!(
+        "GET /rest-auth HTTP/1.1\r\nHost: a\r\nAuthorization: {roy}\r\nContent-Length: 5\r\n\r\n"
+    );
+    assert_eq!(statuses(&head), [200]);
+    // What follows is taken for the announced body and the start of a broken request: never for the request
+    // that it would be without the announcement.
+    let next = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(statuses(&format!("{head}{next}")), [200, 400]);
+}
+
+/// P-14
+#[test]
+fn a_get_with_a_body_is_answered_and_the_body_never_read_as_a_request() {
+    let (_place, server) = with_roy();
+    let body = Request::get("/healthz").bytes();
+    let mut connection = Connection::open(server.address);
+    let announced = Request::get("/rest-auth").header("Content-Length", body.len().to_string());
+    connection.write(&[announced.bytes(), body.clone()].concat());
+    let reply = connection.read();
+    assert_eq!((reply.status, reply.header("connection")), (401, Some("close")));
+    assert_eq!(connection.rest(), "");
+
+    let mut connection = Connection::open(server.address);
+    let chunk = format!("{:x}\r\n{}\r\n0\r\n\r\n", body.len(), String::from_utf8(body).unwrap());
+    let announced = Request::get("/rest-auth").header("Transfer-Encoding", "chunked");
+    connection.write(&[announced.bytes(), chunk.into_bytes()].concat());
+    assert_eq!(connection.read().status, 401);
+    assert_eq!(connection.ask(&Request::get("/healthz")).body, "ok");
+}
+
+/// P-16: 97 fields, and a head that never ends.
+#[test]
+fn a_head_without_measure_is_refused_and_the_connection_closed() {
+    let many = format!("GET /healthz HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(200));
+    assert_eq!(statuses(&many), [431]);
+    let endless = format!("GET /healthz HTTP/1.1\r\nHost: a\r\nX: {}", "y".repeat(1 << 20));
+    assert_eq!(statuses(&endless), [431]);
+}

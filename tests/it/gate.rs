@@ -1,0 +1,490 @@
+//! What the gate answers, over HTTP, to the server in this process.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use resttool::{PasswordHash, Store, StoreError, User, UserName};
+
+use crate::client::{Connection, Reply, Request, basic, whole};
+use crate::server::{Place, Server, name, with_roy};
+
+const GRANTED: &str = "200
+cache-control: no-store
+content-length: 41
+content-type: application/json
+
+\"You are authorized to see this message\"\n";
+
+const DENIED: &str = "401
+cache-control: no-store
+content-length: 19
+content-type: text/plain; charset=utf-8
+www-authenticate: Basic realm=\"Authentication Required\", charset=\"UTF-8\"
+
+Unauthorized Access";
+
+fn rest_auth() -> Request {
+    Request::get("/rest-auth")
+}
+
+/// P-01, P-11
+#[test]
+fn the_right_name_and_password_are_granted_and_others_challenged() {
+    let (_place, server) = with_roy();
+    assert_eq!(whole(&server.login("roy", "open-sesame")), GRANTED);
+    assert_eq!(whole(&server.login("roy", "open-sesamE")), DENIED);
+    assert_eq!(whole(&server.login("Roy", "open-sesame")), DENIED);
+    assert_eq!(whole(&server.ask(&rest_auth())), DENIED);
+}
+
+/// P-02
+#[test]
+fn the_scheme_is_matched_in_any_case_with_one_or_more_spaces_after_it() {
+    let (_place, server) = with_roy();
+    let encoded = STANDARD.encode("roy:open-sesame");
+    for scheme in ["Basic ", "basic ", "BASIC ", "bAsIc ", "Basic  ", "Basic          "] {
+        let reply = server.ask(&rest_auth().authorization(format!("{scheme}{encoded}")));
+        assert_eq!(whole(&reply), GRANTED, "{scheme:?}");
+    }
+}
+
+/// P-03, P-04
+#[test]
+fn malformed_credentials_are_challenged_without_a_hash() {
+    let (_place, server) = with_roy();
+    let right = STANDARD.encode("roy:open-sesame");
+    assert!(STANDARD.decode(&right).is_ok() && right.ends_with('l'), "20 characters, no padding");
+    let padded = STANDARD.encode("roy:open-sesame!");
+    assert!(padded.ends_with("IQ=="));
+    let malformed = [
+        String::new(),
+        "Basic".into(),
+        "Basic ".into(),
+        format!("Basic{right}"),
+        format!("Basic\t{right}"),
+        format!("Basic \t{right}"),
+        format!("Basic {right} x"),
+        format!("Basic {right},"),
+        format!("Basic {right}, Basic {right}"),
+        format!("Basic realm=\"x\", {right}"),
+        format!("Basic {} {}", &right[..8], &right[8..]),
+        format!("Basic {right}\u{A0}"),
+        format!("Basic :{right}"),
+        format!("Basic {}", STANDARD.encode("no colon in it")),
+        format!("Basic {}", STANDARD.encode("")),
+        format!("Basic {}", right.replace('c', "-")),
+        format!("Basic {}", right.replace('c', "_")),
+        format!("Basic {}", right.replace('c', "*")),
+        format!("Basic {right}="),
+        format!("Basic {right}===="),
+        format!("Basic {}", STANDARD_NO_PAD.encode("roy:open-sesame!")),
+        format!("Basic {}", padded.replace("IQ==", "IQ=")),
+        format!("Basic {}", padded.replace("IQ==", "IR==")),
+        format!("Basic {}", &right[..right.len() - 1]),
+        format!("Bearer {right}"),
+        format!("Basicx {right}"),
+        format!("Digest username=\"roy\", realm=\"{right}\""),
+        "Negotiate abc".into(),
+        "roy:open-sesame".into(),
+    ];
+    let mut connection = Connection::open(server.address);
+    for value in malformed {
+        let reply = connection.ask(&rest_auth().authorization(&value));
+        assert_eq!(whole(&reply), DENIED, "{value:?}");
+    }
+    assert_eq!(server.hashes_computed(), 0);
+    assert_eq!(whole(&connection.ask(&rest_auth().basic("roy", "open-sesame"))), GRANTED);
+}
+
+/// P-05
+#[test]
+fn a_password_may_hold_colons() {
+    let place = Place::new();
+    place.add("roy", ":a::b:");
+    let server = place.serve();
+    assert_eq!(server.login("roy", ":a::b:").status, 200);
+    assert_eq!(server.login("roy", "a::b:").status, 401);
+}
+
+/// P-06, C-04
+#[test]
+fn control_characters_are_challenged_without_a_hash() {
+    let (_place, server) = with_roy();
+    let mut connection = Connection::open(server.address);
+    for control in (0..=0x1Fu8).chain([0x7F]) {
+        for (user, password) in [
+            ([b"roy", &[control][..]].concat(), b"open-sesame".to_vec()),
+            (b"roy".to_vec(), [b"open-sesame", &[control][..]].concat()),
+            (b"roy".to_vec(), [&[control][..], b"open-sesame"].concat()),
+        ] {
+            let reply = connection.ask(&rest_auth().basic(user, password));
+            assert_eq!(whole(&reply), DENIED, "{control:#x}");
+        }
+    }
+    assert_eq!(server.hashes_computed(), 0);
+}
+
+/// P-07
+#[test]
+fn more_than_one_authorization_field_is_a_bad_request_in_either_order() {
+    let (_place, server) = with_roy();
+    let (right, wrong) = (basic("roy", "open-sesame"), basic("roy", "wrong"));
+    for (first, second) in [(&right, &wrong), (&wrong, &right), (&right, &right)] {
+        let reply = server.ask(&rest_auth().authorization(first).authorization(second));
+        assert_eq!((reply.status, reply.body.as_str()), (400, "Bad Request"));
+    }
+    assert_eq!(server.hashes_computed(), 0);
+}
+
+/// P-08
+#[test]
+fn names_and_passwords_are_utf_8_in_either_normal_form() {
+    let place = Place::new();
+    place.add("Jose\u{301}", "cafe\u{301} ole\u{301}");
+    let server = place.serve();
+    assert_eq!(server.login("José", "café olé").status, 200);
+    assert_eq!(server.login("Jose\u{301}", "cafe\u{301} ole\u{301}").status, 200);
+    assert_eq!(server.login("Ｊosé", "café\u{A0}olé").status, 200, "mapped as RFC 8265 says");
+    let hashes = server.hashes_computed();
+    for latin_1 in [&b"caf\xE9 ol\xE9"[..], b"\xFF", b"\xC3", b"\xED\xA0\x80", b"\xC0\xAF"] {
+        assert_eq!(whole(&server.login("José", latin_1)), DENIED);
+        assert_eq!(whole(&server.login(latin_1, "café olé")), DENIED);
+    }
+    assert_eq!(server.hashes_computed(), hashes, "invalid UTF-8 costs no hash");
+}
+
+/// P-09, B-01: to the byte, and each for the price of one hash.
+#[test]
+fn unknown_wrong_locked_and_expired_are_refused_alike() {
+    let (place, server) = with_roy();
+    place.add("locked", "open-sesame");
+    place.add("expired", "open-sesame");
+    place.sql(
+        "UPDATE users SET locked = 1 WHERE name = 'locked';
+         UPDATE users SET expires = unixepoch() - 1 WHERE name = 'expired'",
+    );
+    let mut refusals = Vec::new();
+    for (user, password) in [
+        ("nobody", "open-sesame"),
+        ("roy", "wrong"),
+        ("locked", "open-sesame"),
+        ("expired", "open-sesame"),
+    ] {
+        // Not sorted: the order of the fields must not tell either.
+        refusals.push(server.login(user, password));
+        assert_eq!(server.hashes_computed(), refusals.len() as u64, "{user}");
+    }
+    refusals.push(server.ask(&rest_auth()));
+    refusals.push(server.ask(&rest_auth().authorization("Basic =")));
+    for refusal in &refusals {
+        assert_eq!(refusal, &refusals[0]);
+    }
+    place.sql("UPDATE users SET locked = 0, expires = unixepoch() + 3600");
+    for user in ["roy", "locked", "expired"] {
+        assert_eq!(whole(&server.login(user, "open-sesame")), GRANTED);
+    }
+}
+
+/// P-10
+#[test]
+fn get_and_head_are_answered_options_explained_and_others_refused() {
+    let (_place, server) = with_roy();
+    let mut connection = Connection::open(server.address);
+    let roy = |method| Request::new(method, "/rest-auth").basic("roy", "open-sesame");
+    for (method, granted) in [("HEAD", GRANTED), ("GET", GRANTED)] {
+        let reply = connection.ask(&roy(method));
+        let head = |text: &str| text.split("\n\n").next().unwrap().to_owned();
+        assert_eq!(head(&whole(&reply)), head(granted), "{method} has the head of GET");
+        assert_eq!(reply.body.is_empty(), method == "HEAD");
+    }
+    for path in ["/rest-auth", "/healthz"] {
+        let reply = connection.ask(&Request::new("OPTIONS", path));
+        assert_eq!((reply.status, reply.header("allow")), (204, Some("GET, HEAD, OPTIONS")));
+        for method in ["POST", "PUT", "DELETE", "PATCH", "TRACE", "CONNECTED", "get"] {
+            let reply = connection.ask(&Request::new(method, path).basic("roy", "open-sesame"));
+            assert_eq!((reply.status, reply.header("allow")), (405, Some("GET, HEAD, OPTIONS")));
+        }
+    }
+    assert_eq!(connection.ask(&Request::new("HEAD", "/rest-auth")).status, 401);
+    assert_eq!(connection.ask(&Request::new("HEAD", "/healthz")).status, 200);
+}
+
+/// P-11, X-07
+#[test]
+fn no_response_may_be_stored_or_tells_of_the_inside() {
+    let (place, server) = with_roy();
+    let mut replies = vec![
+        server.login("roy", "open-sesame"),
+        server.login("roy", "wrong"),
+        server.ask(&rest_auth().authorization("x").authorization("y")),
+        server.ask(&rest_auth().authorization("x".repeat(9000))),
+        server.ask(&Request::new("POST", "/rest-auth")),
+        server.ask(&Request::get("/nowhere")),
+        server.ask(&Request::get("/healthz")),
+    ];
+    place.sql("DROP TABLE users");
+    replies.push(server.login("roy", "open-sesame"));
+    let statuses: Vec<_> = replies.iter().map(|reply| reply.status).collect();
+    assert_eq!(statuses, [200, 401, 400, 431, 405, 404, 200, 503]);
+    let bodies = [
+        "\"You are authorized to see this message\"\n",
+        "Unauthorized Access",
+        "Bad Request",
+        "Request Header Fields Too Large",
+        "Method Not Allowed",
+        "Not Found",
+        "ok",
+        "Service Unavailable",
+    ];
+    let known = [
+        "content-length",
+        "cache-control",
+        "content-type",
+        "www-authenticate",
+        "allow",
+        "connection",
+    ];
+    for (reply, body) in replies.iter().zip(bodies) {
+        assert_eq!(reply.body, body);
+        assert_eq!(reply.header("cache-control"), Some("no-store"), "{reply:?}");
+        for (name, _) in &reply.headers {
+            assert!(known.contains(&name.as_str()), "{name} in {reply:?}");
+        }
+    }
+}
+
+/// P-16, B-15
+#[test]
+fn what_is_too_long_is_refused_before_it_is_decoded() {
+    let (_place, server) = with_roy();
+    let at_the_limit = format!("Basic {}", "A".repeat(8192 - 6));
+    assert_eq!(whole(&server.ask(&rest_auth().authorization(&at_the_limit))), DENIED);
+    let over = format!("{at_the_limit}A");
+    assert_eq!(server.ask(&rest_auth().authorization(over)).status, 431);
+
+    let roy = rest_auth().basic("roy", "open-sesame");
+    let padded = |bytes: usize| roy.clone().header("X-Padding", "x".repeat(bytes));
+    assert_eq!(server.ask(&padded(60 * 1024)).status, 200);
+    let reply = server.ask(&padded(65 * 1024));
+    assert_eq!((reply.status, reply.header("connection")), (431, Some("close")));
+    let long_target = Request::get(&format!("/rest-auth?{}", "x".repeat(65 * 1024)));
+    assert!(server.ask(&long_target).status >= 400);
+    assert_eq!(server.hashes_computed(), 1);
+}
+
+/// P-17
+#[test]
+fn only_the_exact_routes_are_answered() {
+    let (_place, server) = with_roy();
+    for target in [
+        "//rest-auth",
+        "/rest-auth/",
+        "/rest-auth//",
+        "/./rest-auth",
+        "/x/../rest-auth",
+        "/%72est-auth",
+        "/rest%2Dauth",
+        "/rest-auth%00",
+        "/rest-auth;x",
+        "/REST-AUTH",
+        "/",
+        "/rest-aut",
+        "/rest-auth/x",
+        "*",
+        "/healthz/",
+        "/%68ealthz",
+    ] {
+        let roy = Request::get(target).basic("roy", "open-sesame");
+        assert!(matches!(server.ask(&roy).status, 400 | 404), "{target}");
+    }
+    for target in ["/rest-auth?x=1", "http://localhost/rest-auth", "http://elsewhere/rest-auth?x"] {
+        assert_eq!(whole(&server.ask(&Request::get(target))), DENIED, "{target}");
+        let roy = Request::get(target).basic("roy", "open-sesame");
+        assert_eq!(whole(&server.ask(&roy)), GRANTED, "{target}");
+    }
+}
+
+/// P-18: while the table is missing, nobody is let in, and then the server recovers by itself.
+#[test]
+fn a_store_that_fails_is_unavailable_until_it_is_mended() {
+    let (place, server) = with_roy();
+    assert_eq!(server.login("roy", "open-sesame").status, 200);
+    place.sql("ALTER TABLE users RENAME TO hidden");
+    for (user, password) in [("roy", "open-sesame"), ("roy", "wrong"), ("nobody", "x")] {
+        let reply = server.login(user, password);
+        assert_eq!((reply.status, reply.body.as_str()), (503, "Service Unavailable"));
+    }
+    assert_eq!(
+        server.ask(&rest_auth()).status,
+        401,
+        "without credentials there is nothing to find out"
+    );
+    assert_eq!(server.ask(&Request::get("/healthz")).status, 200);
+    place.sql("ALTER TABLE hidden RENAME TO users");
+    assert_eq!(server.login("roy", "open-sesame").status, 200);
+    assert_eq!(server.login("roy", "wrong").status, 401);
+}
+
+/// C-02, C-03, C-12
+#[test]
+fn no_password_is_cut_off_and_the_empty_one_never_right() {
+    let place = Place::new();
+    let longest = "0123456789abcdef".repeat(4) + "01234567";
+    assert_eq!(longest.len(), 72);
+    place.add("roy", &longest);
+    let server = place.serve();
+    assert_eq!(server.login("roy", &longest).status, 200);
+    assert_eq!(server.login("roy", &longest[..71]).status, 401);
+    assert_eq!(server.login("roy", format!("{longest}8")).status, 401, "73 bytes");
+    assert_eq!(server.login("roy", "").status, 401);
+    assert_eq!(server.login("", "").status, 401);
+    assert_eq!(server.login("", &longest).status, 401);
+}
+
+/// C-05, C-06, C-07: and a hash of a cost over the ceiling is not computed.
+#[test]
+fn a_hash_that_cannot_be_used_is_unavailable_for_that_user_alone() {
+    let (place, server) = with_roy();
+    place.add("ann", "open-sesame");
+    let mut expected = 0;
+    for broken in [
+        "substr(hash, 1, 59)",
+        "hash || 'x'",
+        "''",
+        "substr(hash, 1, 58) || 'é'",
+        "replace(hash, '$04$', '$+4$')",
+        "replace(hash, '$04$', '$-4$')",
+        "replace(hash, '$04$', '$16$')",
+        "replace(hash, '$04$', '$31$')",
+        "replace(hash, '$2y$', '$2x$')",
+    ] {
+        place.sql(&format!("UPDATE users SET hash = {broken} WHERE name = 'roy'"));
+        assert_eq!(server.login("roy", "open-sesame").status, 503, "{broken}");
+        assert_eq!(server.login("ann", "open-sesame").status, 200, "{broken}");
+        expected += 1;
+        assert_eq!(server.hashes_computed(), expected, "only ann's, for {broken}");
+        place.sql(
+            "UPDATE users SET hash = (SELECT hash FROM users WHERE name = 'ann') WHERE name = 'roy'",
+        );
+    }
+}
+
+/// C-10
+#[test]
+fn a_name_that_can_be_no_users_is_refused_without_a_hash() {
+    let (_place, server) = with_roy();
+    for user in ["roy ", "r oy", "roy\u{200B}", "roy\u{202E}", &"n".repeat(129)] {
+        assert_eq!(whole(&server.login(user, "open-sesame")), DENIED, "{user:?}");
+    }
+    assert_eq!(server.hashes_computed(), 0);
+    assert_eq!(server.login("ｒｏｙ", "open-sesame").status, 200);
+}
+
+#[test]
+fn what_another_connection_changes_counts_at_the_next_request() {
+    let (place, server) = with_roy();
+    let mut connection = Connection::open(server.address);
+    let ann = rest_auth().basic("ann", "open-sesame");
+    assert_eq!(connection.ask(&ann).status, 401);
+    place.add("ann", "open-sesame");
+    assert_eq!(connection.ask(&ann).status, 200);
+    place.store().remove(&name("ann")).unwrap();
+    assert_eq!(connection.ask(&ann).status, 401);
+}
+
+/// A store in which every look for a user waits until it may go on, and then does as told.
+struct Gated {
+    looked: Mutex<Sender<()>>,
+    go_on: Mutex<Receiver<Then>>,
+}
+
+enum Then {
+    NoSuchUser,
+    Panic,
+}
+
+fn gated() -> (Server, Receiver<()>, Sender<Then>) {
+    let (looked, looks) = channel();
+    let (go_on, may_go_on) = channel();
+    let store = Gated { looked: Mutex::new(looked), go_on: Mutex::new(may_go_on) };
+    (Server::on(Box::new(store)), looks, go_on)
+}
+
+impl Store for Gated {
+    fn find(&self, _: &UserName) -> Result<Option<User>, StoreError> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner).send(()).unwrap();
+        let then = self.go_on.lock().unwrap_or_else(PoisonError::into_inner).recv().unwrap();
+        match then {
+            Then::NoSuchUser => Ok(None),
+            Then::Panic => panic!("on purpose"),
+        }
+    }
+    fn contains(&self, _: &UserName) -> Result<bool, StoreError> {
+        unreachable!("not asked by the server")
+    }
+    fn is_empty(&self) -> Result<bool, StoreError> {
+        unreachable!("not asked by the server")
+    }
+    fn add(&self, _: &UserName, _: &PasswordHash) -> Result<(), StoreError> {
+        unreachable!("not asked by the server")
+    }
+    fn remove(&self, _: &UserName) -> Result<(), StoreError> {
+        unreachable!("not asked by the server")
+    }
+}
+
+fn ask_without_waiting(server: &Server) -> Connection {
+    let mut connection = Connection::open(server.address);
+    connection.write(&rest_auth().basic("roy", "open-sesame").bytes());
+    connection
+}
+
+#[test]
+fn neither_hashes_nor_the_store_are_waited_for_by_threads_that_handle_requests() {
+    let (server, looks, go_on) = gated();
+    // More than there are threads that handle requests: one for each core.
+    let waiting = 4 * std::thread::available_parallelism().unwrap().get();
+    let mut connections: Vec<_> = (0..waiting).map(|_| ask_without_waiting(&server)).collect();
+    looks.recv().unwrap();
+    for _ in 0..waiting {
+        assert_eq!(server.ask(&Request::get("/healthz")).body, "ok");
+        assert_eq!(whole(&server.ask(&rest_auth())), DENIED);
+    }
+    for _ in 0..waiting {
+        go_on.send(Then::NoSuchUser).unwrap();
+    }
+    for connection in &mut connections {
+        assert_eq!(whole(&connection.read()), DENIED);
+    }
+}
+
+/// P-18: a worker that dies in the middle.
+#[test]
+fn a_worker_that_panics_is_unavailable_and_works_again() {
+    let (server, looks, go_on) = gated();
+    for (then, status) in
+        [(Then::Panic, 503), (Then::NoSuchUser, 401), (Then::Panic, 503), (Then::NoSuchUser, 401)]
+    {
+        let mut connection = ask_without_waiting(&server);
+        looks.recv().unwrap();
+        go_on.send(then).unwrap();
+        assert_eq!(connection.read().status, status);
+    }
+}
+
+/// O-01
+#[test]
+fn requests_in_flight_are_answered_when_the_server_stops() {
+    let (mut server, looks, go_on) = gated();
+    let mut connection = ask_without_waiting(&server);
+    looks.recv().unwrap();
+    server.begin_to_stop();
+    // It no longer takes connections, and the one that it has taken gets its answer.
+    while std::net::TcpStream::connect(server.address).is_ok() {}
+    go_on.send(Then::NoSuchUser).unwrap();
+    let Reply { status, .. } = connection.read();
+    assert_eq!(status, 401);
+    drop(server);
+}

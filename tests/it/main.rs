@@ -1,0 +1,17 @@
+//! The integration tests: the real server in this process, and the real program in others.
+//!
+//! `#[ignore]` marks what needs more than a Rust toolchain; `.ci/run` installs that and runs it too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may")]
+
+mod client;
+mod command;
+mod framing;
+mod gate;
+mod layers;
+mod peers;
+mod prompt;
+mod readme;
+mod serve;
+mod server;
+mod store;
+mod tool;

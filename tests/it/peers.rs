@@ -1,0 +1,128 @@
+//! The gate and its hashes against programs that nobody here wrote.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::server::{Place, with_roy};
+use crate::tool::{Outcome, finish, run};
+
+fn other(program: &str, args: &[&str], input: &str) -> Outcome {
+    let mut command = Command::new(program);
+    command.args(args);
+    finish(command, input)
+}
+
+/// What curl prints to stdout: the body, and then the status.
+fn curl(args: &[&str]) -> (String, i32) {
+    let outcome = other("curl", &[&["-s", "-w", "|%{http_code}"], args].concat(), "");
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let (body, status) = outcome.stdout.rsplit_once('|').unwrap();
+    (body.to_owned(), status.parse().unwrap())
+}
+
+#[test]
+#[ignore = "needs curl"]
+fn curl_gets_in_with_the_right_password_only() {
+    let (place, server) = with_roy();
+    let url = format!("http://{}/rest-auth", server.address);
+    let granted = ("\"You are authorized to see this message\"\n".to_owned(), 200);
+    let denied = ("Unauthorized Access".to_owned(), 401);
+    assert_eq!(curl(&["-u", "roy:open-sesame", &url]), granted);
+    assert_eq!(curl(&["--basic", "-u", "roy:wrong", &url]), denied);
+    assert_eq!(curl(&[&url]), denied);
+    // It asks without credentials first, and answers the challenge on the same connection.
+    assert_eq!(curl(&["--anyauth", "-u", "roy:open-sesame", &url]), granted);
+    assert_eq!(curl(&["-I", "-o", "/dev/null", "-u", "roy:open-sesame", &url]).1, 200);
+    let netrc = place.folder().join("netrc");
+    fs::write(&netrc, "machine 127.0.0.1 login roy password open-sesame\n").unwrap();
+    assert_eq!(curl(&["--netrc-file", netrc.to_str().unwrap(), &url]), granted);
+}
+
+const PASSWORDS: [&str; 4] = ["open-sesame", "a:b c'd\"e$f", "café olé €", LONGEST];
+const LONGEST: &str = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+
+fn our_hash(home: &Path, password: &str) -> String {
+    let outcome = run(home, "hash --password-stdin --cost 5", password);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    outcome.stdout.trim_end().to_owned()
+}
+
+/// Whether the gate takes this password for this hash.
+fn gate_takes(password: &str, hash: &str) -> bool {
+    let place = Place::new();
+    let database = place.database().display().to_string();
+    let words = format!("useradd roy --hash-stdin --database {database}");
+    let outcome = run(place.folder(), &words, hash);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let server = place.serve();
+    assert_eq!(server.login("roy", format!("x{}", &password[1..])).status, 401);
+    server.login("roy", password).status == 200
+}
+
+/// C-01, L-07
+#[test]
+#[ignore = "needs htpasswd (apache2-utils)"]
+fn htpasswd_takes_our_hashes_and_we_take_its() {
+    let place = Place::new();
+    let file = place.folder().join("htpasswd").display().to_string();
+    for password in PASSWORDS {
+        fs::write(&file, format!("roy:{}\n", our_hash(place.folder(), password))).unwrap();
+        assert_eq!(other("htpasswd", &["-vi", &file, "roy"], password).code, 0);
+        assert_eq!(other("htpasswd", &["-vi", &file, "roy"], "wrong").code, 3);
+        let line = other("htpasswd", &["-inBC5", "roy"], password).stdout;
+        let hash = line.trim().strip_prefix("roy:").unwrap();
+        assert!(hash.starts_with("$2y$05$") && gate_takes(password, hash));
+    }
+}
+
+/// C-01, L-07
+#[test]
+#[ignore = "needs python3 with bcrypt (python3-bcrypt)"]
+fn python_bcrypt_takes_our_hashes_and_we_take_its() {
+    let place = Place::new();
+    let check = "import bcrypt, sys; h, p = sys.stdin.buffer.read().split(b'\\n', 1); print(bcrypt.checkpw(p, h))";
+    let make = "import bcrypt, sys
+for prefix in (b'2a', b'2b'): print(bcrypt.hashpw(sys.stdin.buffer.peek(), bcrypt.gensalt(5, prefix)).decode())";
+    for password in PASSWORDS {
+        let hash = our_hash(place.folder(), password);
+        let checked = |password| python(check, &format!("{hash}\n{password}"));
+        assert_eq!(checked(password), "True\n");
+        assert_eq!(checked("wrong"), "False\n");
+        let made = python(make, password);
+        assert_eq!(made.lines().count(), 2);
+        for hash in made.lines() {
+            assert!(gate_takes(password, hash), "{hash}");
+        }
+    }
+}
+
+/// C-01, L-07: libxcrypt, through Perl, whose `crypt` is the system's.
+#[test]
+#[ignore = "needs perl on a system whose crypt(3) is libxcrypt"]
+fn libxcrypt_takes_our_hashes_and_we_take_its() {
+    let place = Place::new();
+    let crypt =
+        "my ($salt, $password) = split /\\n/, join('', <STDIN>), 2; print crypt($password, $salt)";
+    let crypt = |salt: &str, password: &str| {
+        let outcome = other("perl", &["-e", crypt], &format!("{salt}\n{password}"));
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
+        outcome.stdout
+    };
+    for password in PASSWORDS {
+        let hash = our_hash(place.folder(), password);
+        assert_eq!(crypt(&hash, password), hash);
+        assert_ne!(crypt(&hash, "wrong"), hash);
+        for ident in ["2a", "2b", "2y"] {
+            let hash = crypt(&format!("${ident}$05$abcdefghijklmnopqrstuu"), password);
+            assert!(hash.starts_with(&format!("${ident}$05$")), "{hash}");
+            assert!(gate_takes(password, &hash), "{hash}");
+        }
+    }
+}
+
+fn python(script: &str, input: &str) -> String {
+    let outcome = other("/usr/bin/python3", &["-c", script], input);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    outcome.stdout
+}

@@ -1,0 +1,135 @@
+//! Asking for a password on a terminal: a pseudo-terminal of which the test holds the other end.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStderr, ChildStdout, Stdio};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
+
+use crate::server::Place;
+use crate::tool::command;
+
+/// The program, at a terminal of its own.
+struct Session {
+    /// What a person types into, and where they would see what is echoed.
+    keyboard: File,
+    terminal: File,
+    child: Child,
+    stdout: ChildStdout,
+    stderr: ChildStderr,
+}
+
+impl Session {
+    fn start(home: &Place, words: &str) -> Self {
+        let keyboard: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&keyboard).unwrap();
+        unlockpt(&keyboard).unwrap();
+        let path = ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
+        let terminal = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let mut child = command(home.folder(), words.split(' '))
+            .stdin(terminal.try_clone().unwrap())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        Self { keyboard: keyboard.into(), terminal, child, stdout, stderr }
+    }
+
+    /// Waits until this has been asked, and then types.
+    fn answer(&mut self, question: &str, typed: &[u8]) {
+        let mut asked = vec![0; question.len()];
+        self.stderr.read_exact(&mut asked).unwrap();
+        assert_eq!(String::from_utf8(asked).unwrap(), question);
+        self.keyboard.write_all(typed).unwrap();
+    }
+
+    fn echoes(&self) -> bool {
+        let modes = tcgetattr(&self.terminal).unwrap().local_modes;
+        modes.contains(LocalModes::ECHO | LocalModes::ISIG | LocalModes::ICANON)
+    }
+
+    /// Exit code, what is on stdout, what is left on stderr, and what was to be seen on the terminal.
+    fn end(mut self) -> (Option<i32>, String, String, String) {
+        let (mut out, mut err) = (String::new(), String::new());
+        self.stdout.read_to_string(&mut out).unwrap();
+        self.stderr.read_to_string(&mut err).unwrap();
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.signal(), None);
+        assert!(self.echoes(), "the terminal is as it was");
+        // Something to read in any case, so that reading does not wait.
+        self.terminal.write_all(b"END").unwrap();
+        let mut seen = String::new();
+        while !seen.ends_with("END") {
+            let mut byte = [0];
+            self.keyboard.read_exact(&mut byte).unwrap();
+            seen.push(char::from(byte[0]));
+        }
+        (status.code(), out, err, seen.trim_end_matches("END").to_owned())
+    }
+}
+
+/// L-01
+#[test]
+fn a_password_is_asked_for_twice_and_not_shown() {
+    let home = Place::new();
+    let database = home.database().display().to_string();
+    let words = format!("useradd roy --cost 10 --database {database}");
+    let mut session = Session::start(&home, &words);
+    session.answer("Password: ", b"open-sesame\n");
+    session.answer("\nPassword again: ", b"open-sesame\n");
+    let said = "\nresttool: added user roy\n".to_owned();
+    assert_eq!(session.end(), (Some(0), String::new(), said, String::new()));
+    assert_eq!(home.serve().login("roy", "open-sesame").status, 200);
+}
+
+#[test]
+fn the_questions_of_hash_leave_stdout_to_the_hash() {
+    let home = Place::new();
+    let mut session = Session::start(&home, "hash --cost 10");
+    session.answer("Password: ", "cafe\u{301}-latte\n".as_bytes());
+    session.answer("\nPassword again: ", "café-latte\n".as_bytes());
+    let (code, out, err, seen) = session.end();
+    assert_eq!((code, err.as_str(), seen.as_str()), (Some(0), "\n", ""));
+    assert!(out.starts_with("$2y$10$") && out.len() == 61, "{out}");
+}
+
+#[test]
+fn passwords_that_differ_or_cannot_be_are_refused() {
+    let home = Place::new();
+    let mut session = Session::start(&home, "hash");
+    session.answer("Password: ", b"open-sesame\n");
+    session.answer("\nPassword again: ", b"open-sesamE\n");
+    let said = "\nresttool: cannot make a hash: the two passwords differ\n".to_owned();
+    assert_eq!(session.end(), (Some(3), String::new(), said, String::new()));
+
+    let mut session = Session::start(&home, "hash");
+    session.answer("Password: ", b"\n");
+    let said = "\nresttool: cannot make a hash: the password is refused: it is empty\n".to_owned();
+    assert_eq!(session.end(), (Some(3), String::new(), said, String::new()));
+}
+
+/// L-03: Ctrl-C, and Ctrl-D with and without something typed before it.
+#[test]
+fn an_interrupted_question_restores_the_terminal() {
+    for typed in [&b"\x03"[..], b"open-ses\x03", b"\x04", b"open-ses\x04"] {
+        let home = Place::new();
+        let mut session = Session::start(&home, "useradd roy");
+        session.answer("Password: ", typed);
+        let said = "\nresttool: cannot add user roy: interrupted\n".to_owned();
+        assert_eq!(session.end(), (Some(130), String::new(), said, String::new()));
+    }
+}
+
+#[test]
+fn nobody_is_asked_for_the_password_of_a_user_who_exists() {
+    let home = Place::new();
+    home.add("roy", "open-sesame");
+    let database = home.database().display().to_string();
+    let session = Session::start(&home, &format!("useradd roy --database {database}"));
+    let said = "resttool: cannot add user roy: there is a user of that name\n".to_owned();
+    assert_eq!(session.end(), (Some(9), String::new(), said, String::new()));
+}

@@ -1,0 +1,204 @@
+//! `resttool serve` as its own process: its settings, its log, and how it ends.
+
+use std::net::TcpListener;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustix::process::Signal;
+
+use crate::client::{Connection, Request, basic};
+use crate::server::Place;
+use crate::tool::{Outcome, Serving, command, run};
+
+fn serve(place: &Place, words: &str) -> Serving {
+    let database = place.database().display().to_string();
+    let words = format!("serve --port 0 --database {database} {words}");
+    Serving::start(command(place.folder(), words.split_whitespace()))
+}
+
+fn fails(place: &Place, code: i32, words: &str, stderr: &str) {
+    let outcome = run(place.folder(), &format!("serve {words}"), "");
+    assert_eq!(outcome, Outcome::new(code, "", &format!("resttool: {stderr}\n")));
+}
+
+fn status(serving: &Serving, user: &str, password: &str) -> u16 {
+    Request::get("/rest-auth").basic(user, password).send(serving.address).status
+}
+
+#[test]
+fn an_empty_store_is_served_with_a_word_on_how_to_add_a_user() {
+    let place = Place::new();
+    let serving = serve(&place, "");
+    let path = place.database().display().to_string();
+    let advice = format!("there is no user yet in {path}: add one with 'resttool useradd NAME'");
+    assert!(serving.log.contains(&advice), "{}", serving.log);
+    assert!(serving.address.ip().is_loopback());
+    assert_eq!(Request::get("/healthz").send(serving.address).body, "ok");
+    assert_eq!(status(&serving, "roy", "open-sesame"), 401);
+    let words = format!("useradd roy --password-stdin --cost 4 --database {path}");
+    assert_eq!(run(place.folder(), &words, "open-sesame").code, 0);
+    assert_eq!(status(&serving, "roy", "open-sesame"), 200);
+    assert_eq!(run(place.folder(), &format!("userdel roy --database {path}"), "").code, 0);
+    assert_eq!(status(&serving, "roy", "open-sesame"), 401);
+}
+
+/// T-01
+#[test]
+fn an_address_that_others_reach_needs_a_flag() {
+    let place = Place::new();
+    let why = "can be reached from other machines, and passwords would travel in the clear
+hint: listen on 127.0.0.1 behind a proxy that speaks TLS, or give --allow-plaintext";
+    for host in ["0.0.0.0", "::", "[::]", "192.0.2.1"] {
+        let words = format!("--port 0 --host {host}");
+        fails(&place, 2, &words, &format!("cannot serve: --host {host} {why}"));
+    }
+    for host in ["127.0.0.1", "127.0.0.2", "localhost"] {
+        assert!(serve(&place, &format!("--host {host}")).address.ip().is_loopback());
+    }
+    let everywhere = serve(&place, "--host 0.0.0.0 --allow-plaintext");
+    assert!(everywhere.address.ip().is_unspecified());
+    let here = ([127, 0, 0, 1], everywhere.address.port()).into();
+    assert_eq!(Request::get("/healthz").send(here).status, 200);
+}
+
+/// O-05, P-01
+#[test]
+fn what_is_wrong_with_the_settings_is_said_before_anything_happens() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let database = place.database().display().to_string();
+    fails(
+        &place,
+        1,
+        &format!("--database {database} --port {port}"),
+        &format!(
+            "cannot serve: cannot listen on 127.0.0.1 port {port}: Address already in use (os error 98)
+hint: another program listens there: choose another --port"
+        ),
+    );
+    fails(
+        &place,
+        1,
+        &format!("--database /dev/null/users.db --port {port}"),
+        "cannot serve: cannot open /dev/null/users.db: Not a directory (os error 20)",
+    );
+    fails(
+        &place,
+        2,
+        "--realm a\x07b",
+        "cannot serve: --realm: a realm can't hold control characters",
+    );
+    for (words, named) in [
+        ("--port 65536", "--port"),
+        ("--port x", "--port"),
+        ("--cost 99", "--cost"),
+        ("--log-level loud", "--log-level"),
+        ("--colour red", "--colour"),
+        ("--host no.such.host.invalid", "--host"),
+    ] {
+        let outcome = run(place.folder(), &format!("serve {words}"), "");
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (2, ""), "{words}");
+        assert!(outcome.stderr.contains(named), "{words}: {}", outcome.stderr);
+    }
+    assert!(!place.folder().join(".local").exists(), "no store was made for nothing");
+}
+
+/// P-01
+#[test]
+fn the_realm_is_settable_and_escaped() {
+    let place = Place::new();
+    let database = place.database().display().to_string();
+    let realm = r#"the "old" \ cellar"#;
+    let args = ["serve", "--port", "0", "--database", &database, "--realm", realm];
+    let serving = Serving::start(command(place.folder(), args));
+    let reply = Request::get("/rest-auth").send(serving.address);
+    let challenge = r#"Basic realm="the \"old\" \\ cellar", charset="UTF-8""#;
+    assert_eq!(reply.header("www-authenticate"), Some(challenge));
+}
+
+/// O-01: with a client that keeps its connection open, and one that waits for an answer.
+#[test]
+fn sigterm_and_sigint_let_requests_in_flight_finish_and_exit_0() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let place = Place::new();
+        let database = place.database().display().to_string();
+        // At this cost the hash is under way for long after the signal.
+        let words = format!("useradd roy --password-stdin --cost 13 --database {database}");
+        assert_eq!(run(place.folder(), &words, "open-sesame").code, 0);
+        let serving = serve(&place, "--log-level debug");
+        let mut idle = Connection::open(serving.address);
+        assert_eq!(idle.ask(&Request::get("/healthz")).status, 200);
+        // In one piece: when the first is answered, the second has arrived.
+        let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
+        let mut waiting = Connection::open(serving.address);
+        waiting.write(&[Request::get("/healthz").bytes(), roy.bytes()].concat());
+        assert_eq!(waiting.read().status, 200);
+        serving.signal(signal);
+        assert_eq!(waiting.read().status, 200);
+        let (code, log) = serving.end();
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("stopping: requests in flight may finish"), "{log}");
+        assert!(log.trim_end().ends_with("stopped"), "{log}");
+    }
+}
+
+/// X-01, X-03, C-07: at the most talkative level.
+#[test]
+fn no_log_holds_a_secret_or_a_name_that_is_no_users() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    place.add("broken", "open-sesame");
+    place.sql("UPDATE users SET hash = '$2x$' || substr(hash, 5) WHERE name = 'broken'");
+    let hash: String = rusqlite::Connection::open(place.database())
+        .unwrap()
+        .query_row("SELECT substr(hash, 8) FROM users WHERE name = 'roy'", [], |row| row.get(0))
+        .unwrap();
+    let serving = serve(&place, "--log-level trace");
+    let shown = [
+        ("roy", "open-sesame", 200),
+        ("roy", "wrong-sesame", 401),
+        ("typed-secret", "typed-secret", 401),
+        ("bro\nken", "open-sesame", 401),
+        ("broken", "open-sesame", 503),
+    ];
+    let mut secrets = vec!["sesame".to_owned(), "typed-secret".to_owned(), hash];
+    for (user, password, expected) in shown {
+        assert_eq!(status(&serving, user, password), expected);
+        secrets.push(STANDARD.encode(format!("{user}:{password}")));
+    }
+    // Malformed in ways that a parser may want to talk about.
+    let mut connection = Connection::open(serving.address);
+    connection
+        .write(b"GET /rest-auth HTTP/1.1\r\nHost: a\r\nAuthorization : Basic typed-secret\r\n\r\n");
+    assert!(connection.rest().contains("400"));
+    let twice = Request::get("/rest-auth").authorization("typed-secret");
+    twice.clone().authorization(basic("roy", "open-sesame")).send(serving.address);
+    twice.send(serving.address);
+
+    serving.signal(Signal::TERM);
+    let (code, log) = serving.end();
+    assert_eq!(code, Some(0));
+    for secret in secrets {
+        assert!(!log.contains(&secret), "{secret} in {log}");
+    }
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("broken")).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let why =
+        "the stored hash of user broken can't be used: it is a $2x$ hash, made by a flawed program";
+    assert!(lines[0].ends_with(&format!("cannot check credentials: {why}")), "{lines:?}");
+}
+
+#[test]
+fn the_log_says_what_it_must_and_no_more() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let serving = serve(&place, "");
+    let address = serving.address;
+    assert_eq!(status(&serving, "roy", "open-sesame"), 200);
+    serving.signal(Signal::TERM);
+    let log = serving.end().1;
+    let said: Vec<_> = log.lines().map(|line| line.split_once("] ").unwrap().1).collect();
+    let listening = format!("listening on http://{address}");
+    assert_eq!(said, [&listening, "stopping: requests in flight may finish", "stopped"]);
+}

@@ -1,0 +1,127 @@
+//! The real server, started in this process on a store of its own and a port that was free.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
+
+use resttool::{
+    Authenticator, Cost, Password, Policy, Realm, Store, UserName, add_user, open_store, run_server,
+};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use crate::client::{Reply, Request};
+
+/// The server. Dropped, it stops.
+pub struct Server {
+    pub address: SocketAddr,
+    authenticator: Arc<Authenticator>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Serves from this store.
+    pub fn on(store: Box<dyn Store>) -> Self {
+        let authenticator = Arc::new(Authenticator::new(store, cheap()).unwrap());
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = channel();
+        let decides = Arc::clone(&authenticator);
+        let thread = std::thread::spawn(move || {
+            let realm = Realm::new(Realm::DEFAULT).unwrap();
+            let ready = || {
+                ready.send(()).unwrap();
+                Ok(async { stopped.await.unwrap() })
+            };
+            run_server(listener, decides, &realm, ready).unwrap();
+        });
+        is_ready.recv().unwrap();
+        Self { address, authenticator, stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub fn hashes_computed(&self) -> u64 {
+        self.authenticator.hashes_computed()
+    }
+
+    pub fn ask(&self, request: &Request) -> Reply {
+        request.send(self.address)
+    }
+
+    /// What `/rest-auth` answers to this name and password.
+    pub fn login(&self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Reply {
+        self.ask(&Request::get("/rest-auth").basic(user, password))
+    }
+
+    /// Tells it to stop, and does not wait for it.
+    pub fn begin_to_stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.stop.is_some() {
+            self.begin_to_stop();
+        }
+        let ended = self.thread.take().unwrap().join();
+        assert!(ended.is_ok() || std::thread::panicking(), "the server's thread panicked");
+    }
+}
+
+/// A folder with a store in it.
+pub struct Place(TempDir);
+
+impl Place {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.0.path().join("users.db")
+    }
+
+    pub fn store(&self) -> Box<dyn Store> {
+        open_store(&self.database()).unwrap()
+    }
+
+    pub fn serve(&self) -> Server {
+        Server::on(self.store())
+    }
+
+    pub fn add(&self, user: &str, password: &str) {
+        let (name, password) = (name(user), Password::parse(password).unwrap());
+        let policy = Policy { min_length: 1, cost: cheap() };
+        let hash = policy.hash(&password, Some(&name)).unwrap().0;
+        add_user(&*self.store(), &name, || Ok::<_, resttool::StoreError>(hash)).unwrap();
+    }
+
+    /// What another program does to the database.
+    pub fn sql(&self, sql: &str) {
+        rusqlite::Connection::open(self.database()).unwrap().execute_batch(sql).unwrap();
+    }
+}
+
+/// A store with the user roy, whose password is `open-sesame`, and a server on it.
+pub fn with_roy() -> (Place, Server) {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let server = place.serve();
+    (place, server)
+}
+
+pub fn name(raw: &str) -> UserName {
+    UserName::parse(raw).unwrap()
+}
+
+/// The least cost there is: these tests are not about time.
+pub fn cheap() -> Cost {
+    Cost::new(Cost::MIN).unwrap()
+}

@@ -1,0 +1,120 @@
+//! The store under many processes at once, and what is on the disk when a command has returned.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::client::{Connection, Request};
+use crate::server::{Place, name, with_roy};
+use crate::tool::{finish, run};
+
+/// S-04
+#[test]
+fn eight_processes_add_fifty_users_each_beside_a_busy_server() {
+    let (place, server) = with_roy();
+    let hash = "$2y$04$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui";
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut connection = Connection::open(server.address);
+                    let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
+                    while !done.load(Ordering::Relaxed) {
+                        assert_eq!(connection.ask(&roy).status, 200);
+                    }
+                })
+            })
+            .collect();
+        let adders: Vec<_> = (0..8)
+            .map(|process| {
+                let place = &place;
+                scope.spawn(move || {
+                    for n in 0..50 {
+                        let database = place.database().display().to_string();
+                        let words = format!(
+                            "useradd user-{process}-{n} --hash-stdin --database {database}"
+                        );
+                        let outcome = run(place.folder(), &words, hash);
+                        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+                    }
+                })
+            })
+            .collect();
+        let added = adders.into_iter().map(std::thread::ScopedJoinHandle::join);
+        let failed = added.filter(Result::is_err).count();
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(failed, 0);
+        for client in clients {
+            client.join().unwrap();
+        }
+    });
+    let store = place.store();
+    let there = (0..8).flat_map(|p| (0..50).map(move |n| format!("user-{p}-{n}")));
+    assert_eq!(there.filter(|user| store.contains(&name(user)).unwrap()).count(), 400);
+}
+
+/// S-05: everything written is synced before the program ends, alone on the store (it is folded into
+/// the database then) and beside others (it stays in the WAL).
+#[test]
+#[ignore = "needs strace"]
+fn what_a_command_has_written_is_on_the_disk_when_it_ends() {
+    let place = Place::new();
+    let add = |user: &str| {
+        let trace = place.folder().join("trace");
+        let database = place.database().display().to_string();
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-y", "-e", "trace=file,desc", "-o"]).arg(&trace);
+        strace.arg(env!("CARGO_BIN_EXE_resttool"));
+        strace.args(["useradd", user, "--password-stdin", "--cost", "4", "--database", &database]);
+        let outcome = finish(strace, "open-sesame");
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        unsynced(&fs::read_to_string(trace).unwrap(), place.folder())
+    };
+    let nothing = BTreeMap::new();
+    assert_eq!(add("ann"), nothing, "with a new store");
+    assert_eq!(add("bob"), nothing, "alone");
+    let _beside = place.store();
+    assert_eq!(add("cid"), nothing, "beside others");
+    let wal = fs::metadata(place.folder().join("users.db-wal")).unwrap();
+    assert!(wal.len() > 0, "it is in the WAL");
+}
+
+/// The files in `folder`, and the folder itself, that were changed and not synced thereafter, each with
+/// the call that changed it. Files that were removed do not count, nor does SQLite's `-shm`, which is made
+/// anew from the WAL.
+fn unsynced(trace: &str, folder: &Path) -> BTreeMap<String, String> {
+    let folder = folder.display().to_string();
+    let mut unsynced = BTreeMap::new();
+    let mut writes = 0;
+    for line in trace.lines().filter(|line| line.contains(&folder) && !line.contains(" = -1 ")) {
+        let call = line.split_once(' ').unwrap().1.trim_start();
+        // `-y` writes the path behind the descriptor: pwrite64(3</folder/users.db>, ...).
+        let path = |open: char, close: char| {
+            let path = call.split_once(open)?.1.split_once(close)?.0;
+            path.starts_with(&folder).then(|| path.to_owned())
+        };
+        match call.split('(').next().unwrap() {
+            "write" | "pwrite64" | "ftruncate" => {
+                if let Some(path) = path('<', '>').filter(|path| !path.ends_with("-shm")) {
+                    unsynced.insert(path, call.to_owned());
+                    writes += 1;
+                }
+            }
+            "fsync" | "fdatasync" => {
+                unsynced.remove(&path('<', '>').unwrap());
+            }
+            "unlink" | "unlinkat" => {
+                unsynced.remove(&path('"', '"').unwrap());
+            }
+            "rename" | "renameat" | "renameat2" | "link" | "linkat" => {
+                unsynced.insert(folder.clone(), call.to_owned());
+            }
+            _ => {}
+        }
+    }
+    assert!(writes > 0, "nothing was seen: {trace}");
+    unsynced
+}

@@ -1,0 +1,94 @@
+//! The real program, run with an environment of its own, and what it printed and returned.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// What a run of the program gave.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Outcome {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Outcome {
+    pub fn new(code: i32, stdout: &str, stderr: &str) -> Self {
+        Self { code, stdout: stdout.into(), stderr: stderr.into() }
+    }
+}
+
+/// The program with nothing of this process's environment, at home in `home`.
+pub fn command<A: AsRef<OsStr>>(home: &Path, args: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_resttool"));
+    command.args(args).env_clear().env("HOME", home).stdin(Stdio::null());
+    command
+}
+
+/// Runs it to its end, with `input` on its standard input.
+pub fn finish(mut command: Command, input: impl AsRef<[u8]>) -> Outcome {
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    // It may end without reading; that is for its exit code to tell.
+    let _ = child.stdin.take().unwrap().write_all(input.as_ref());
+    let output = child.wait_with_output().unwrap();
+    Outcome {
+        code: output.status.code().expect("not ended by a signal"),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Runs it with words separated by spaces.
+pub fn run(home: &Path, words: &str, input: impl AsRef<[u8]>) -> Outcome {
+    finish(command(home, words.split(' ')), input)
+}
+
+/// A running `resttool serve`. Dropped, it is killed.
+pub struct Serving {
+    child: Child,
+    stderr: BufReader<std::process::ChildStderr>,
+    pub address: SocketAddr,
+    /// The log up to now.
+    pub log: String,
+}
+
+impl Serving {
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut log = String::new();
+        let address = loop {
+            let mut line = String::new();
+            assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended: {log}");
+            log.push_str(&line);
+            if let Some((_, address)) = line.trim_end().split_once("listening on http://") {
+                break address.parse().unwrap();
+            }
+        };
+        Self { child, stderr, address, log }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
+        kill_process(id, signal).unwrap();
+    }
+
+    /// Waits for its end; its exit code, if it was not ended by a signal, and the whole log.
+    pub fn end(mut self) -> (Option<i32>, String) {
+        while self.stderr.read_line(&mut self.log).unwrap() > 0 {}
+        let code = self.child.wait().unwrap().code();
+        (code, std::mem::take(&mut self.log))
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
