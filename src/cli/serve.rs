@@ -28,10 +28,8 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
     let listener = TcpListener::bind(&addresses[..]).map_err(|e| cannot_listen(args, &e))?;
     let address = listener.local_addr().map_err(|e| Failure::new(Exit::Failed, e))?;
     if store.is_empty()? {
-        log::warn!(
-            "there is no user yet in {}: add one with 'resttool useradd NAME'",
-            printable(&database.to_string_lossy())
-        );
+        let path = printable(&database.to_string_lossy());
+        log::warn!("there is no user yet: add one with 'resttool useradd NAME --database {path}'");
     }
     let authenticator = Authenticator::new(store, args.cost.parse()?)
         .map_err(|e| Failure::new(Exit::Failed, format_args!("cannot start hash workers: {e}")))?;

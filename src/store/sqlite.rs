@@ -305,13 +305,16 @@ fn cannot(what: &str, path: &Path, e: &io::Error) -> StoreError {
     StoreError::Failed(format!("cannot {what} {}: {e}", printable(&path.to_string_lossy())))
 }
 
-/// The path as one word of a shell command.
+/// The path as one word of a shell command; what would harm a terminal is shown as an escape all the same.
 fn shell_word(path: &Path) -> String {
     let text = path.to_string_lossy();
+    let quoted = || format!("'{}'", text.replace('\'', r"'\''"));
     if text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+,:@".contains(c)) {
         text.into_owned()
+    } else if printable(&text) == text {
+        quoted()
     } else {
-        printable(&format!("'{}'", text.replace('\'', r"'\''")))
+        printable(&quoted())
     }
 }
 
@@ -592,7 +595,8 @@ mod tests {
     #[test]
     fn a_path_in_a_hint_is_one_word_for_a_shell() {
         assert_eq!(shell_word(Path::new("/a/b-1.db")), "/a/b-1.db");
-        assert_eq!(shell_word(Path::new("/a b/it's.db")), r"'/a b/it'\\''s.db'");
+        assert_eq!(shell_word(Path::new("/a b/it's.db")), r"'/a b/it'\''s.db'");
+        assert_eq!(shell_word(Path::new("/a\nb")), r"'/a\nb'");
     }
 
     /// S-10
