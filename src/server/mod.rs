@@ -53,10 +53,24 @@ impl Gate {
         Self { authenticator, denied }
     }
 
-    fn denied(&self) -> HttpResponse {
-        let mut response = HttpResponse::new(StatusCode::UNAUTHORIZED);
-        response.headers_mut().clone_from(&self.denied);
-        response.set_body(BoxBody::new("Unauthorized Access"))
+    // A new decision must be given its response here: nothing may fall through to another one's.
+    #[deny(clippy::wildcard_enum_match_arm)]
+    fn answer(&self, decision: Decision) -> HttpResponse {
+        match decision {
+            Decision::Granted => response(StatusCode::OK)
+                .content_type(ContentType::json())
+                .body(concat!(r#""You are authorized to see this message""#, "\n")),
+            Decision::Denied => {
+                let mut response = HttpResponse::new(StatusCode::UNAUTHORIZED);
+                response.headers_mut().clone_from(&self.denied);
+                response.set_body(BoxBody::new("Unauthorized Access"))
+            }
+            Decision::Overloaded => response(StatusCode::SERVICE_UNAVAILABLE)
+                .insert_header((header::RETRY_AFTER, "1"))
+                .content_type(ContentType::plaintext())
+                .body("Service Unavailable"),
+            Decision::Unavailable => text(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
+        }
     }
 }
 
@@ -99,8 +113,6 @@ where
     })
 }
 
-// A new decision must be given its response here: nothing may fall through to another one's.
-#[deny(clippy::wildcard_enum_match_arm)]
 async fn rest_auth(request: HttpRequest, gate: web::Data<Gate>) -> HttpResponse {
     let decision = match basic::credentials(request.headers()) {
         Ok(shown) => gate.authenticator.decide(shown).await,
@@ -108,17 +120,7 @@ async fn rest_auth(request: HttpRequest, gate: web::Data<Gate>) -> HttpResponse 
         Err(NoCredentials::Repeated) => return text(StatusCode::BAD_REQUEST, "Bad Request"),
         Err(NoCredentials::TooLong) => return too_long(),
     };
-    match decision {
-        Decision::Granted => response(StatusCode::OK)
-            .content_type(ContentType::json())
-            .body(concat!(r#""You are authorized to see this message""#, "\n")),
-        Decision::Denied => gate.denied(),
-        Decision::Overloaded => response(StatusCode::SERVICE_UNAVAILABLE)
-            .insert_header((header::RETRY_AFTER, "1"))
-            .content_type(ContentType::plaintext())
-            .body("Service Unavailable"),
-        Decision::Unavailable => text(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
-    }
+    gate.answer(decision)
 }
 
 async fn healthz() -> HttpResponse {
@@ -200,6 +202,46 @@ mod tests {
     use actix_web::test::{TestRequest, init_service};
 
     use super::*;
+    use crate::credential::{Cost, PasswordHash, UserName};
+    use crate::store::{Store, StoreError, User};
+
+    struct Nobody;
+
+    impl Store for Nobody {
+        fn find(&self, _: &UserName) -> Result<Option<User>, StoreError> {
+            Ok(None)
+        }
+        fn contains(&self, _: &UserName) -> Result<bool, StoreError> {
+            Ok(false)
+        }
+        fn is_empty(&self) -> Result<bool, StoreError> {
+            Ok(true)
+        }
+        fn add(&self, _: &UserName, _: &PasswordHash) -> Result<(), StoreError> {
+            Err(StoreError::UserExists)
+        }
+        fn remove(&self, _: &UserName) -> Result<(), StoreError> {
+            Err(StoreError::NoSuchUser)
+        }
+    }
+
+    #[test]
+    fn every_decision_has_its_status_and_overload_says_when_to_come_back() {
+        let authenticator = Authenticator::new(Box::new(Nobody), Cost::DEFAULT).unwrap();
+        let gate = Gate::new(Arc::new(authenticator), &Realm::new(Realm::DEFAULT).unwrap());
+        for (decision, status, retry_after) in [
+            (Decision::Granted, 200, None),
+            (Decision::Denied, 401, None),
+            (Decision::Overloaded, 503, Some("1")),
+            (Decision::Unavailable, 503, None),
+        ] {
+            let answer = gate.answer(decision);
+            let seen =
+                answer.headers().get(header::RETRY_AFTER).map(|value| value.to_str().unwrap());
+            assert_eq!((answer.status().as_u16(), seen), (status, retry_after), "{decision:?}");
+            assert_eq!(answer.headers().get(header::CACHE_CONTROL).unwrap(), "no-store");
+        }
+    }
 
     /// O-03
     #[test]
