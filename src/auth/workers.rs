@@ -133,14 +133,21 @@ mod tests {
     #[test]
     fn dropping_the_workers_waits_for_what_they_are_at() {
         let workers = one_worker(1);
-        let (done, is_done) = channel();
-        let mut work = Box::pin(workers.run(move || done.send(()).unwrap()));
+        let (begun, has_begun) = channel();
+        let (go_on, may_go_on) = channel::<()>();
+        let held = Arc::new(());
+        let holds = Arc::clone(&held);
+        let mut work = Box::pin(workers.run(move || {
+            begun.send(()).unwrap();
+            may_go_on.recv().unwrap();
+            drop(holds);
+        }));
         let mut idle = Context::from_waker(Waker::noop());
         assert_eq!(work.as_mut().poll(&mut idle), Poll::Pending);
-        // Kept until the worker has it, so that it is not skipped.
-        is_done.recv().unwrap();
+        has_begun.recv().unwrap();
         drop(work);
+        go_on.send(()).unwrap();
         drop(workers);
-        assert!(is_done.try_recv().is_err(), "it ran once, and its thread is gone");
+        assert_eq!(Arc::strong_count(&held), 1, "the work has ended");
     }
 }

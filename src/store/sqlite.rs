@@ -167,8 +167,12 @@ fn create(path: &Path) -> Result<(), StoreError> {
         Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         Err(e) => return Err(failed(&e.error)),
     }
-    // The name must be as durable as what it names.
-    File::open(folder).and_then(|f| f.sync_all()).map_err(|e| failed(&e))
+    sync_folder(folder).map_err(|e| failed(&e))
+}
+
+/// Makes the names in a folder as durable as what they name.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 /// Makes the folders that are missing, each for its owner alone whatever the creation mask says.
@@ -178,7 +182,8 @@ fn create_folders(folder: &Path) -> Result<(), StoreError> {
         let made = match DirBuilder::new().mode(0o700).create(folder) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(e) => Err(e),
-            Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o700)),
+            Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o700))
+                .and_then(|()| folder.parent().map_or(Ok(()), sync_folder)),
         };
         made.map_err(|e| cannot("create", folder, &e))?;
     }

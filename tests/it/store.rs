@@ -56,25 +56,28 @@ fn eight_processes_add_fifty_users_each_beside_a_busy_server() {
     assert_eq!(there.filter(|user| store.contains(&name(user)).unwrap()).count(), 400);
 }
 
-/// S-05: everything written is synced before the program ends, alone on the store (it is folded into
-/// the database then) and beside others (it stays in the WAL).
+/// S-05: everything written is synced before the program ends, with its folders and names, also when the
+/// store is made by a command that then has nothing to change; alone on the store (it is folded into the
+/// database then) and beside others (it stays in the WAL).
 #[test]
 #[ignore = "needs strace"]
 fn what_a_command_has_written_is_on_the_disk_when_it_ends() {
     let place = Place::new();
-    let add = |user: &str| {
+    let run = |database: &str, words: &str| {
         let trace = place.folder().join("trace");
-        let database = place.database().display().to_string();
+        let database = place.folder().join(database).display().to_string();
         let mut strace = Command::new("strace");
         strace.args(["-f", "-y", "-e", "trace=file,desc", "-o"]).arg(&trace);
-        strace.arg(env!("CARGO_BIN_EXE_resttool"));
-        strace.args(["useradd", user, "--password-stdin", "--cost", "4", "--database", &database]);
+        strace.arg(env!("CARGO_BIN_EXE_resttool")).args(words.split(' '));
+        strace.args(["--database", &database]);
         let outcome = finish(strace, "open-sesame");
         assert_eq!(outcome.code, 0, "{}", outcome.stderr);
         unsynced(&fs::read_to_string(trace).unwrap(), place.folder())
     };
     let nothing = BTreeMap::new();
-    assert_eq!(add("ann"), nothing, "with a new store");
+    assert_eq!(run("some/where/new.db", "userdel ann --if-exists"), nothing, "a new store");
+    let add = |user| run("users.db", &format!("useradd {user} --password-stdin --cost 4"));
+    assert_eq!(add("ann"), nothing, "a user in a new store");
     assert_eq!(add("bob"), nothing, "alone");
     let _beside = place.store();
     assert_eq!(add("cid"), nothing, "beside others");
@@ -82,7 +85,7 @@ fn what_a_command_has_written_is_on_the_disk_when_it_ends() {
     assert!(wal.len() > 0, "it is in the WAL");
 }
 
-/// The files in `folder`, and the folder itself, that were changed and not synced thereafter, each with
+/// The files and folders in `folder` that were changed and not synced thereafter, each with
 /// the call that changed it. Files that were removed do not count, nor does SQLite's `-shm`, which is made
 /// anew from the WAL.
 fn unsynced(trace: &str, folder: &Path) -> BTreeMap<String, String> {
@@ -109,8 +112,10 @@ fn unsynced(trace: &str, folder: &Path) -> BTreeMap<String, String> {
             "unlink" | "unlinkat" => {
                 unsynced.remove(&path('"', '"').unwrap());
             }
-            "rename" | "renameat" | "renameat2" | "link" | "linkat" => {
-                unsynced.insert(folder.clone(), call.to_owned());
+            "mkdir" | "mkdirat" | "rename" | "renameat" | "renameat2" | "link" | "linkat" => {
+                // The last path is the new name; its folder is what was changed.
+                let new = call.rsplit('"').nth(1).unwrap();
+                unsynced.insert(new.rsplit_once('/').unwrap().0.to_owned(), call.to_owned());
             }
             _ => {}
         }
