@@ -7,8 +7,7 @@ use crate::credential::{Cost, Password, PasswordHash};
 
 /// Makes a hash of a password, with a fresh random salt. Each step of the cost doubles the time it takes.
 ///
-/// It is written as `$2y$`, as Apache's `htpasswd` does: of the three names for the same thing it is the
-/// one that every reader of htpasswd files knows.
+/// It is written as `$2y$`, one of three names for the same thing, because Apache's `htpasswd` writes that.
 ///
 /// # Errors
 /// When the system gives no random numbers.
