@@ -16,5 +16,5 @@ pub use credential::{
     Cost, Credentials, HashError, NameError, Password, PasswordError, PasswordHash, UserName,
 };
 pub use server::{Realm, RealmError, run as run_server};
-pub use store::{BadRecord, Store, StoreError, User, open as open_store};
+pub use store::{BadRecord, Revision, Store, StoreError, User, open as open_store};
 pub use users::{Policy, PolicyError, Warning, add as add_user};

@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
     use crate::credential::{HashError, Password, UserName};
-    use crate::store::BadRecord;
+    use crate::store::{BadRecord, Revision};
 
     /// A store that answers what it was told to, one answer a look.
     struct Script(Mutex<Vec<Result<Option<User>, StoreError>>>);
@@ -131,6 +131,9 @@ mod tests {
         }
         fn is_empty(&self) -> Result<bool, StoreError> {
             unreachable!("the decision is made on the record")
+        }
+        fn revision(&self) -> Result<Revision, StoreError> {
+            Ok(Revision(0))
         }
         fn add(&self, _: &UserName, _: &PasswordHash) -> Result<(), StoreError> {
             unreachable!("the decision changes nothing")

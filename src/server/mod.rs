@@ -203,7 +203,7 @@ mod tests {
 
     use super::*;
     use crate::credential::{Cost, PasswordHash, UserName};
-    use crate::store::{Store, StoreError, User};
+    use crate::store::{Revision, Store, StoreError, User};
 
     struct Nobody;
 
@@ -216,6 +216,9 @@ mod tests {
         }
         fn is_empty(&self) -> Result<bool, StoreError> {
             Ok(true)
+        }
+        fn revision(&self) -> Result<Revision, StoreError> {
+            Ok(Revision(0))
         }
         fn add(&self, _: &UserName, _: &PasswordHash) -> Result<(), StoreError> {
             Err(StoreError::UserExists)

@@ -3,6 +3,7 @@
 //! Every verb and the server share one store, across processes: what one of them has changed is
 //! what the next call in another one sees. Who may enter is not decided here.
 
+mod lease;
 mod sqlite;
 
 use std::fmt;
@@ -10,6 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::credential::{HashError, PasswordHash, UserName};
+
+/// Which state of the store somebody has seen: see [`Store::revision`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Revision(pub u64);
 
 /// A user as kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,8 +27,8 @@ pub struct User {
     pub expires: Option<SystemTime>,
 }
 
-/// Where users are kept. All calls block, for microseconds when nobody writes and at most about 5
-/// seconds when somebody does: not for threads that handle requests.
+/// Where users are kept. All calls block: looks for microseconds, changes for as long as others write, and at
+/// most about 5 seconds.
 ///
 /// Every method fails with [`StoreError::Busy`] when others kept the store locked for all that time,
 /// [`StoreError::Refused`] when what is in the file is no longer a store, and [`StoreError::Failed`] when
@@ -46,6 +51,16 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// Only those that every method has.
     fn is_empty(&self) -> Result<bool, StoreError>;
+
+    /// Equal revisions mean that nothing was changed between them, by whichever process. A change counts from
+    /// the moment when the call that made it returns: a revision that is asked for after that is another one
+    /// than all before the change.
+    ///
+    /// Asked for by every request: it may rely on an earlier reading for as long as changes wait before they return.
+    ///
+    /// # Errors
+    /// Only those that every method has.
+    fn revision(&self) -> Result<Revision, StoreError>;
 
     /// Keeps a new user, neither locked nor expiring. Durable when it returns.
     ///

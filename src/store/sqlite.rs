@@ -3,20 +3,24 @@
 //! WAL mode with `synchronous=FULL`: a commit is on the disk when it returns, and readers never wait for
 //! a writer. Every write begins with `BEGIN IMMEDIATE`, so that it waits for its turn and not halfway.
 //! A new file is made whole beside its place and then put there, so nobody ever sees half of one.
+//! Whatever is asked of a store is answered from the file that stands in its place by then.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
+use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior,
 };
 
-use super::{BUSY_TIMEOUT, BadRecord, Store, StoreError, User};
+use super::lease::{LEASE, Lease};
+use super::{BUSY_TIMEOUT, BadRecord, Revision, Store, StoreError, User};
 use crate::credential::{PasswordHash, UserName, printable};
 
 /// Says whose file it is, in the header of the file: `rest` in ASCII.
@@ -29,8 +33,40 @@ const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/0001_users.sql")];
 const SCHEMA: u32 = MIGRATIONS.len() as u32;
 
 pub(super) struct SqliteStore {
+    /// Absolute, and otherwise as given: a link may come to lead elsewhere.
     path: PathBuf,
-    connection: Mutex<Connection>,
+    files: RwLock<Files>,
+}
+
+/// The files that stood in the store's place when they were opened.
+struct Files {
+    /// The database itself, without links.
+    path: PathBuf,
+    database: Stamp,
+    /// The companions that SQLite keeps beside it: `-wal` and `-shm`.
+    companions: Vec<(PathBuf, Stamp)>,
+    /// Before the other, so that it is closed first: the last one to be closed folds the `-wal` in.
+    watch: Mutex<Watch>,
+    main: Mutex<Connection>,
+}
+
+/// What tells when somebody changes the store.
+struct Watch {
+    /// How many files before this one have stood in the store's place.
+    epoch: u32,
+    /// Opened when the first revision is asked for, and never written to: `data_version` does not count what its own
+    /// connection commits.
+    connection: Option<Connection>,
+    lease: Lease<Revision>,
+}
+
+/// Tells one file from another that has taken its name, and a file from itself after somebody wrote over it.
+/// While a file is open, no other one can get its numbers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    file: (u64, u64),
+    size: u64,
+    written: (i64, i64),
 }
 
 pub(super) fn engine() -> String {
@@ -46,34 +82,56 @@ impl SqliteStore {
             Err(e) if e.kind() == io::ErrorKind::NotFound => create(&path)?,
             Err(e) => return Err(cannot("open", &path, &e)),
         }
-        // The companions of the file stand beside the file itself, not beside a link to it.
-        let path = fs::canonicalize(&path).map_err(|e| cannot("open", &path, &e))?;
-        check_files(&path)?;
-        let mut connection = connect(&path)?;
-        upgrade(&mut connection, &path)?;
-        Ok(Self { path, connection: Mutex::new(connection) })
+        let files = RwLock::new(Files::open(&path, 0)?);
+        Ok(Self { path, files })
     }
 
-    /// A panic while the connection was held leaves nothing half done: rusqlite rolls back.
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The files that stand in the store's place now.
+    fn files(&self) -> Result<RwLockReadGuard<'_, Files>, StoreError> {
+        let read = || self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let files = read();
+        if files.database == Stamp::of(&self.path)? {
+            return Ok(files);
+        }
+        drop(files);
+        self.reopen()?;
+        Ok(read())
+    }
+
+    /// Turns to what stands in the store's place now.
+    fn reopen(&self) -> Result<(), StoreError> {
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        let now = Stamp::of(&self.path)?;
+        if files.database == now {
+            return Ok(()); // another thread was faster
+        }
+        if files.database.file != now.file {
+            files.retire();
+        }
+        let epoch = files.watch().epoch.wrapping_add(1);
+        *files = Files::open(&self.path, epoch)?;
+        Ok(())
     }
 
     fn error(&self, e: rusqlite::Error) -> StoreError {
         store_error(e, &self.path)
     }
 
-    /// Runs one statement in a transaction of its own; how many rows it changed.
+    /// Runs one statement in a transaction of its own; how many rows it changed. It returns when the change counts
+    /// for every reader.
     fn write(&self, sql: &str, values: impl rusqlite::Params) -> Result<usize, StoreError> {
-        let mut connection = self.connection();
-        let run = || -> rusqlite::Result<usize> {
+        let run = |connection: &mut Connection| -> rusqlite::Result<usize> {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let changed = transaction.prepare_cached(sql)?.execute(values)?;
             transaction.commit()?;
             Ok(changed)
         };
-        run().map_err(|e| self.error(e))
+        let changed = run(&mut self.files()?.main()).map_err(|e| self.error(e));
+        // Also when nothing was changed, and when it is not known what was: another process may have done
+        // it just now.
+        thread::sleep(LEASE);
+        changed
     }
 
     fn read<T>(
@@ -82,17 +140,105 @@ impl SqliteStore {
         values: impl rusqlite::Params,
         row: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        self.connection()
+        self.files()?
+            .main()
             .prepare_cached(sql)
             .and_then(|mut statement| statement.query_row(values, row))
             .map_err(|e| self.error(e))
     }
 }
 
+impl Files {
+    fn open(path: &Path, epoch: u32) -> Result<Self, StoreError> {
+        let database = Stamp::of(path)?;
+        // The companions of the file stand beside the file itself, not beside a link to it.
+        let path = fs::canonicalize(path).map_err(|e| cannot("open", path, &e))?;
+        check_files(&path)?;
+        let mut main = connect(&path)?;
+        upgrade(&mut main, &path)?;
+        let companions = companions(&path)
+            .filter_map(|file| Stamp::of(&file).ok().map(|stamp| (file, stamp)))
+            .collect();
+        let watch = Mutex::new(Watch { epoch, connection: None, lease: Lease::new() });
+        Ok(Self { path, database, companions, watch, main: Mutex::new(main) })
+    }
+
+    /// A panic while the connection was held leaves nothing half done: rusqlite rolls back.
+    fn main(&self) -> MutexGuard<'_, Connection> {
+        self.main.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watch(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes leave of a database that was moved or deleted. Its companions kept their names, and SQLite would take
+    /// them for the companions of whatever stands in its place now.
+    fn retire(&mut self) {
+        let main = self.main.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let folded = main.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+            row.get::<_, i32>(0).map(|busy| busy == 0)
+        });
+        if !matches!(folded, Ok(true)) {
+            let path = printable(&self.path.to_string_lossy());
+            log::warn!(
+                "{path} was replaced, and the last changes of the old one could not be kept"
+            );
+        }
+        let watch = self.watch.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // SQLite must not delete by name what is no longer its own.
+        for connection in std::iter::once(main).chain(watch.connection.as_mut()) {
+            if let Err(e) =
+                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+            {
+                log::warn!("cannot leave a replaced database alone: {e}");
+            }
+        }
+        for (file, stamp) in &self.companions {
+            let ours = Stamp::of(file).is_ok_and(|now| now.file == stamp.file);
+            if let Err(e) = if ours { fs::remove_file(file) } else { Ok(()) } {
+                log::warn!("{}", cannot("remove", file, &e));
+            }
+        }
+    }
+}
+
+impl Watch {
+    fn revision(&mut self, now: Instant, path: &Path) -> Result<Revision, StoreError> {
+        let (epoch, connection) = (u64::from(self.epoch), &mut self.connection);
+        self.lease.renew(now, || {
+            let connection = match connection {
+                Some(connection) => connection,
+                None => connection.insert(connect_to_read(path)?),
+            };
+            connection
+                .prepare_cached("PRAGMA data_version")
+                .and_then(|mut statement| statement.query_row([], |row| row.get::<_, u32>(0)))
+                .map(|version| Revision(epoch << 32 | u64::from(version)))
+                .map_err(|e| store_error(e, path))
+        })
+    }
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Result<Self, StoreError> {
+        fs::metadata(path).map(|meta| Self::new(&meta)).map_err(|e| cannot("open", path, &e))
+    }
+
+    fn new(meta: &Metadata) -> Self {
+        Self {
+            file: (meta.dev(), meta.ino()),
+            size: meta.size(),
+            written: (meta.mtime(), meta.mtime_nsec()),
+        }
+    }
+}
+
 impl Store for SqliteStore {
     fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        let connection = self.connection();
-        let found = connection
+        let files = self.files()?;
+        let found = files
+            .main()
             .prepare_cached("SELECT hash, locked, expires FROM users WHERE name = ?1")
             .and_then(|mut statement| {
                 statement.query_row([name.as_str()], |row| Ok(user(row))).optional()
@@ -109,6 +255,17 @@ impl Store for SqliteStore {
 
     fn is_empty(&self) -> Result<bool, StoreError> {
         self.read("SELECT NOT EXISTS (SELECT 1 FROM users)", [], |row| row.get(0))
+    }
+
+    fn revision(&self) -> Result<Revision, StoreError> {
+        let now = Instant::now();
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(revision) = files.watch().lease.current(now) {
+            return Ok(revision);
+        }
+        drop(files);
+        let files = self.files()?;
+        files.watch().revision(now, &files.path)
     }
 
     fn add(&self, name: &UserName, hash: &PasswordHash) -> Result<(), StoreError> {
@@ -153,6 +310,20 @@ fn create(path: &Path) -> Result<(), StoreError> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     create_folders(folder)?;
     let failed = |e: &io::Error| cannot("create", path, e);
+    // Whoever makes the database makes the companions after it. So these are of one that is gone, and SQLite
+    // would bring back what is in them.
+    if let Some(left) = companions(path).find(|file| file.exists())
+        && !path.exists()
+    {
+        return Err(StoreError::Refused {
+            path: path.to_owned(),
+            why: format!("it is missing, but its companion {} is there", shell_word(&left)),
+            hint: Some(format!(
+                "put the database back, or remove the companion: rm {}",
+                shell_word(&left)
+            )),
+        });
+    }
     let fresh = tempfile::Builder::new()
         .prefix(".resttool-new-")
         .tempfile_in(folder)
@@ -190,18 +361,25 @@ fn create_folders(folder: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// What SQLite keeps beside a database: the write-ahead log and its index.
+fn companions(path: &Path) -> impl Iterator<Item = PathBuf> {
+    ["-wal", "-shm"].into_iter().map(|suffix| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    })
+}
+
 /// Refuses files that others may read or write, and what is no file.
 fn check_files(path: &Path) -> Result<(), StoreError> {
     let refused = |path: &Path, why: String, hint| {
         Err(StoreError::Refused { path: path.to_owned(), why, hint })
     };
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        let file = Path::new(&name);
+    for file in std::iter::once(path.to_owned()).chain(companions(path)) {
+        let file = file.as_path();
         let meta = match fs::metadata(file) {
             Ok(meta) => meta,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !suffix.is_empty() => continue,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && file != path => continue,
             Err(e) => return Err(cannot("open", file, &e)),
         };
         if !meta.is_file() {
@@ -231,6 +409,14 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
         Ok(connection)
     };
     open().map_err(|e| store_error(e, path))
+}
+
+/// A connection that only ever reads, and waits for nobody.
+fn connect_to_read(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(path, flags)
+        .and_then(|connection| connection.busy_timeout(Duration::ZERO).map(|()| connection))
+        .map_err(|e| store_error(e, path))
 }
 
 /// Makes the schema in a file that holds nothing.
@@ -359,6 +545,12 @@ mod tests {
 
     fn name(raw: &str) -> UserName {
         UserName::parse(raw).unwrap()
+    }
+
+    /// The revision as the file has it: no earlier reading is relied on.
+    fn read_revision(store: &SqliteStore) -> Result<Revision, StoreError> {
+        store.files.read().unwrap().watch().lease = Lease::new();
+        store.revision()
     }
 
     fn hash() -> PasswordHash {
@@ -588,7 +780,7 @@ mod tests {
     fn a_store_that_is_kept_locked_is_busy_and_one_that_is_lost_fails() {
         let place = Place::new();
         let store = place.open();
-        store.connection().busy_timeout(Duration::ZERO).unwrap();
+        store.files().unwrap().main().busy_timeout(Duration::ZERO).unwrap();
         let other = Connection::open(place.path()).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
         assert!(matches!(store.add(&name("roy"), &hash()), Err(StoreError::Busy)));
@@ -602,6 +794,128 @@ mod tests {
         assert_eq!(shell_word(Path::new("/a/b-1.db")), "/a/b-1.db");
         assert_eq!(shell_word(Path::new("/a b/it's.db")), r"'/a b/it'\''s.db'");
         assert_eq!(shell_word(Path::new("/a\nb")), r"'/a\nb'");
+    }
+
+    #[test]
+    fn a_revision_is_another_one_after_every_change_and_only_then() {
+        let place = Place::new();
+        let (one, other) = (place.open(), place.open());
+        let mut seen = vec![one.revision().unwrap()];
+        let mut look = |changed| {
+            let now = read_revision(&one).unwrap();
+            assert_eq!(!seen.contains(&now), changed, "{seen:?}, {now:?}");
+            seen.push(now);
+        };
+        look(false);
+        other.find(&name("roy")).unwrap();
+        other.revision().unwrap();
+        look(false);
+        other.add(&name("roy"), &hash()).unwrap();
+        look(true);
+        one.remove(&name("roy")).unwrap();
+        look(true);
+        place.sql("INSERT INTO users (name, hash) VALUES ('ann', '')");
+        look(true);
+    }
+
+    /// B-06: a reading may be as old as the lease, and the change has waited for that long.
+    #[test]
+    fn a_change_that_has_returned_is_in_every_revision_asked_for_after_it() {
+        let place = Place::new();
+        let (one, other) = (place.open(), place.open());
+        for _ in 0..50 {
+            other.add(&name("roy"), &hash()).unwrap();
+            let before = one.revision().unwrap();
+            other.remove(&name("roy")).unwrap();
+            assert_ne!(one.revision().unwrap(), before);
+            // Nothing to remove: somebody else may have just done it.
+            let before = one.revision().unwrap();
+            place.sql("INSERT INTO users (name, hash) VALUES ('roy', ''); DELETE FROM users");
+            other.remove(&name("roy")).unwrap_err();
+            assert_ne!(one.revision().unwrap(), before);
+        }
+    }
+
+    /// S-12
+    #[test]
+    fn a_database_put_in_place_of_another_is_used_and_neither_is_harmed() {
+        let place = Place::new();
+        let (path, aside) = (place.path(), place.0.path().join("aside.db"));
+        let new = place.0.path().join("new.db");
+        SqliteStore::open(&new).unwrap().add(&name("new"), &hash()).unwrap();
+        let store = place.open();
+        let before = store.revision().unwrap();
+        store.add(&name("old"), &hash()).unwrap();
+        assert!(companions(&path).all(|file| file.exists()), "the last change is in the -wal");
+
+        fs::rename(&path, &aside).unwrap();
+        fs::rename(&new, &path).unwrap();
+        assert_ne!(read_revision(&store).unwrap(), before);
+        for store in [store, place.open()] {
+            assert!(store.contains(&name("new")).unwrap());
+            assert_eq!(store.find(&name("old")).unwrap(), None);
+            store
+                .add(&name("newer"), &hash())
+                .or_else(|e| match e {
+                    StoreError::UserExists => Ok(()),
+                    e => Err(e),
+                })
+                .unwrap();
+        }
+        let aside = SqliteStore::open(&aside).unwrap();
+        assert!(aside.contains(&name("old")).unwrap(), "nothing of the old one is lost");
+        assert!(!aside.contains(&name("newer")).unwrap());
+        let check = |path| {
+            let check = Connection::open(path).unwrap();
+            check.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap()
+        };
+        assert_eq!(check(path), "ok");
+    }
+
+    /// S-12
+    #[test]
+    fn a_deleted_database_fails_until_there_is_one_again() {
+        let place = Place::new();
+        let store = place.open();
+        store.add(&name("roy"), &hash()).unwrap();
+        store.revision().unwrap();
+        let backup = place.0.path().join("backup.db");
+        place.sql(&format!("VACUUM INTO '{}'", backup.display()));
+        fs::set_permissions(&backup, Permissions::from_mode(0o600)).unwrap();
+
+        fs::remove_file(place.path()).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(read_revision(&store), Err(StoreError::Failed(_))));
+            assert!(matches!(store.find(&name("roy")), Err(StoreError::Failed(_))));
+            assert!(matches!(store.add(&name("ann"), &hash()), Err(StoreError::Failed(_))));
+        }
+        // A new one must not inherit the changes of the one that is gone.
+        let (why, hint) = place.refused();
+        let wal = format!("{}-wal", place.path().display());
+        assert_eq!(why, format!("it is missing, but its companion {wal} is there"));
+        assert!(hint.unwrap().ends_with(&format!("rm {wal}")));
+        assert!(!place.path().exists());
+
+        fs::rename(&backup, place.path()).unwrap();
+        assert!(store.contains(&name("roy")).unwrap());
+        store.revision().unwrap();
+    }
+
+    /// S-12: with `cp`, whose file keeps its numbers.
+    #[test]
+    fn a_database_that_is_written_over_is_read_anew() {
+        let place = Place::new();
+        let store = place.open();
+        store.add(&name("old"), &hash()).unwrap();
+        place.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+        assert!(store.contains(&name("old")).unwrap());
+        let before = store.revision().unwrap();
+        let new = place.0.path().join("new.db");
+        SqliteStore::open(&new).unwrap().add(&name("new"), &hash()).unwrap();
+        fs::copy(&new, place.path()).unwrap();
+        assert_ne!(read_revision(&store).unwrap(), before);
+        assert!(store.contains(&name("new")).unwrap());
+        assert!(!store.contains(&name("old")).unwrap());
     }
 
     /// S-10
