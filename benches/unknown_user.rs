@@ -14,8 +14,8 @@ use std::time::Instant;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use resttool::{
-    Authenticator, Cost, Password, Policy, Realm, StoreError, UserName, add_user, open_store,
-    run_server,
+    AuthSettings, Authenticator, Cost, Password, Policy, Realm, ServerSettings, StoreError,
+    UserName, add_user, open_store, run_server,
 };
 
 const SAMPLES: usize = 200;
@@ -28,14 +28,16 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let policy = Policy { min_length: 1, cost };
     let (hash, _) = policy.hash(&Password::parse("open-sesame")?, None)?;
     add_user(&*store, &UserName::parse("roy")?, || Ok::<_, StoreError>(hash))?;
-    let authenticator = Arc::new(Authenticator::new(store, cost)?);
+    let limits = AuthSettings { source_limit: None, user_limit: None, ..AuthSettings::default() };
+    let authenticator = Arc::new(Authenticator::new(store, &AuthSettings { cost, ..limits })?);
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let address = listener.local_addr()?;
     let realm = Realm::new(Realm::DEFAULT)?;
+    let settings = ServerSettings { realm, trusted_proxies: Vec::new() };
     let (ready, is_ready) = channel();
     // It serves until this program ends.
     std::thread::spawn(move || {
-        run_server(listener, authenticator, &realm, || {
+        run_server(listener, authenticator, &settings, || {
             ready.send(()).map_err(std::io::Error::other)?;
             Ok(std::future::pending())
         })

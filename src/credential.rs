@@ -37,6 +37,10 @@ impl UserName {
         if raw.len() > MAX_RAW_BYTES {
             return Err(NameError::TooLong);
         }
+        // Of these the profile takes each as it is (RFC 8264 section 9.11): what most names are made of.
+        if raw.len() <= Self::MAX_BYTES && raw.bytes().all(|c| c.is_ascii_graphic() && c != b':') {
+            return Ok(Self(raw.to_owned()));
+        }
         let name = UsernameCasePreserved::enforce(raw).map_err(|e| match e {
             PrecisError::BadCodepoint(info) => NameError::Character(info.cp),
             PrecisError::Invalid | PrecisError::Unexpected(_) => NameError::Direction,
@@ -406,6 +410,17 @@ mod tests {
         assert_eq!(name("a\nb"), Err(NameError::Character(0x0A)));
         assert_eq!(name("a\0b"), Err(NameError::Character(0)));
         assert_eq!(name("x\u{5D0}"), Err(NameError::Direction));
+    }
+
+    /// C-10: the short way gives what the long one would.
+    #[test]
+    fn every_ascii_name_is_what_the_profile_says() {
+        for one in 0..=0x7Fu8 {
+            let raw = format!("a{}b", char::from(one));
+            let expected =
+                UsernameCasePreserved::enforce(raw.as_str()).ok().filter(|_| one != b':');
+            assert_eq!(name(&raw).ok().as_deref(), expected.as_deref(), "{one:#x}");
+        }
     }
 
     /// C-10, B-15

@@ -10,11 +10,14 @@ mod server;
 mod store;
 mod users;
 
-pub use auth::{Authenticator, Decision};
+pub use auth::{Authenticator, Counts, Decision, Limit, Settings as AuthSettings, Unfit};
 pub use cli::run;
 pub use credential::{
     Cost, Credentials, HashError, NameError, Password, PasswordError, PasswordHash, UserName,
 };
-pub use server::{Realm, RealmError, run as run_server};
+pub use server::{
+    Network, NetworkError, NoCredentials, Realm, RealmError, Settings as ServerSettings,
+    credentials as basic_credentials, run as run_server,
+};
 pub use store::{BadRecord, Revision, Store, StoreError, User, open as open_store};
 pub use users::{Policy, PolicyError, Warning, add as add_user};

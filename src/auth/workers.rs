@@ -1,71 +1,147 @@
 //! A fixed number of threads for work that takes long, behind a bounded queue. What the work is, they
 //! don't know.
+//!
+//! They have the lowest priority there is: a thread that handles requests never waits for one of them to give
+//! up a core.
 
+use std::collections::VecDeque;
 use std::io;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use tokio::sync::oneshot;
+use rustix::process::setpriority_process;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// The niceness of the workers: setpriority(2) knows no lower priority.
+const NICE: i32 = 19;
+
 /// The threads. Dropped, they finish what they are at and what is queued, and end.
 pub(super) struct Workers {
-    /// `None` only while being dropped.
-    queue: Option<SyncSender<Job>>,
+    queue: Arc<Queue>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Why there is no result.
+/// There was no room in the queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Lost {
-    /// The queue was full, and the work was not begun.
-    Full,
-    /// The work panicked, or no worker is left.
-    Died,
+pub(super) struct Full;
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    /// No more jobs are done than those that wait.
+    closed: bool,
+    alive: usize,
 }
 
 impl Workers {
     /// # Errors
     /// When the system gives no more threads.
-    pub(super) fn start(threads: NonZeroUsize, queue: usize) -> io::Result<Self> {
-        let (sender, jobs) = sync_channel::<Job>(queue);
-        let jobs = Arc::new(Mutex::new(jobs));
-        let threads = (0..threads.get())
-            .map(|n| {
-                let jobs = Arc::clone(&jobs);
-                thread::Builder::new().name(format!("hash-{n}")).spawn(move || work(&jobs))
-            })
-            .collect::<io::Result<_>>()?;
-        Ok(Self { queue: Some(sender), threads })
+    pub(super) fn start(threads: NonZeroUsize) -> io::Result<Self> {
+        let mut workers = Self { queue: Arc::default(), threads: Vec::new() };
+        for n in 0..threads.get() {
+            workers.queue.state().alive += 1;
+            let alive = Alive(Arc::clone(&workers.queue));
+            let thread = thread::Builder::new().name(format!("hash-{n}"));
+            // When one fails to start, those before it are ended by the drop.
+            workers.threads.push(thread.spawn(move || work(&alive.0))?);
+        }
+        Ok(workers)
     }
 
-    /// Has `work` done by one of the threads. It is skipped if nobody waits for it any more.
-    pub(super) async fn run<T: Send + 'static>(
+    /// Has a job done by one of the threads, unless `most` wait already. If no thread is left, the job is dropped:
+    /// now, or when the last one ends.
+    pub(super) fn submit(
         &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Lost> {
-        let (reply, result) = oneshot::channel();
-        let job: Job = Box::new(move || {
-            if !reply.is_closed() {
-                // Nobody may wait for it any more by now: then it is dropped.
-                let _ = reply.send(work());
+        most: usize,
+        job: impl FnOnce() + Send + 'static,
+    ) -> Result<(), Full> {
+        let mut state = self.queue.state();
+        if state.jobs.len() >= most {
+            return Err(Full);
+        }
+        if state.alive == 0 {
+            return Ok(());
+        }
+        state.jobs.push_back(Box::new(job));
+        drop(state);
+        self.queue.changed.notify_one();
+        Ok(())
+    }
+
+    fn close(&self) {
+        self.queue.state().closed = true;
+        self.queue.changed.notify_all();
+    }
+
+    /// Ends the threads, as if something had killed them.
+    #[cfg(test)]
+    pub(super) fn kill(&mut self) {
+        self.close();
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+    }
+
+    /// How many threads there are.
+    pub(super) fn threads(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// How many jobs wait for a thread.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.state().jobs.len()
+    }
+}
+
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job; waits for one. `None` when there will be none any more.
+    fn next(&self) -> Option<Job> {
+        let mut state = self.state();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
             }
-        });
-        match self.queue.as_ref().map(|queue| queue.try_send(job)) {
-            Some(Ok(())) => result.await.map_err(|_| Lost::Died),
-            Some(Err(TrySendError::Full(_))) => Err(Lost::Full),
-            Some(Err(TrySendError::Disconnected(_))) | None => Err(Lost::Died),
+            if state.closed {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// A thread that lives.
+struct Alive(Arc<Queue>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.alive -= 1;
+        if state.alive == 0 {
+            // Nobody will do them; who waits for them is to know. They are dropped outside of the lock, since that
+            // is foreign code.
+            let left = std::mem::take(&mut state.jobs);
+            drop(state);
+            drop(left);
         }
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.queue = None;
+        self.close();
         for thread in self.threads.drain(..) {
             // It catches the panics of its work, so it has none of its own to report.
             let _ = thread.join();
@@ -73,11 +149,12 @@ impl Drop for Workers {
     }
 }
 
-fn work(jobs: &Mutex<Receiver<Job>>) {
-    loop {
-        // One waits for the queue, the others for the lock: either way for work.
-        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
+fn work(queue: &Queue) {
+    // Of this thread alone: setpriority(2) says so for Linux.
+    if let Err(e) = setpriority_process(None, NICE) {
+        log::warn!("cannot lower the priority of a hash worker: {e}");
+    }
+    while let Some(job) = queue.next() {
         // A panic costs the one who asked their answer, not the others their worker. It has been
         // reported by the panic hook.
         let _ = catch_unwind(AssertUnwindSafe(job));
@@ -86,66 +163,97 @@ fn work(jobs: &Mutex<Receiver<Job>>) {
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
-    use std::pin::pin;
     use std::sync::mpsc::channel;
-    use std::task::{Context, Poll, Waker};
 
-    use futures_executor::block_on;
+    use rustix::process::getpriority_process;
 
     use super::*;
 
-    fn one_worker(queue: usize) -> Workers {
-        Workers::start(NonZeroUsize::MIN, queue).unwrap()
+    fn one_worker() -> Workers {
+        Workers::start(NonZeroUsize::MIN).unwrap()
+    }
+
+    /// Has `work` done, and gives what it gave.
+    fn run<T: Send + 'static>(workers: &Workers, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, is_done) = channel();
+        workers.submit(usize::MAX, move || done.send(work()).unwrap()).unwrap();
+        is_done.recv().unwrap()
     }
 
     /// P-18
     #[test]
     fn a_panic_loses_the_answer_and_not_the_worker() {
-        let workers = one_worker(1);
-        let lost = block_on(workers.run(|| panic!("on purpose")));
-        assert_eq!(lost, Err::<(), _>(Lost::Died));
-        assert_eq!(block_on(workers.run(|| 7)), Ok(7));
+        let workers = one_worker();
+        let (held, dropped) = channel::<()>();
+        workers
+            .submit(1, move || {
+                let _held = held;
+                panic!("on purpose")
+            })
+            .unwrap();
+        dropped.recv().unwrap_err();
+        assert_eq!(run(&workers, || 7), 7);
     }
 
+    /// B-04
     #[test]
-    fn the_queue_is_bounded_and_what_nobody_waits_for_is_skipped() {
-        let workers = one_worker(1);
+    fn the_queue_is_bounded() {
+        let workers = one_worker();
         let (begun, has_begun) = channel();
         let (go_on, may_go_on) = channel::<()>();
-        let mut idle = Context::from_waker(Waker::noop());
-
-        let mut first = pin!(workers.run(move || {
-            begun.send(()).unwrap();
-            may_go_on.recv().unwrap();
-        }));
-        assert_eq!(first.as_mut().poll(&mut idle), Poll::Pending);
+        workers.submit(0, || ()).expect_err("a queue of none is full");
+        workers
+            .submit(1, move || {
+                begun.send(()).unwrap();
+                may_go_on.recv().unwrap();
+            })
+            .unwrap();
         has_begun.recv().unwrap();
-        {
-            let mut queued = pin!(workers.run(|| panic!("nobody waits for this")));
-            assert_eq!(queued.as_mut().poll(&mut idle), Poll::<Result<(), _>>::Pending);
-            assert_eq!(block_on(workers.run(|| ())), Err(Lost::Full));
+        for n in 0..3 {
+            assert_eq!(workers.waiting(), n);
+            workers.submit(3, || ()).unwrap();
         }
+        assert_eq!(workers.submit(3, || ()), Err(Full));
         go_on.send(()).unwrap();
-        assert_eq!(block_on(first), Ok(()));
+        run(&workers, || ());
+        assert_eq!(workers.waiting(), 0);
+    }
+
+    /// P-18
+    #[test]
+    fn without_a_thread_a_job_is_dropped_and_not_kept() {
+        let mut workers = one_worker();
+        workers.kill();
+        let (held, dropped) = channel::<()>();
+        workers.submit(1, move || drop(held)).unwrap();
+        dropped.recv().unwrap_err();
+        assert_eq!(workers.waiting(), 0);
     }
 
     #[test]
-    fn dropping_the_workers_waits_for_what_they_are_at() {
-        let workers = one_worker(1);
+    fn the_workers_give_way_to_everybody_else_and_nobody_else_does() {
+        let ours = getpriority_process(None).unwrap();
+        assert_eq!(run(&one_worker(), || getpriority_process(None).unwrap()), NICE);
+        assert_eq!(getpriority_process(None).unwrap(), ours);
+    }
+
+    #[test]
+    fn dropping_the_workers_waits_for_what_they_are_at_and_for_the_queue() {
+        let workers = one_worker();
         let (begun, has_begun) = channel();
         let (go_on, may_go_on) = channel::<()>();
         let held = Arc::new(());
-        let holds = Arc::clone(&held);
-        let mut work = Box::pin(workers.run(move || {
-            begun.send(()).unwrap();
-            may_go_on.recv().unwrap();
-            drop(holds);
-        }));
-        let mut idle = Context::from_waker(Waker::noop());
-        assert_eq!(work.as_mut().poll(&mut idle), Poll::Pending);
+        let holds = [Arc::clone(&held), Arc::clone(&held)];
+        let [first, second] = holds;
+        workers
+            .submit(2, move || {
+                begun.send(()).unwrap();
+                may_go_on.recv().unwrap();
+                drop(first);
+            })
+            .unwrap();
         has_begun.recv().unwrap();
-        drop(work);
+        workers.submit(2, move || drop(second)).unwrap();
         go_on.send(()).unwrap();
         drop(workers);
         assert_eq!(Arc::strong_count(&held), 1, "the work has ended");

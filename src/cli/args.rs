@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, value_parser};
 
+use crate::auth::Limit;
 use crate::credential::{self, HashError, printable};
+use crate::server::Network;
 
 /// A gate in front of REST APIs: HTTP Basic against users in one SQLite file with bcrypt hashes
 #[derive(Parser, Debug)]
@@ -38,7 +41,8 @@ pub(super) enum Verb {
 /// Answer /rest-auth for users who show the right name and password
 #[derive(Args, Debug)]
 #[command(after_long_help = "Routes:
-  GET /rest-auth   200 with the right name and password, 401 with others, 503 when that can't be found out
+  GET /rest-auth   200 with the right name and password, 401 with others, 429 after too many wrong ones,
+                   503 when it can't be found out
   GET /healthz     200, without credentials and without a look at the users
 
 SIGTERM and SIGINT (Ctrl-C) let the requests in flight finish.
@@ -46,6 +50,7 @@ SIGTERM and SIGINT (Ctrl-C) let the requests in flight finish.
 Examples:
   resttool serve
   resttool serve --port 0 --realm 'Wine cellar'
+  resttool serve --trusted-proxy 127.0.0.1 --source-failures 5/10m
   RESTTOOL_PORT=8080 resttool serve")]
 pub(super) struct Serve {
     /// The address to listen on
@@ -72,9 +77,99 @@ pub(super) struct Serve {
     #[command(flatten)]
     pub(super) cost: Cost,
 
+    /// How many threads compute hashes; default: one for each core
+    #[arg(
+        long,
+        value_name = "N",
+        env = "RESTTOOL_HASH_WORKERS",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=256)
+    )]
+    pub(super) hash_workers: Option<usize>,
+
+    /// How many tries may wait for a hash; default: two seconds of work, as long as hashes are seen to take
+    #[arg(
+        long,
+        value_name = "N",
+        env = "RESTTOOL_QUEUE",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=65_536)
+    )]
+    pub(super) queue: Option<usize>,
+
+    /// How many verified passwords are remembered at most; 0 remembers none
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 65_536,
+        env = "RESTTOOL_CACHE_ENTRIES",
+        value_parser = RangedU64ValueParser::<usize>::new().range(0..=1_048_576)
+    )]
+    pub(super) cache_entries: usize,
+
+    /// How long a verified password is remembered that nobody uses: 90s, 30m, 1h
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "1h",
+        env = "RESTTOOL_CACHE_LIFETIME",
+        value_parser = lifetime
+    )]
+    pub(super) cache_lifetime: Duration,
+
+    /// How often one source may fail in a time; 0 is no limit
+    #[arg(
+        long,
+        value_name = "N/TIME",
+        default_value = "10/1m",
+        env = "RESTTOOL_SOURCE_FAILURES",
+        value_parser = failures
+    )]
+    pub(super) source_failures: Failures,
+
+    /// How often one user's password may be guessed wrong in a time, by sources that never knew it; 0 is no limit
+    #[arg(
+        long,
+        value_name = "N/TIME",
+        default_value = "30/1m",
+        env = "RESTTOOL_USER_FAILURES",
+        value_parser = failures
+    )]
+    pub(super) user_failures: Failures,
+
+    /// A proxy whose X-Forwarded-For is believed: an address or a network, as 10.0.0.0/8; may be repeated
+    #[arg(long, value_name = "CIDR", env = "RESTTOOL_TRUSTED_PROXY", value_delimiter = ',')]
+    pub(super) trusted_proxy: Vec<Network>,
+
     /// How much to log, on stderr: off, error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "RESTTOOL_LOG_LEVEL")]
     pub(super) log_level: log::LevelFilter,
+
+    /// Log every grant, those of remembered passwords too
+    #[arg(long, env = "RESTTOOL_AUDIT_HITS", value_parser = BoolishValueParser::new())]
+    pub(super) audit_hits: bool,
+}
+
+/// A limit on failures, or none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failures(pub(super) Option<Limit>);
+
+fn failures(text: &str) -> Result<Failures, String> {
+    if text == "0" {
+        return Ok(Failures(None));
+    }
+    let limit = text.split_once('/').and_then(|(failures, period)| {
+        Limit::new(failures.parse().ok()?, humantime::parse_duration(period).ok()?)
+    });
+    limit.map(|limit| Failures(Some(limit))).ok_or_else(|| {
+        format!("expected 0, or 1 to {} failures in 1s to 24h, as 10/1m", Limit::MAX_FAILURES)
+    })
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|time| (Duration::from_secs(1)..=30 * DAY).contains(time))
+        .ok_or_else(|| "expected a time from 1s to 30d, as 90s, 30m or 1h".to_owned())
 }
 
 /// Add a user

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::args;
 use super::exit::{Exit, Failure};
-use crate::auth::Authenticator;
+use crate::auth::{self, Authenticator};
 use crate::credential::printable;
 use crate::server::{self, Realm};
 use crate::store;
@@ -22,6 +23,7 @@ use crate::store;
 pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> {
     let realm = Realm::new(&args.realm)
         .map_err(|e| Failure::new(Exit::Usage, format_args!("--realm: {e}")))?;
+    let settings = server::Settings { realm, trusted_proxies: args.trusted_proxy.clone() };
     let addresses = addresses(args)?;
     start_log(args.log_level);
     let store = store::open(database)?;
@@ -31,9 +33,9 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
         let path = printable(&database.to_string_lossy());
         log::warn!("there is no user yet: add one with 'resttool useradd NAME --database {path}'");
     }
-    let authenticator = Authenticator::new(store, args.cost.parse()?)
+    let authenticator = Authenticator::new(store, &decisions(args)?)
         .map_err(|e| Failure::new(Exit::Failed, format_args!("cannot start hash workers: {e}")))?;
-    server::run(listener, Arc::new(authenticator), &realm, || {
+    server::run(listener, Arc::new(authenticator), &settings, || {
         let stop = signals()?;
         log::info!("listening on http://{address}");
         Ok(stop)
@@ -43,10 +45,29 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
     Ok(())
 }
 
+/// How decisions are to be made.
+fn decisions(args: &args::Serve) -> Result<auth::Settings, Failure> {
+    let usual = auth::Settings::default();
+    Ok(auth::Settings {
+        cost: args.cost.parse()?,
+        workers: args.hash_workers.and_then(NonZeroUsize::new).unwrap_or(usual.workers),
+        queue: args.queue,
+        cache_entries: args.cache_entries,
+        cache_lifetime: args.cache_lifetime,
+        source_limit: args.source_failures.0,
+        user_limit: args.user_failures.0,
+        audit_hits: args.audit_hits,
+    })
+}
+
 /// What the libraries below have to say is for whoever looks for a fault.
 fn start_log(level: LevelFilter) {
     let below = if level == LevelFilter::Info { LevelFilter::Warn } else { level };
-    env_logger::Builder::new().filter_level(below).filter_module("resttool", level).init();
+    env_logger::Builder::new()
+        .filter_level(below)
+        .filter_module("resttool", level)
+        .filter_module("audit", level)
+        .init();
 }
 
 /// The addresses that the host stands for. Passwords must not leave the machine in the clear unasked.

@@ -14,19 +14,22 @@ const MAX_FIELD: usize = 8 * 1024;
 
 /// Why there are no credentials to decide on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum NoCredentials {
+pub enum NoCredentials {
     /// No Authorization field at all: the client waits for the challenge.
     Missing,
     /// There is one, and it can't be right, whoever is in the store.
     Malformed,
     /// There are several.
     Repeated,
-    /// It is over [`MAX_FIELD`].
+    /// It is over 8 KiB.
     TooLong,
 }
 
 /// The credentials that a request shows.
-pub(super) fn credentials(headers: &HeaderMap) -> Result<Credentials, NoCredentials> {
+///
+/// # Errors
+/// Says why there are none to decide on.
+pub fn credentials(headers: &HeaderMap) -> Result<Credentials, NoCredentials> {
     let mut fields = headers.get_all(AUTHORIZATION);
     let field = fields.next().ok_or(NoCredentials::Missing)?;
     if fields.next().is_some() {

@@ -5,12 +5,14 @@
 
 mod basic;
 mod challenge;
+mod peer;
 
 use std::future::Future;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -24,9 +26,10 @@ use actix_web::{
 };
 use futures_util::FutureExt;
 
-use crate::auth::{Authenticator, Decision};
-use basic::NoCredentials;
+use crate::auth::{Authenticator, Decision, Unfit};
+pub use basic::{NoCredentials, credentials};
 pub use challenge::{Realm, RealmError};
+pub use peer::{Network, NetworkError};
 
 /// The longest head of a request, in bytes, that is looked at.
 const MAX_HEAD: usize = 64 * 1024;
@@ -34,23 +37,40 @@ const MAX_HEAD: usize = 64 * 1024;
 /// How long requests in flight may take to finish when the server stops, in seconds.
 const SHUTDOWN_SECONDS: u64 = 10;
 
+/// How the server speaks, and whom it listens to.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What is protected.
+    pub realm: Realm,
+    /// The proxies whose X-Forwarded-For is believed.
+    pub trusted_proxies: Vec<Network>,
+}
+
 /// What the routes share.
 struct Gate {
     authenticator: Arc<Authenticator>,
+    trusted_proxies: Vec<Network>,
     /// The fields of every 401. The framework's map puts its fields in a random order, which copies of a
     /// map share: so all refusals are the same to the byte, and tell nothing by their order.
     denied: HeaderMap,
 }
 
 impl Gate {
-    fn new(authenticator: Arc<Authenticator>, realm: &Realm) -> Self {
+    fn new(authenticator: Arc<Authenticator>, settings: &Settings) -> Self {
         let denied = response(StatusCode::UNAUTHORIZED)
-            .insert_header((header::WWW_AUTHENTICATE, realm.challenge()))
+            .insert_header((header::WWW_AUTHENTICATE, settings.realm.challenge()))
             .content_type(ContentType::plaintext())
             .finish()
             .headers()
             .clone();
-        Self { authenticator, denied }
+        Self { authenticator, trusted_proxies: settings.trusted_proxies.clone(), denied }
+    }
+
+    /// The address that a request comes from.
+    fn source(&self, request: &HttpRequest) -> IpAddr {
+        // There is always a peer but in unit tests, whose requests come over no connection.
+        let peer = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
+        peer::source(&self.trusted_proxies, peer, request.headers())
     }
 
     // A new decision must be given its response here: nothing may fall through to another one's.
@@ -65,6 +85,10 @@ impl Gate {
                 response.headers_mut().clone_from(&self.denied);
                 response.set_body(BoxBody::new("Unauthorized Access"))
             }
+            Decision::Throttled { retry_after } => response(StatusCode::TOO_MANY_REQUESTS)
+                .insert_header((header::RETRY_AFTER, whole_seconds(retry_after)))
+                .content_type(ContentType::plaintext())
+                .body("Too Many Requests"),
             Decision::Overloaded => response(StatusCode::SERVICE_UNAVAILABLE)
                 .insert_header((header::RETRY_AFTER, "1"))
                 .content_type(ContentType::plaintext())
@@ -72,6 +96,11 @@ impl Gate {
             Decision::Unavailable => text(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
         }
     }
+}
+
+/// Seconds, rounded up: before that it is too early.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
 /// Serves `listener` until told to stop, then lets requests in flight finish, for 10 seconds at most.
@@ -83,13 +112,13 @@ impl Gate {
 pub fn run<S>(
     listener: TcpListener,
     authenticator: Arc<Authenticator>,
-    realm: &Realm,
+    settings: &Settings,
     ready: impl FnOnce() -> io::Result<S>,
 ) -> io::Result<()>
 where
     S: Future<Output = ()> + 'static,
 {
-    let gate = web::Data::new(Gate::new(authenticator, realm));
+    let gate = web::Data::new(Gate::new(authenticator, settings));
     rt::System::new().block_on(async move {
         let server = HttpServer::new(move || {
             App::new()
@@ -114,13 +143,20 @@ where
 }
 
 async fn rest_auth(request: HttpRequest, gate: web::Data<Gate>) -> HttpResponse {
-    let decision = match basic::credentials(request.headers()) {
-        Ok(shown) => gate.authenticator.decide(shown).await,
-        Err(NoCredentials::Missing | NoCredentials::Malformed) => Decision::Denied,
-        Err(NoCredentials::Repeated) => return text(StatusCode::BAD_REQUEST, "Bad Request"),
-        Err(NoCredentials::TooLong) => return too_long(),
+    let source = gate.source(&request);
+    let authenticator = &gate.authenticator;
+    let why = match credentials(request.headers()) {
+        Ok(shown) => return gate.answer(authenticator.decide(source, shown).await),
+        Err(why) => why,
     };
-    gate.answer(decision)
+    let missing = why == NoCredentials::Missing;
+    let unfit = if missing { Unfit::Missing } else { Unfit::Malformed };
+    let denied = authenticator.turn_away(source, unfit);
+    match why {
+        NoCredentials::Missing | NoCredentials::Malformed => gate.answer(denied),
+        NoCredentials::Repeated => text(StatusCode::BAD_REQUEST, "Bad Request"),
+        NoCredentials::TooLong => too_long(),
+    }
 }
 
 async fn healthz() -> HttpResponse {
@@ -202,7 +238,8 @@ mod tests {
     use actix_web::test::{TestRequest, init_service};
 
     use super::*;
-    use crate::credential::{Cost, PasswordHash, UserName};
+    use crate::auth;
+    use crate::credential::{PasswordHash, UserName};
     use crate::store::{Revision, Store, StoreError, User};
 
     struct Nobody;
@@ -229,12 +266,19 @@ mod tests {
     }
 
     #[test]
-    fn every_decision_has_its_status_and_overload_says_when_to_come_back() {
-        let authenticator = Authenticator::new(Box::new(Nobody), Cost::DEFAULT).unwrap();
-        let gate = Gate::new(Arc::new(authenticator), &Realm::new(Realm::DEFAULT).unwrap());
+    fn every_decision_has_its_status_and_says_when_to_come_back_if_that_helps() {
+        let authenticator =
+            Authenticator::new(Box::new(Nobody), &auth::Settings::default()).unwrap();
+        let realm = Realm::new(Realm::DEFAULT).unwrap();
+        let settings = Settings { realm, trusted_proxies: Vec::new() };
+        let gate = Gate::new(Arc::new(authenticator), &settings);
+        let throttled = |millis| Decision::Throttled { retry_after: Duration::from_millis(millis) };
         for (decision, status, retry_after) in [
             (Decision::Granted, 200, None),
             (Decision::Denied, 401, None),
+            (throttled(6000), 429, Some("6")),
+            (throttled(6001), 429, Some("7")),
+            (throttled(1), 429, Some("1")),
             (Decision::Overloaded, 503, Some("1")),
             (Decision::Unavailable, 503, None),
         ] {

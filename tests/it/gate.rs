@@ -348,7 +348,6 @@ fn no_password_is_cut_off_and_the_empty_one_never_right() {
 fn a_hash_that_cannot_be_used_is_unavailable_for_that_user_alone() {
     let (place, server) = with_roy();
     place.add("ann", "open-sesame");
-    let mut expected = 0;
     for broken in [
         "substr(hash, 1, 59)",
         "hash || 'x'",
@@ -363,8 +362,7 @@ fn a_hash_that_cannot_be_used_is_unavailable_for_that_user_alone() {
         place.sql(&format!("UPDATE users SET hash = {broken} WHERE name = 'roy'"));
         assert_eq!(server.login("roy", "open-sesame").status, 503, "{broken}");
         assert_eq!(server.login("ann", "open-sesame").status, 200, "{broken}");
-        expected += 1;
-        assert_eq!(server.hashes_computed(), expected, "only ann's, for {broken}");
+        assert_eq!(server.hashes_computed(), 1, "only ann's first, for {broken}");
         place.sql(
             "UPDATE users SET hash = (SELECT hash FROM users WHERE name = 'ann') WHERE name = 'roy'",
         );

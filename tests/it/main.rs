@@ -8,6 +8,7 @@ mod command;
 mod framing;
 mod gate;
 mod layers;
+mod load;
 mod peers;
 mod prompt;
 mod readme;

@@ -201,5 +201,6 @@ fn the_log_says_what_it_must_and_no_more() {
     let log = serving.end().1;
     let said: Vec<_> = log.lines().map(|line| line.split_once("] ").unwrap().1).collect();
     let listening = format!("listening on http://{address}");
-    assert_eq!(said, [&listening, "stopping: requests in flight may finish", "stopped"]);
+    let granted = "outcome=granted reason=verified source=127.0.0.1 user=roy";
+    assert_eq!(said, [&listening, granted, "stopping: requests in flight may finish", "stopped"]);
 }

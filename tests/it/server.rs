@@ -7,7 +7,8 @@ use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 
 use resttool::{
-    Authenticator, Cost, Password, Policy, Realm, Store, UserName, add_user, open_store, run_server,
+    AuthSettings, Authenticator, Cost, Counts, Password, Policy, Realm, ServerSettings, Store,
+    UserName, add_user, open_store, run_server,
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -25,26 +26,37 @@ pub struct Server {
 impl Server {
     /// Serves from this store.
     pub fn on(store: Box<dyn Store>) -> Self {
-        let authenticator = Arc::new(Authenticator::new(store, cheap()).unwrap());
+        Self::with(store, &unlimited(), &[])
+    }
+
+    /// Serves from this store, with these settings and trusted proxies.
+    pub fn with(store: Box<dyn Store>, settings: &AuthSettings, proxies: &[&str]) -> Self {
+        let authenticator = Arc::new(Authenticator::new(store, settings).unwrap());
+        let realm = Realm::new(Realm::DEFAULT).unwrap();
+        let trusted_proxies = proxies.iter().map(|proxy| proxy.parse().unwrap()).collect();
+        let settings = ServerSettings { realm, trusted_proxies };
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = channel();
         let decides = Arc::clone(&authenticator);
         let thread = std::thread::spawn(move || {
-            let realm = Realm::new(Realm::DEFAULT).unwrap();
             let ready = || {
                 ready.send(()).unwrap();
                 Ok(async { stopped.await.unwrap() })
             };
-            run_server(listener, decides, &realm, ready).unwrap();
+            run_server(listener, decides, &settings, ready).unwrap();
         });
         is_ready.recv().unwrap();
         Self { address, authenticator, stop: Some(stop), thread: Some(thread) }
     }
 
+    pub fn counts(&self) -> Counts {
+        self.authenticator.counts()
+    }
+
     pub fn hashes_computed(&self) -> u64 {
-        self.authenticator.hashes_computed()
+        self.counts().hashes
     }
 
     pub fn ask(&self, request: &Request) -> Reply {
@@ -103,10 +115,21 @@ impl Place {
         add_user(&*self.store(), &name, || Ok::<_, resttool::StoreError>(hash)).unwrap();
     }
 
+    /// Changes the database, and returns when that counts for a running server, as our own commands do.
+    pub fn change(&self, sql: &str) {
+        self.sql(sql);
+        self.store().remove(&name("is-no-user")).unwrap_err();
+    }
+
     /// What another program does to the database.
     pub fn sql(&self, sql: &str) {
         rusqlite::Connection::open(self.database()).unwrap().execute_batch(sql).unwrap();
     }
+}
+
+/// Cheap hashes, and no limit on failures: tests fail often.
+pub fn unlimited() -> AuthSettings {
+    AuthSettings { cost: cheap(), source_limit: None, user_limit: None, ..AuthSettings::default() }
 }
 
 /// A store with the user roy, whose password is `open-sesame`, and a server on it.

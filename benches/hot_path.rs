@@ -1,0 +1,72 @@
+//! What a request costs beside HTTP itself: `cargo bench --bench hot_path`. Nanoseconds, medians of 11 rounds.
+
+use std::error::Error;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures_executor::block_on;
+use resttool::{
+    AuthSettings, Authenticator, Cost, Credentials, Decision, Limit, Password, Policy, StoreError,
+    UserName, add_user, basic_credentials, open_store,
+};
+
+const ROUNDS: usize = 11;
+const EACH: u32 = 100_000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let folder = tempfile::tempdir()?;
+    let store = open_store(&folder.path().join("users.db"))?;
+    let cost = Cost::new(Cost::MIN)?;
+    let policy = Policy { min_length: 1, cost };
+    let (hash, _) = policy.hash(&Password::parse("open-sesame")?, None)?;
+    add_user(&*store, &UserName::parse("roy")?, || Ok::<_, StoreError>(hash))?;
+    let once_a_day = Limit::new(1, Limit::MAX_PERIOD);
+    let settings = AuthSettings { cost, source_limit: once_a_day, ..AuthSettings::default() };
+    let authenticator = Authenticator::new(store, &settings)?;
+    let decide = |shown| block_on(authenticator.decide(here, shown));
+
+    let mut fields = HeaderMap::new();
+    let value = format!("Basic {}", STANDARD.encode("roy:open-sesame"));
+    fields.insert(AUTHORIZATION, HeaderValue::from_str(&value)?);
+    measure("header to credentials", || basic_credentials(black_box(&fields)).is_ok())?;
+
+    let right = credentials("open-sesame")?;
+    decide(right.clone());
+    measure("a copy of the credentials", || {
+        black_box(right.clone());
+        true
+    })?;
+    measure("that, and a hit in the cache", || decide(right.clone()) == Decision::Granted)?;
+    let wrong = credentials("wrong")?;
+    decide(wrong.clone());
+    measure("that, and a refusal by the throttle", || {
+        matches!(decide(wrong.clone()), Decision::Throttled { .. })
+    })
+}
+
+fn credentials(password: &str) -> Result<Credentials, Box<dyn Error>> {
+    Ok(Credentials { user: UserName::parse("roy")?, password: Password::parse(password)? })
+}
+
+/// Fails when the work does: another path than the one that is meant would be measured.
+fn measure(what: &str, mut work: impl FnMut() -> bool) -> Result<(), Box<dyn Error>> {
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        for _ in 0..EACH {
+            if !work() {
+                return Err(format!("{what}: came out otherwise").into());
+            }
+        }
+        rounds.push(start.elapsed());
+    }
+    rounds.sort();
+    let median: Duration = rounds[ROUNDS / 2] / EACH;
+    println!("{what:36} {:6} ns", median.as_nanos());
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! A map of bounded size that forgets first what was not used for longest.
+//!
+//! It has two generations. What is used moves to the young one; when that is full, it becomes the old one, and the
+//! old one is forgotten whole. So the more recently used half always stays, no step takes long, and the
+//! memory is set aside once.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+pub(super) struct Bounded<K, V> {
+    young: HashMap<K, V>,
+    old: HashMap<K, V>,
+    half: usize,
+}
+
+impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
+    /// A map of at most `most` entries, rounded up to an even number. One of none keeps nothing.
+    pub(super) fn new(most: usize) -> Self {
+        let half = most.div_ceil(2);
+        Self { young: HashMap::with_capacity(half), old: HashMap::with_capacity(half), half }
+    }
+
+    /// The value, which counts as used by that.
+    pub(super) fn get(&mut self, key: &K) -> Option<&mut V> {
+        if !self.young.contains_key(key) {
+            let value = self.old.remove(key)?;
+            self.insert(*key, value);
+        }
+        self.young.get_mut(key)
+    }
+
+    pub(super) fn insert(&mut self, key: K, value: V) {
+        self.old.remove(&key);
+        if self.young.len() >= self.half && !self.young.contains_key(&key) {
+            self.age();
+        }
+        if self.half > 0 {
+            self.young.insert(key, value);
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &K) {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+
+    /// Forgets the old generation; the young one is the old one from now on.
+    pub(super) fn age(&mut self) {
+        std::mem::swap(&mut self.young, &mut self.old);
+        self.young.clear();
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_never_holds_more_than_it_may_and_keeps_what_is_used() {
+        let mut map = Bounded::new(8);
+        map.insert(0, 0);
+        for n in 1..1000_u32 {
+            map.insert(n, n);
+            assert!(map.len() <= 8);
+            assert_eq!(map.get(&0), Some(&mut 0), "used every time");
+            for recent in n.saturating_sub(2)..=n {
+                assert!(map.young.contains_key(&recent) || map.old.contains_key(&recent));
+            }
+        }
+        assert_eq!(map.get(&500), None);
+    }
+
+    #[test]
+    fn a_key_has_one_value_and_none_after_it_was_removed() {
+        let mut map = Bounded::new(4);
+        map.insert(1, "a");
+        map.age();
+        map.insert(1, "b");
+        assert_eq!((map.get(&1).copied(), map.len()), (Some("b"), 1));
+        map.age();
+        map.remove(&1);
+        assert_eq!((map.get(&1).copied(), map.len()), (None, 0));
+        map.insert(1, "c");
+        map.age();
+        map.age();
+        assert_eq!(map.get(&1), None);
+    }
+
+    #[test]
+    fn a_map_of_none_keeps_nothing() {
+        let mut map = Bounded::new(0);
+        map.insert(1, 1);
+        assert_eq!((map.get(&1).copied(), map.len()), (None, 0));
+    }
+}

@@ -1,0 +1,199 @@
+//! What was verified before: which credentials were right for which stored hash, as of which revision.
+//!
+//! Only right ones are ever entered. Nothing in it can be turned back into a name or a password: it holds digests
+//! under a key that is made at start and written nowhere. Whether somebody may enter is not decided here, and
+//! time comes as a parameter.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::bounded::Bounded;
+use super::throttle::Source;
+use crate::credential::{Credentials, PasswordHash, UserName};
+use crate::store::Revision;
+
+/// Makes digests that say nothing to anybody who has not this key: BLAKE3 in its keyed mode.
+pub(super) struct Keyed([u8; 32]);
+
+/// The digest of a name and a password.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key([u8; 32]);
+
+/// The digest of a stored hash.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct HashDigest([u8; 32]);
+
+/// The digest of a name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct UserDigest([u8; 32]);
+
+impl Keyed {
+    /// With a new random key.
+    ///
+    /// # Errors
+    /// When the system's random source can't be read.
+    pub(super) fn new() -> Result<Self, getrandom::Error> {
+        let mut key = [0; 32];
+        getrandom::fill(&mut key)?;
+        Ok(Self(key))
+    }
+
+    pub(super) fn credentials(&self, shown: &Credentials) -> Key {
+        let (user, password) = (shown.user.as_str(), shown.password.reveal());
+        Key(self.digest(b'c', &[user.as_bytes(), password.as_bytes()]))
+    }
+
+    pub(super) fn hash(&self, hash: &PasswordHash) -> HashDigest {
+        HashDigest(self.digest(b'h', &[hash.as_str().as_bytes()]))
+    }
+
+    pub(super) fn user(&self, user: &UserName) -> UserDigest {
+        UserDigest(self.digest(b'u', &[user.as_str().as_bytes()]))
+    }
+
+    /// Each part goes in with its length before it: `a` with `bc` is not `ab` with `c`.
+    fn digest(&self, of: u8, parts: &[&[u8]]) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(&[of]);
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        *hasher.finalize().as_bytes()
+    }
+}
+
+/// Credentials that were right.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Verified {
+    /// The stored hash for which they were.
+    pub(super) hash: HashDigest,
+    /// The store's revision before the user was last read and let in.
+    pub(super) revision: Revision,
+    /// When the user expires, as last read.
+    pub(super) expires: Option<SystemTime>,
+    /// Who showed them last.
+    pub(super) source: Source,
+}
+
+pub(super) struct Cache {
+    entries: Bounded<Key, (Verified, Instant)>,
+    lifetime: Duration,
+    aged: Option<Instant>,
+}
+
+impl Cache {
+    /// At most so many entries; each is forgotten when it was not used for `lifetime`.
+    pub(super) fn new(entries: usize, lifetime: Duration) -> Self {
+        Self { entries: Bounded::new(entries), lifetime, aged: None }
+    }
+
+    /// What is known of these credentials, which are used by that.
+    pub(super) fn get(&mut self, key: &Key, now: Instant) -> Option<Verified> {
+        let (verified, used) = self.entries.get(key)?;
+        if now.saturating_duration_since(*used) >= self.lifetime {
+            self.entries.remove(key);
+            return None;
+        }
+        *used = now;
+        Some(*verified)
+    }
+
+    pub(super) fn insert(&mut self, key: Key, verified: Verified, now: Instant) {
+        // What nobody asks for is forgotten too.
+        if now.saturating_duration_since(*self.aged.get_or_insert(now)) >= self.lifetime {
+            self.entries.age();
+            self.aged = Some(now);
+        }
+        self.entries.insert(key, (verified, now));
+    }
+
+    pub(super) fn remove(&mut self, key: &Key) {
+        self.entries.remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::credential::{Cost, Password};
+
+    fn credentials(user: &str, password: &str) -> Credentials {
+        Credentials {
+            user: UserName::parse(user).unwrap(),
+            password: Password::parse(password).unwrap(),
+        }
+    }
+
+    fn verified(keyed: &Keyed) -> Verified {
+        Verified {
+            hash: keyed.hash(&PasswordHash::decoy(Cost::DEFAULT)),
+            revision: Revision(1),
+            expires: None,
+            source: Source::of(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        }
+    }
+
+    /// B-05, B-03
+    #[test]
+    fn a_key_is_of_name_and_password_each_for_itself_and_of_this_process() {
+        let keyed = Keyed::new().unwrap();
+        let key = |user, password| keyed.credentials(&credentials(user, password));
+        assert!(key("roy", "open") == key("roy", "open"));
+        for (user, password) in
+            [("ro", "yopen"), ("royo", "pen"), ("roy", "opem"), ("Roy", "open"), ("roy", "open ")]
+        {
+            assert!(key(user, password) != key("roy", "open"), "{user} {password}");
+        }
+        let other = Keyed::new().unwrap().credentials(&credentials("roy", "open"));
+        assert!(key("roy", "open") != other, "the key is another one in every process");
+    }
+
+    /// B-05: an entry that is not used expires; time that another thread has seen may be a little ahead.
+    #[test]
+    fn an_entry_is_forgotten_when_it_was_not_used_for_its_lifetime() {
+        let keyed = Keyed::new().unwrap();
+        let (roy, ann) = (
+            keyed.credentials(&credentials("roy", "x")),
+            keyed.credentials(&credentials("ann", "x")),
+        );
+        let entry = verified(&keyed);
+        let lifetime = Duration::from_secs(60);
+        let mut cache = Cache::new(8, lifetime);
+        let mut now = Instant::now();
+        cache.insert(roy, entry, now);
+        for _ in 0..5 {
+            now += lifetime - Duration::from_nanos(1);
+            assert!(cache.get(&roy, now) == Some(entry), "used in time");
+        }
+        assert!(cache.get(&roy, now - Duration::from_secs(1)).is_some());
+        now += lifetime;
+        assert!(cache.get(&roy, now).is_none());
+        assert_eq!(cache.entries.len(), 0);
+
+        // Nobody asks for roy's again, and it goes all the same.
+        cache.insert(roy, entry, now);
+        for n in 1..=2 {
+            cache.insert(ann, entry, now + lifetime * n);
+        }
+        assert_eq!(cache.entries.len(), 1);
+    }
+
+    /// B-05
+    #[test]
+    fn the_cache_is_bounded_and_a_cache_of_none_keeps_nothing() {
+        let keyed = Keyed::new().unwrap();
+        let entry = verified(&keyed);
+        let mut cache = Cache::new(10, Duration::MAX);
+        let mut none = Cache::new(0, Duration::MAX);
+        let now = Instant::now();
+        for n in 0..100 {
+            let key = keyed.credentials(&credentials(&format!("user-{n}"), "x"));
+            cache.insert(key, entry, now);
+            none.insert(key, entry, now);
+            assert!(cache.entries.len() <= 10);
+            assert!(cache.get(&key, now).is_some() && none.get(&key, now).is_none());
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! How often somebody may fail: counted by the source they come from, and by the user they try to be.
+//!
+//! A pure state machine: time is a parameter, and it knows neither requests nor hashes. Each failure counts
+//! until it is forgiven, evenly over the limit's period. A try counts like a failure while it is pending, so
+//! that many at once do not get more guesses than one after the other.
+
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::bounded::Bounded;
+use super::cache::UserDigest;
+
+/// How many sources, users, and pairs of them are kept track of; the same bound for each. Only tries that
+/// cost a hash get in, so a flood can't push others out faster than hashes are computed.
+const TRACKED: usize = 65_536;
+
+/// So many failures at once, and then as many more in each period.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limit {
+    failures: u32,
+    period: Duration,
+}
+
+impl Limit {
+    /// The most failures that a limit can allow.
+    pub const MAX_FAILURES: u32 = 10_000;
+    /// The longest period.
+    pub const MAX_PERIOD: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// A limit of `failures` in each `period`; `None` if that is no number from 1 to [`Limit::MAX_FAILURES`] or
+    /// no time from a second to [`Limit::MAX_PERIOD`].
+    #[must_use]
+    pub fn new(failures: u32, period: Duration) -> Option<Self> {
+        let fits = (1..=Self::MAX_FAILURES).contains(&failures)
+            && (Duration::from_secs(1)..=Self::MAX_PERIOD).contains(&period);
+        fits.then_some(Self { failures, period })
+    }
+
+    /// How long it takes until one failure is forgiven.
+    fn each(self) -> Duration {
+        self.period / self.failures
+    }
+}
+
+/// Whoever fails is counted by this: an IPv4 address, or the /64 that an IPv6 address is in, since
+/// one customer has all of it. An IPv4 address in IPv6 clothes is an IPv4 address (RFC 4291 section 2.5.5.2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Source {
+    V4([u8; 4]),
+    V6Net([u8; 8]),
+}
+
+impl Source {
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self::V4(address.octets()),
+            IpAddr::V6(address) => {
+                let [a, b, c, d, e, f, g, h, ..] = address.octets();
+                Self::V6Net([a, b, c, d, e, f, g, h])
+            }
+        }
+    }
+}
+
+/// A try to be this user from this source.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Try {
+    pub(super) user: UserDigest,
+    pub(super) source: Source,
+}
+
+/// Why a try may not be made now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Refused {
+    /// Too many failures; one will be forgiven in this time.
+    Failed(Duration),
+    /// Too many tries are pending, and may be right for all we know.
+    Pending,
+}
+
+pub(super) struct Throttle {
+    sources: Option<Counts<Source>>,
+    users: Option<Counts<UserDigest>>,
+    /// Who was let in before, and from where: what others do to their name is not their fault.
+    known: Bounded<Try, ()>,
+}
+
+impl Throttle {
+    /// `None` is no limit.
+    pub(super) fn new(source: Option<Limit>, user: Option<Limit>) -> Self {
+        Self {
+            sources: source.map(Counts::new),
+            users: user.map(Counts::new),
+            known: Bounded::new(TRACKED),
+        }
+    }
+
+    /// Whether the try may be made. Nothing is counted by that.
+    pub(super) fn check(&mut self, of: Try, now: Instant) -> Result<(), Refused> {
+        if let Some(sources) = &mut self.sources {
+            sources.check(&of.source, now)?;
+        }
+        if let Some(users) = &mut self.users
+            && self.known.get(&of).is_none()
+        {
+            users.check(&of.user, now)?;
+        }
+        Ok(())
+    }
+
+    /// Counts a try that is about to be made. Each is to be followed by one [`Throttle::end`].
+    pub(super) fn begin(&mut self, of: Try, now: Instant) {
+        if let Some(sources) = &mut self.sources {
+            sources.begin(of.source, now);
+        }
+        if let Some(users) = &mut self.users {
+            users.begin(of.user, now);
+        }
+    }
+
+    /// Counts what has become of it.
+    pub(super) fn end(&mut self, of: Try, outcome: Outcome, now: Instant) {
+        if let Some(sources) = &mut self.sources {
+            sources.end(of.source, outcome, now);
+        }
+        if let Some(users) = &mut self.users {
+            users.end(of.user, outcome, now);
+        }
+        if outcome == Outcome::Right {
+            self.remember(of);
+        }
+    }
+
+    /// This user was let in from this source.
+    pub(super) fn remember(&mut self, of: Try) {
+        self.known.insert(of, ());
+    }
+}
+
+/// What became of a try.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Outcome {
+    Right,
+    Wrong,
+    /// It was not found out.
+    Open,
+}
+
+struct Counts<K> {
+    limit: Limit,
+    counts: Bounded<K, Count>,
+}
+
+#[derive(Clone, Copy)]
+struct Count {
+    /// When the last failure will be forgiven.
+    clear: Instant,
+    pending: u32,
+}
+
+impl<K: Copy + Eq + Hash> Counts<K> {
+    fn new(limit: Limit) -> Self {
+        Self { limit, counts: Bounded::new(TRACKED) }
+    }
+
+    fn check(&mut self, key: &K, now: Instant) -> Result<(), Refused> {
+        let Some(count) = self.counts.get(key) else { return Ok(()) };
+        let each = self.limit.each();
+        let owed = count.clear.saturating_duration_since(now);
+        let after_this = owed.saturating_add(each);
+        if after_this > self.limit.period {
+            return Err(Refused::Failed(after_this - self.limit.period));
+        }
+        if after_this.saturating_add(each.saturating_mul(count.pending)) > self.limit.period {
+            return Err(Refused::Pending);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, key: K, now: Instant) {
+        match self.counts.get(&key) {
+            Some(count) => count.pending = count.pending.saturating_add(1),
+            None => self.counts.insert(key, Count { clear: now, pending: 1 }),
+        }
+    }
+
+    fn end(&mut self, key: K, outcome: Outcome, now: Instant) {
+        // It may have been forgotten meanwhile.
+        let mut count = *self.counts.get(&key).unwrap_or(&mut Count { clear: now, pending: 0 });
+        count.pending = count.pending.saturating_sub(1);
+        if outcome == Outcome::Wrong {
+            count.clear = count.clear.max(now) + self.limit.each();
+        }
+        if count.pending == 0 && count.clear <= now {
+            self.counts.remove(&key);
+        } else {
+            self.counts.insert(key, count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::cache::Keyed;
+    use crate::credential::UserName;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn source(address: &str) -> Source {
+        Source::of(address.parse().unwrap())
+    }
+
+    /// Makes tries, at times that it is told.
+    struct Bench {
+        keyed: Keyed,
+        throttle: Throttle,
+        start: Instant,
+    }
+
+    impl Bench {
+        /// 3 failures in 30 seconds a source, and 5 in 50 a user.
+        fn new() -> Self {
+            let limit = |failures, seconds| Limit::new(failures, SECOND * seconds);
+            let throttle = Throttle::new(limit(3, 30), limit(5, 50));
+            Self { keyed: Keyed::new().unwrap(), throttle, start: Instant::now() }
+        }
+
+        fn a_try(&self, user: &str, from: &str) -> Try {
+            let user = self.keyed.user(&UserName::parse(user).unwrap());
+            Try { user, source: source(from) }
+        }
+
+        fn make(
+            &mut self,
+            user: &str,
+            from: &str,
+            outcome: Outcome,
+            at: u32,
+        ) -> Result<(), Refused> {
+            let (of, now) = (self.a_try(user, from), self.start + SECOND * at);
+            self.throttle.check(of, now)?;
+            self.throttle.begin(of, now);
+            self.throttle.end(of, outcome, now);
+            Ok(())
+        }
+    }
+
+    fn wait(seconds: u32) -> Result<(), Refused> {
+        Err(Refused::Failed(SECOND * seconds))
+    }
+
+    /// B-08
+    #[test]
+    fn a_source_that_fails_waits_until_a_failure_is_forgiven_and_others_do_not() {
+        let mut bench = Bench::new();
+        for user in ["a", "b", "c"] {
+            assert_eq!(bench.make(user, "192.0.2.1", Outcome::Wrong, 0), Ok(()));
+        }
+        // The third failure is forgiven after 30 seconds, the first after 10.
+        for (at, left) in [(0, 10), (9, 1)] {
+            assert_eq!(bench.make("roy", "192.0.2.1", Outcome::Right, at), wait(left));
+        }
+        assert_eq!(bench.make("roy", "192.0.2.2", Outcome::Wrong, 9), Ok(()), "another source");
+        assert_eq!(bench.make("a", "192.0.2.1", Outcome::Wrong, 10), Ok(()));
+        assert_eq!(bench.make("a", "192.0.2.1", Outcome::Wrong, 10), wait(10));
+        for at in [40, 40, 40] {
+            assert_eq!(bench.make("a", "192.0.2.1", Outcome::Wrong, at), Ok(()), "all forgiven");
+        }
+        assert_eq!(bench.make("a", "192.0.2.1", Outcome::Wrong, 40), wait(10));
+    }
+
+    #[test]
+    fn what_is_right_or_was_not_found_out_does_not_count() {
+        let mut bench = Bench::new();
+        for outcome in [Outcome::Right, Outcome::Open].repeat(10) {
+            assert_eq!(bench.make("roy", "192.0.2.1", outcome, 0), Ok(()));
+        }
+        assert_eq!(
+            bench.throttle.sources.as_ref().unwrap().counts.len(),
+            0,
+            "nothing is kept of it"
+        );
+        assert_eq!(bench.throttle.users.as_ref().unwrap().counts.len(), 0);
+    }
+
+    /// B-09: and nobody is locked out who was let in before.
+    #[test]
+    fn a_user_who_is_guessed_at_from_everywhere_is_slowed_for_those_who_were_never_let_in() {
+        let mut bench = Bench::new();
+        bench.make("roy", "192.0.2.100", Outcome::Right, 0).unwrap();
+        for n in 1..=5 {
+            assert_eq!(bench.make("roy", &format!("192.0.2.{n}"), Outcome::Wrong, 0), Ok(()));
+        }
+        assert_eq!(bench.make("roy", "192.0.2.6", Outcome::Wrong, 0), wait(10));
+        assert_eq!(bench.make("ann", "192.0.2.6", Outcome::Wrong, 0), Ok(()), "another user");
+        for outcome in [Outcome::Right, Outcome::Wrong, Outcome::Wrong, Outcome::Right] {
+            assert_eq!(bench.make("roy", "192.0.2.100", outcome, 0), Ok(()), "let in before");
+        }
+        assert_eq!(bench.make("ann", "192.0.2.100", Outcome::Wrong, 0), Ok(()));
+        assert_eq!(
+            bench.make("roy", "192.0.2.100", Outcome::Right, 0),
+            wait(10),
+            "a source still counts"
+        );
+        // Slowed, not locked: one may try as soon as one failure of the seven is forgiven.
+        assert_eq!(bench.make("roy", "192.0.2.7", Outcome::Wrong, 29), wait(1));
+        assert_eq!(bench.make("roy", "192.0.2.7", Outcome::Right, 30), Ok(()));
+        assert_eq!(bench.make("roy", "192.0.2.7", Outcome::Right, 30), Ok(()), "let in before");
+    }
+
+    /// B-08: what is still pending counts, or many at once would get more guesses.
+    #[test]
+    fn pending_tries_count_until_they_end_and_are_not_called_failures() {
+        let mut bench = Bench::new();
+        let of = bench.a_try("roy", "192.0.2.1");
+        let now = bench.start;
+        for _ in 0..3 {
+            bench.throttle.check(of, now).unwrap();
+            bench.throttle.begin(of, now);
+        }
+        assert_eq!(bench.throttle.check(of, now), Err(Refused::Pending));
+        bench.throttle.end(of, Outcome::Wrong, now);
+        assert_eq!(bench.throttle.check(of, now), Err(Refused::Pending));
+        bench.throttle.end(of, Outcome::Open, now);
+        assert_eq!(bench.throttle.check(of, now), Ok(()));
+        bench.throttle.end(of, Outcome::Right, now);
+        assert_eq!(bench.throttle.check(of, now), Ok(()));
+    }
+
+    /// B-10
+    #[test]
+    fn ipv6_counts_by_64_bits_and_ipv4_in_ipv6_as_ipv4() {
+        assert_eq!(source("2001:db8:0:1::1"), source("2001:db8:0:1:ffff:ffff:ffff:ffff"));
+        assert_ne!(source("2001:db8:0:1::1"), source("2001:db8:0:2::1"));
+        assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
+        assert_ne!(source("::ffff:192.0.2.1"), source("::ffff:192.0.2.2"));
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+    }
+
+    /// B-10
+    #[test]
+    fn the_tables_are_bounded() {
+        let mut bench = Bench::new();
+        let users: Vec<_> =
+            (0..10).map(|n| bench.a_try(&format!("user-{n}"), "192.0.2.1")).collect();
+        let many = 3 * u32::try_from(TRACKED).unwrap();
+        for n in 0..many {
+            let of = Try { source: Source::V4(n.to_be_bytes()), ..users[n as usize % 10] };
+            bench.throttle.begin(of, bench.start);
+            let outcome = if n % 2 == 0 { Outcome::Wrong } else { Outcome::Right };
+            bench.throttle.end(of, outcome, bench.start);
+        }
+        assert!(bench.throttle.known.len() <= TRACKED);
+        assert!(bench.throttle.sources.unwrap().counts.len() <= TRACKED);
+    }
+
+    #[test]
+    fn a_limit_has_bounds_and_none_limits_nothing() {
+        assert_eq!(Limit::new(0, SECOND), None);
+        assert_eq!(Limit::new(1, SECOND / 2), None);
+        assert_eq!(Limit::new(10_001, SECOND), None);
+        assert_eq!(Limit::new(1, Limit::MAX_PERIOD + SECOND), None);
+        // At the bounds it still allows exactly that many.
+        for (failures, period) in [(1, SECOND), (10_000, SECOND), (1, Limit::MAX_PERIOD)] {
+            let mut bench = Bench::new();
+            bench.throttle = Throttle::new(Limit::new(failures, period), None);
+            let allowed = (0..20_000)
+                .take_while(|_| bench.make("roy", "192.0.2.1", Outcome::Wrong, 0).is_ok())
+                .count();
+            assert_eq!(allowed, failures as usize);
+        }
+        let mut bench = Bench::new();
+        bench.throttle = Throttle::new(None, None);
+        assert!((0..20_000).all(|_| bench.make("roy", "192.0.2.1", Outcome::Wrong, 0).is_ok()));
+    }
+}

@@ -1,0 +1,450 @@
+//! Fast although bcrypt is slow, and calm under a flood: the cache, the workers and the throttle over HTTP.
+//! Hashes are counted, not timed.
+
+use std::num::NonZeroUsize;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use resttool::{
+    AuthSettings, Limit, Password, PasswordHash, Policy, Revision, Store, StoreError, User,
+    UserName,
+};
+
+use crate::client::{Connection, Reply, Request};
+use crate::server::{Place, Server, cheap, name, unlimited, with_roy};
+
+fn roy() -> Request {
+    Request::get("/rest-auth").basic("roy", "open-sesame")
+}
+
+fn place_with_roy() -> Place {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    place
+}
+
+/// B-05: successes only.
+#[test]
+fn what_was_right_once_costs_no_hash_again_and_what_was_wrong_does() {
+    let (_place, server) = with_roy();
+    let mut connection = Connection::open(server.address);
+    for _ in 0..10 {
+        assert_eq!(connection.ask(&roy()).status, 200);
+    }
+    assert_eq!(server.login("roy", "open-sesame").status, 200, "on another connection");
+    let counts = server.counts();
+    assert_eq!((counts.hashes, counts.verified, counts.remembered), (1, 1, 10));
+    for n in 2..5 {
+        assert_eq!(server.login("roy", "wrong").status, 401);
+        assert_eq!(server.hashes_computed(), n);
+    }
+    assert_eq!(server.login("nobody", "x").status, 401);
+    assert_eq!(server.login("nobody", "x").status, 401);
+    assert_eq!((server.hashes_computed(), server.counts().hash_time > Duration::ZERO), (6, true));
+}
+
+/// B-05: a bound, and an end.
+#[test]
+fn an_entry_expires_and_a_cache_of_none_remembers_nothing() {
+    let none = AuthSettings { cache_entries: 0, ..unlimited() };
+    let expired = AuthSettings { cache_lifetime: Duration::ZERO, ..unlimited() };
+    for settings in [none, expired] {
+        let place = place_with_roy();
+        let server = Server::with(place.store(), &settings, &[]);
+        for n in 1..=3 {
+            assert_eq!(server.login("roy", "open-sesame").status, 200);
+            assert_eq!(server.hashes_computed(), n);
+        }
+    }
+}
+
+/// B-06: whatever it is that has changed, the very next request knows.
+#[test]
+fn what_has_changed_ends_what_is_remembered_at_the_next_request() {
+    let (place, server) = with_roy();
+    place.add("ann", "open-sesame");
+    let mut connection = Connection::open(server.address);
+    let ann = Request::get("/rest-auth").basic("ann", "open-sesame");
+    assert_eq!((connection.ask(&roy()).status, connection.ask(&ann).status), (200, 200));
+    let mut others = 0;
+    for (change, status) in [
+        ("UPDATE users SET locked = 1 WHERE name = 'roy'", 401),
+        ("UPDATE users SET locked = 0 WHERE name = 'roy'", 200),
+        ("UPDATE users SET expires = unixepoch() WHERE name = 'roy'", 401),
+        ("UPDATE users SET expires = unixepoch() + 3600 WHERE name = 'roy'", 200),
+        // The same password, hashed anew: not known to be right until it is tried.
+        (
+            "UPDATE users SET hash = (SELECT hash FROM users WHERE name = 'ann') WHERE name = 'roy'",
+            200,
+        ),
+        ("UPDATE users SET name = 'bob' WHERE name = 'roy'", 401),
+        ("UPDATE users SET name = 'roy' WHERE name = 'bob'", 200),
+        (
+            "UPDATE users SET hash = '$2y$04$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui'",
+            401,
+        ),
+    ] {
+        others += 1;
+        place.change(change);
+        let before = server.hashes_computed();
+        assert_eq!(connection.ask(&roy()).status, status, "{change}");
+        assert_eq!(server.hashes_computed(), before + 1, "{change}");
+        if others < 8 {
+            assert_eq!(connection.ask(&ann).status, 200, "{change}");
+            assert_eq!(server.hashes_computed(), before + 1, "ann's has not changed: {change}");
+        }
+    }
+}
+
+/// B-06
+#[test]
+fn a_removed_user_is_refused_by_the_next_request() {
+    let place = Place::new();
+    let server = place.serve();
+    let mut connection = Connection::open(server.address);
+    for _ in 0..20 {
+        place.add("roy", "open-sesame");
+        assert_eq!(connection.ask(&roy()).status, 200);
+        assert_eq!(connection.ask(&roy()).status, 200);
+        place.store().remove(&name("roy")).unwrap();
+        assert_eq!(connection.ask(&roy()).status, 401);
+    }
+    assert_eq!(server.counts().remembered, 20);
+}
+
+/// B-07
+#[test]
+fn a_new_user_works_at_once_and_junk_pushes_nobody_out() {
+    let place = place_with_roy();
+    let settings = AuthSettings { cache_entries: 4, ..unlimited() };
+    let server = Server::with(place.store(), &settings, &[]);
+    assert_eq!(server.login("roy", "open-sesame").status, 200);
+    for n in 0..20 {
+        assert_eq!(server.login(format!("junk-{n}"), "x").status, 401);
+        assert_eq!(server.login("ann", "open-sesame").status, 401);
+    }
+    place.add("ann", "open-sesame");
+    assert_eq!(server.login("ann", "open-sesame").status, 200);
+    let hashes = server.hashes_computed();
+    assert_eq!(server.login("roy", "open-sesame").status, 200);
+    assert_eq!(server.hashes_computed(), hashes, "roy is still remembered");
+}
+
+/// S-12
+#[test]
+fn a_replaced_or_deleted_database_grants_nothing_of_the_old_one() {
+    let (place, server) = with_roy();
+    let mut connection = Connection::open(server.address);
+    assert_eq!(connection.ask(&roy()).status, 200);
+    let other = Place::new();
+    other.add("ann", "open-sesame");
+    let aside = place.folder().join("aside.db");
+    std::fs::rename(place.database(), &aside).unwrap();
+    wait_until(|| connection.ask(&roy()).status != 200);
+    assert_eq!(connection.ask(&roy()).status, 503);
+    std::fs::rename(other.database(), place.database()).unwrap();
+    assert_eq!(connection.ask(&roy()).status, 401);
+    assert_eq!(server.login("ann", "open-sesame").status, 200);
+    std::fs::rename(aside, place.database()).unwrap();
+    assert_eq!(server.login("ann", "open-sesame").status, 401);
+    assert_eq!(connection.ask(&roy()).status, 200);
+}
+
+/// Nobody says when a file is moved: it is noticed within a second.
+fn wait_until(mut holds: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(1));
+    }
+}
+
+/// A store with the user roy in which every look for one waits until it may go on.
+struct Gated {
+    roy: User,
+    looked: Mutex<Sender<()>>,
+    go_on: Mutex<Receiver<()>>,
+}
+
+impl Store for Gated {
+    fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
+        // When nobody looks or holds it any more, it goes on.
+        let _ = self.looked.lock().unwrap_or_else(PoisonError::into_inner).send(());
+        let _ = self.go_on.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        Ok((name.as_str() == "roy").then(|| self.roy.clone()))
+    }
+    fn revision(&self) -> Result<Revision, StoreError> {
+        Ok(Revision(1))
+    }
+    fn contains(&self, _: &UserName) -> Result<bool, StoreError> {
+        unreachable!("not asked by the server")
+    }
+    fn is_empty(&self) -> Result<bool, StoreError> {
+        unreachable!("not asked by the server")
+    }
+    fn add(&self, _: &UserName, _: &PasswordHash) -> Result<(), StoreError> {
+        unreachable!("not asked by the server")
+    }
+    fn remove(&self, _: &UserName) -> Result<(), StoreError> {
+        unreachable!("not asked by the server")
+    }
+}
+
+fn hash_of(password: &str) -> PasswordHash {
+    let policy = Policy { min_length: 1, cost: cheap() };
+    policy.hash(&Password::parse(password).unwrap(), None).unwrap().0
+}
+
+/// A server with one worker; what tells that it looks for a user, and what lets it go on.
+fn gated(settings: AuthSettings, proxies: &[&str]) -> (Server, Receiver<()>, Sender<()>) {
+    let hash = hash_of("open-sesame");
+    let (looked, looks) = channel();
+    let (go_on, may_go_on) = channel();
+    let store = Gated {
+        roy: User { hash, locked: false, expires: None },
+        looked: Mutex::new(looked),
+        go_on: Mutex::new(may_go_on),
+    };
+    let settings = AuthSettings { workers: NonZeroUsize::MIN, ..settings };
+    (Server::with(Box::new(store), &settings, proxies), looks, go_on)
+}
+
+/// Sends it, and sees to it that it has been handled as far as it can be: a thread of the server handles what comes
+/// on its connections in order, and one connection goes to one thread.
+fn send(server: &Server, request: &Request, waiting: usize) -> Connection {
+    let mut connection = Connection::open(server.address);
+    connection.write(&request.bytes());
+    let start = std::time::Instant::now();
+    while server.counts().waiting < waiting {
+        assert!(start.elapsed() < crate::client::PATIENCE, "{:?}", server.counts());
+        std::thread::yield_now();
+    }
+    connection
+}
+
+/// B-04
+#[test]
+fn a_full_queue_is_overload_at_once_and_passes() {
+    let (server, looks, go_on) = gated(AuthSettings { queue: Some(3), ..unlimited() }, &[]);
+    let login = |n| Request::get("/rest-auth").basic(format!("user-{n}"), "x");
+    let mut connections = vec![send(&server, &login(0), 0)];
+    looks.recv().unwrap(); // the worker is at it
+    for n in 1..=3 {
+        connections.push(send(&server, &login(n), n));
+    }
+    for n in 4..50 {
+        let reply = server.ask(&login(n));
+        assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")));
+    }
+    assert_eq!(server.counts().overloaded, 46);
+    drop(go_on);
+    for connection in &mut connections {
+        assert_eq!(connection.read().status, 401);
+    }
+    assert_eq!(server.ask(&login(99)).status, 401);
+    assert_eq!(server.hashes_computed(), 5);
+}
+
+/// B-03: who shows the same while it waits shares a place in the queue, and its answer.
+#[test]
+fn equal_tries_that_wait_share_a_place_and_different_ones_do_not() {
+    let (server, looks, go_on) = gated(AuthSettings { queue: Some(3), ..unlimited() }, &[]);
+    let mut first = send(&server, &roy(), 0);
+    looks.recv().unwrap();
+    // What has begun is not shared: it may have read what is outdated.
+    let mut equal = vec![send(&server, &roy(), 1)];
+    for _ in 0..10 {
+        equal.push(send(&server, &roy(), 1));
+    }
+    // In length-prefixed parts: the same letters are not the same credentials.
+    let login = |user, password| Request::get("/rest-auth").basic(user, password);
+    let mut other = send(&server, &login("ro", "yopen-sesame"), 2);
+    let mut third = send(&server, &login("royo", "pen-sesame"), 3);
+    assert_eq!(server.ask(&login("ann", "x")).status, 503, "and now it is full");
+    drop(go_on);
+    assert_eq!(first.read().status, 200);
+    for connection in &mut equal {
+        assert_eq!(connection.read().status, 200);
+    }
+    assert_eq!((other.read().status, third.read().status), (401, 401));
+    // The second place found that the first had verified the same.
+    assert_eq!(server.hashes_computed(), 3);
+}
+
+/// A flood of one source leaves places for others, however many connections it has.
+#[test]
+fn one_source_can_not_fill_the_queue() {
+    let settings = AuthSettings {
+        source_limit: Limit::new(2, Duration::from_secs(60)),
+        queue: Some(4),
+        ..unlimited()
+    };
+    let (server, looks, go_on) = gated(settings, &["127.0.0.1"]);
+    let from = |address: &str, n: usize| {
+        let login = Request::get("/rest-auth").basic(format!("user-{n}"), "x");
+        login.header("X-Forwarded-For", address)
+    };
+    let mut flood = vec![send(&server, &from("192.0.2.1", 0), 0)];
+    looks.recv().unwrap();
+    flood.push(send(&server, &from("192.0.2.1", 1), 1));
+    for n in 2..20 {
+        let reply = server.ask(&from("192.0.2.1", n));
+        assert_eq!(reply.status, 503, "pending, and not known to be wrong");
+    }
+    let roy = roy().header("X-Forwarded-For", "192.0.2.2");
+    let mut other = send(&server, &roy, 2);
+    drop(go_on);
+    assert_eq!(other.read().status, 200);
+    for connection in &mut flood {
+        assert_eq!(connection.read().status, 401);
+    }
+    assert_eq!(server.ask(&from("192.0.2.1", 20)).status, 429, "and now they are");
+}
+
+fn limited(source: u32, user: u32) -> AuthSettings {
+    let day = Limit::MAX_PERIOD;
+    AuthSettings {
+        source_limit: Limit::new(source, day),
+        user_limit: Limit::new(user, day),
+        ..unlimited()
+    }
+}
+
+fn too_many(reply: &Reply) -> Option<u64> {
+    assert!(matches!(reply.status, 401 | 429), "{reply:?}");
+    assert_eq!(reply.header("cache-control"), Some("no-store"));
+    reply.header("retry-after").map(|seconds| seconds.parse().unwrap())
+}
+
+/// B-08, B-14, B-11: from a peer that is no trusted proxy, X-Forwarded-For is nobody's word.
+#[test]
+fn a_source_that_fails_too_often_waits_on_every_route_and_costs_no_hash() {
+    let place = place_with_roy();
+    let server = Server::with(place.store(), &limited(4, 1000), &[]);
+    assert_eq!(server.ask(&roy()).status, 200);
+    for (n, method) in ["GET", "HEAD", "GET", "HEAD"].into_iter().enumerate() {
+        let target = ["/rest-auth", "/rest-auth?x", "http://elsewhere/rest-auth"][n % 3];
+        let wrong = Request::new(method, target).basic(format!("user-{n}"), "x");
+        let wrong = wrong.header("X-Forwarded-For", format!("192.0.2.{n}"));
+        assert_eq!(server.ask(&wrong).status, 401);
+    }
+    let hashes = server.hashes_computed();
+    for target in ["/rest-auth", "/rest-auth?y"] {
+        let reply = server.ask(&Request::get(target).basic("ann", "x"));
+        assert_eq!(reply.body, "Too Many Requests");
+        let retry_after = too_many(&reply).unwrap();
+        assert!((21_000..=21_600).contains(&retry_after), "a quarter of a day: {retry_after}");
+    }
+    assert_eq!(server.login("roy", "wrong").status, 429);
+    assert_eq!(server.hashes_computed(), hashes);
+    // What is no try is not throttled, and who is remembered does not notice.
+    assert_eq!(server.ask(&Request::get("/rest-auth")).status, 401);
+    assert_eq!(server.ask(&roy()).status, 200);
+    assert_eq!(server.counts().throttled, 3);
+}
+
+/// B-08, B-10, B-11
+#[test]
+fn sources_behind_a_trusted_proxy_are_told_apart() {
+    let place = place_with_roy();
+    let server = Server::with(place.store(), &limited(2, 1000), &["127.0.0.0/8"]);
+    let from = |fields: &[&str]| {
+        let request = Request::get("/rest-auth").basic("ann", "x");
+        let with = |request: Request, field: &&str| request.header("X-Forwarded-For", field);
+        server.ask(&fields.iter().fold(request, with)).status
+    };
+    for expected in [401, 401, 429] {
+        assert_eq!(from(&["192.0.2.1"]), expected);
+    }
+    assert_eq!(from(&["192.0.2.2"]), 401);
+    assert_eq!(from(&["192.0.2.9, 192.0.2.1"]), 429, "the last one counts");
+    assert_eq!(from(&["192.0.2.9", "192.0.2.1, 127.0.0.7"]), 429, "that is no proxy");
+    assert_eq!(from(&["::ffff:192.0.2.1"]), 429);
+    for (address, expected) in
+        [("2001:db8::1", 401), ("2001:db8::2", 401), ("2001:db8::3", 429), ("2001:db8:0:1::1", 401)]
+    {
+        assert_eq!(from(&[address]), expected, "{address}");
+    }
+    assert_eq!(from(&[]), 401, "the proxy itself");
+}
+
+/// B-09
+#[test]
+fn a_user_who_is_guessed_at_from_many_sources_can_still_come_from_where_they_were() {
+    let place = place_with_roy();
+    place.add("ann", "open-sesame");
+    let server = Server::with(place.store(), &limited(100, 5), &["127.0.0.1"]);
+    let login = |user: &str, password: &str, from: &str| {
+        let request = Request::get("/rest-auth").basic(user, password);
+        server.ask(&request.header("X-Forwarded-For", from)).status
+    };
+    assert_eq!(login("roy", "open-sesame", "192.0.2.1"), 200);
+    assert_eq!(login("roy", "open-sesame", "192.0.2.2"), 200, "remembered, from elsewhere");
+    // The password changes, so nothing is remembered; but where roy came from is.
+    place.change(&format!(
+        "UPDATE users SET hash = '{}' WHERE name = 'roy'",
+        hash_of("new").as_str()
+    ));
+    for n in 0..5 {
+        assert_eq!(login("roy", "wrong", &format!("198.51.100.{n}")), 401);
+    }
+    assert_eq!(login("roy", "new", "198.51.100.9"), 429, "slowed, where roy never was");
+    assert_eq!(login("roy", "wrong", "192.0.2.1"), 401, "mistyped once, which locks nobody out");
+    assert_eq!(login("roy", "wrong", "192.0.2.2"), 401);
+    assert_eq!(login("roy", "new", "192.0.2.2"), 200);
+    assert_eq!(login("roy", "new", "192.0.2.1"), 200);
+    assert_eq!(login("roy", "new", "198.51.100.9"), 200, "remembered now");
+    assert_eq!(login("ann", "wrong", "198.51.100.9"), 401, "another user");
+    // A name that is no user's is slowed like one that is.
+    for n in 0..5 {
+        assert_eq!(login("nobody", "x", &format!("198.51.100.{n}")), 401);
+    }
+    assert_eq!(login("nobody", "x", "198.51.100.9"), 429);
+}
+
+#[test]
+fn the_counters_tell_why() {
+    let (place, server) = with_roy();
+    place.add("locked", "open-sesame");
+    place.add("expired", "open-sesame");
+    place.sql(
+        "UPDATE users SET locked = 1 WHERE name = 'locked';
+         UPDATE users SET expires = 1 WHERE name = 'expired'",
+    );
+    let mut requests = vec![
+        Request::get("/rest-auth"),
+        Request::get("/rest-auth").authorization("Basic ="),
+        Request::get("/rest-auth").authorization("x".repeat(9000)),
+        Request::get("/rest-auth").authorization("x").authorization("y"),
+    ];
+    for (user, password) in [
+        ("roy", "open-sesame"),
+        ("roy", "open-sesame"),
+        ("roy", "wrong"),
+        ("nobody", "x"),
+        ("locked", "open-sesame"),
+        ("expired", "open-sesame"),
+    ] {
+        requests.push(Request::get("/rest-auth").basic(user, password));
+    }
+    for request in &requests {
+        server.ask(request);
+    }
+    place.sql("ALTER TABLE users RENAME TO hidden");
+    server.login("roy", "wrong");
+    let counts = server.counts();
+    let seen = [
+        counts.no_credentials,
+        counts.malformed,
+        counts.verified,
+        counts.remembered,
+        counts.wrong_password,
+        counts.unknown_user,
+        counts.locked,
+        counts.expired,
+        counts.unavailable,
+        counts.throttled + counts.overloaded,
+        counts.hashes,
+    ];
+    assert_eq!(seen, [1, 3, 1, 1, 1, 1, 1, 1, 1, 0, 5]);
+}
