@@ -14,7 +14,7 @@ use std::time::Instant;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use resttool::{
-    AuthSettings, Authenticator, Cost, Password, Policy, Realm, ServerSettings, StoreError,
+    AuthSettings, Authenticator, Cost, Delays, Password, Policy, Realm, ServerSettings, StoreError,
     UserName, add_user, open_store, run_server,
 };
 
@@ -33,7 +33,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let address = listener.local_addr()?;
     let realm = Realm::new(Realm::DEFAULT)?;
-    let settings = ServerSettings { realm, trusted_proxies: Vec::new() };
+    let delays = Delays::default();
+    let settings = ServerSettings { realm, trusted_proxies: Vec::new(), delays };
     let (ready, is_ready) = channel();
     // It serves until this program ends.
     std::thread::spawn(move || {

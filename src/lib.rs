@@ -16,7 +16,7 @@ pub use credential::{
     Cost, Credentials, HashError, NameError, Password, PasswordError, PasswordHash, UserName,
 };
 pub use server::{
-    Network, NetworkError, NoCredentials, Realm, RealmError, Settings as ServerSettings,
+    Delays, Network, NetworkError, NoCredentials, Realm, RealmError, Settings as ServerSettings,
     credentials as basic_credentials, run as run_server,
 };
 pub use store::{BadRecord, Revision, Store, StoreError, User, open as open_store};

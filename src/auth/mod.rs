@@ -36,7 +36,7 @@ pub enum Decision {
     Granted,
     /// They are not, or the user may not. Which of them it was is nobody's business.
     Denied,
-    /// Too many were wrong, from there or for that user. Nothing was looked at.
+    /// Too many were wrong, from there or for that user, or are pending. Nothing was looked at.
     Throttled {
         /// When one more may be tried.
         retry_after: Duration,
@@ -169,7 +169,8 @@ impl Authenticator {
         let mut waiting = verifier.waiting();
         verifier.throttle().check(of, Instant::now()).map_err(|refused| match refused {
             Refused::Failed(retry_after) => Verdict::Throttled(retry_after),
-            Refused::Pending => Verdict::Overloaded,
+            // Its tries may all be right, and then it may go on as soon as they are done.
+            Refused::Pending => Verdict::Throttled(Duration::from_secs(1)),
         })?;
         if let Some(answer) = waiting.get(&key).and_then(WeakShared::upgrade) {
             return Ok(answer);

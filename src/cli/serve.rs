@@ -23,7 +23,11 @@ use crate::store;
 pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> {
     let realm = Realm::new(&args.realm)
         .map_err(|e| Failure::new(Exit::Usage, format_args!("--realm: {e}")))?;
-    let settings = server::Settings { realm, trusted_proxies: args.trusted_proxy.clone() };
+    let settings = server::Settings {
+        realm,
+        trusted_proxies: args.trusted_proxy.clone(),
+        delays: server::Delays::default(),
+    };
     let addresses = addresses(args)?;
     start_log(args.log_level);
     let store = store::open(database)?;

@@ -44,12 +44,43 @@ pub struct Settings {
     pub realm: Realm,
     /// The proxies whose X-Forwarded-For is believed.
     pub trusted_proxies: Vec<Network>,
+    /// How long some answers are held back.
+    pub delays: Delays,
+}
+
+/// How long answers are held back that cost nothing to make. Otherwise they are quicker than any other, and who asks
+/// for the next one as soon as they have one takes the cores from everybody else.
+#[derive(Clone, Copy, Debug)]
+pub struct Delays {
+    /// For who fails too often.
+    pub throttled: Duration,
+    /// For who finds the queue full.
+    pub overloaded: Duration,
+}
+
+impl Delays {
+    /// Everything at once.
+    pub const NONE: Self = Self { throttled: Duration::ZERO, overloaded: Duration::ZERO };
+
+    fn before(self, decision: Decision) -> Option<Duration> {
+        match decision {
+            Decision::Throttled { .. } => Some(self.throttled),
+            Decision::Overloaded => Some(self.overloaded),
+            Decision::Granted | Decision::Denied | Decision::Unavailable => None,
+        }
+    }
+}
+
+impl Default for Delays {
+    fn default() -> Self {
+        Self { throttled: Duration::from_secs(1), overloaded: Duration::from_millis(20) }
+    }
 }
 
 /// What the routes share.
 struct Gate {
     authenticator: Arc<Authenticator>,
-    trusted_proxies: Vec<Network>,
+    settings: Settings,
     /// The fields of every 401. The framework's map puts its fields in a random order, which copies of a
     /// map share: so all refusals are the same to the byte, and tell nothing by their order.
     denied: HeaderMap,
@@ -63,14 +94,14 @@ impl Gate {
             .finish()
             .headers()
             .clone();
-        Self { authenticator, trusted_proxies: settings.trusted_proxies.clone(), denied }
+        Self { authenticator, settings: settings.clone(), denied }
     }
 
     /// The address that a request comes from.
     fn source(&self, request: &HttpRequest) -> IpAddr {
         // There is always a peer but in unit tests, whose requests come over no connection.
         let peer = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
-        peer::source(&self.trusted_proxies, peer, request.headers())
+        peer::source(&self.settings.trusted_proxies, peer, request.headers())
     }
 
     // A new decision must be given its response here: nothing may fall through to another one's.
@@ -146,7 +177,13 @@ async fn rest_auth(request: HttpRequest, gate: web::Data<Gate>) -> HttpResponse 
     let source = gate.source(&request);
     let authenticator = &gate.authenticator;
     let why = match credentials(request.headers()) {
-        Ok(shown) => return gate.answer(authenticator.decide(source, shown).await),
+        Ok(shown) => {
+            let decision = authenticator.decide(source, shown).await;
+            if let Some(delay) = gate.settings.delays.before(decision) {
+                rt::time::sleep(delay).await;
+            }
+            return gate.answer(decision);
+        }
         Err(why) => why,
     };
     let missing = why == NoCredentials::Missing;
@@ -270,7 +307,7 @@ mod tests {
         let authenticator =
             Authenticator::new(Box::new(Nobody), &auth::Settings::default()).unwrap();
         let realm = Realm::new(Realm::DEFAULT).unwrap();
-        let settings = Settings { realm, trusted_proxies: Vec::new() };
+        let settings = Settings { realm, trusted_proxies: Vec::new(), delays: Delays::NONE };
         let gate = Gate::new(Arc::new(authenticator), &settings);
         let throttled = |millis| Decision::Throttled { retry_after: Duration::from_millis(millis) };
         for (decision, status, retry_after) in [

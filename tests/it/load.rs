@@ -4,10 +4,10 @@
 use std::num::NonZeroUsize;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use resttool::{
-    AuthSettings, Limit, Password, PasswordHash, Policy, Revision, Store, StoreError, User,
+    AuthSettings, Delays, Limit, Password, PasswordHash, Policy, Revision, Store, StoreError, User,
     UserName,
 };
 
@@ -15,7 +15,11 @@ use crate::client::{Connection, Reply, Request};
 use crate::server::{Place, Server, cheap, name, unlimited, with_roy};
 
 fn roy() -> Request {
-    Request::get("/rest-auth").basic("roy", "open-sesame")
+    roy_with("open-sesame")
+}
+
+fn roy_with(password: &str) -> Request {
+    Request::get("/rest-auth").basic("roy", password)
 }
 
 fn place_with_roy() -> Place {
@@ -153,7 +157,7 @@ fn a_replaced_or_deleted_database_grants_nothing_of_the_old_one() {
 
 /// Nobody says when a file is moved: it is noticed within a second.
 fn wait_until(mut holds: impl FnMut() -> bool) {
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < Duration::from_secs(1));
     }
@@ -214,7 +218,7 @@ fn gated(settings: AuthSettings, proxies: &[&str]) -> (Server, Receiver<()>, Sen
 fn send(server: &Server, request: &Request, waiting: usize) -> Connection {
     let mut connection = Connection::open(server.address);
     connection.write(&request.bytes());
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     while server.counts().waiting < waiting {
         assert!(start.elapsed() < crate::client::PATIENCE, "{:?}", server.counts());
         std::thread::yield_now();
@@ -289,7 +293,7 @@ fn one_source_can_not_fill_the_queue() {
     flood.push(send(&server, &from("192.0.2.1", 1), 1));
     for n in 2..20 {
         let reply = server.ask(&from("192.0.2.1", n));
-        assert_eq!(reply.status, 503, "pending, and not known to be wrong");
+        assert_eq!((reply.status, reply.header("retry-after")), (429, Some("1")));
     }
     let roy = roy().header("X-Forwarded-For", "192.0.2.2");
     let mut other = send(&server, &roy, 2);
@@ -341,6 +345,25 @@ fn a_source_that_fails_too_often_waits_on_every_route_and_costs_no_hash() {
     assert_eq!(server.ask(&Request::get("/rest-auth")).status, 401);
     assert_eq!(server.ask(&roy()).status, 200);
     assert_eq!(server.counts().throttled, 3);
+}
+
+/// B-08, B-04: held back for that long, while others are served, and overload for less than 50 milliseconds.
+#[test]
+fn who_is_throttled_waits_for_the_answer_and_nobody_else_does() {
+    let delays = Delays { throttled: Duration::from_secs(1), overloaded: Duration::MAX };
+    let place = place_with_roy();
+    let server = Server::delaying(place.store(), &limited(1, 1000), &[], delays);
+    assert_eq!(server.ask(&roy()).status, 200);
+    assert_eq!(server.login("roy", "wrong").status, 401);
+    let start = Instant::now();
+    let mut throttled = Connection::open(server.address);
+    throttled.write(&roy_with("wrong").bytes());
+    assert_eq!(server.ask(&roy()).status, 200);
+    assert_eq!(server.ask(&Request::get("/rest-auth")).status, 401);
+    assert_eq!(throttled.read().status, 429);
+    assert!(start.elapsed() >= delays.throttled);
+    let usual = Delays::default();
+    assert_eq!((usual.throttled, usual.overloaded), (delays.throttled, Duration::from_millis(20)));
 }
 
 /// B-08, B-10, B-11

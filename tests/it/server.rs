@@ -7,8 +7,8 @@ use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 
 use resttool::{
-    AuthSettings, Authenticator, Cost, Counts, Password, Policy, Realm, ServerSettings, Store,
-    UserName, add_user, open_store, run_server,
+    AuthSettings, Authenticator, Cost, Counts, Delays, Password, Policy, Realm, ServerSettings,
+    Store, UserName, add_user, open_store, run_server,
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -31,10 +31,20 @@ impl Server {
 
     /// Serves from this store, with these settings and trusted proxies.
     pub fn with(store: Box<dyn Store>, settings: &AuthSettings, proxies: &[&str]) -> Self {
+        Self::delaying(store, settings, proxies, Delays::NONE)
+    }
+
+    /// And with these delays.
+    pub fn delaying(
+        store: Box<dyn Store>,
+        settings: &AuthSettings,
+        proxies: &[&str],
+        delays: Delays,
+    ) -> Self {
         let authenticator = Arc::new(Authenticator::new(store, settings).unwrap());
         let realm = Realm::new(Realm::DEFAULT).unwrap();
         let trusted_proxies = proxies.iter().map(|proxy| proxy.parse().unwrap()).collect();
-        let settings = ServerSettings { realm, trusted_proxies };
+        let settings = ServerSettings { realm, trusted_proxies, delays };
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
