@@ -17,6 +17,9 @@ pub(crate) fn hash(password: &Password, cost: Cost) -> Result<PasswordHash, Bcry
         .map_err(|_| BcryptError::InvalidHash("bcrypt made a hash that is none"))
 }
 
+/// What [`verify`] is.
+pub(crate) type Verify = fn(&Password, &PasswordHash) -> Result<bool, BcryptError>;
+
 /// Whether the hash is one of this password. Takes as long as making it did.
 ///
 /// # Errors

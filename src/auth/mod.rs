@@ -6,6 +6,8 @@ mod audit;
 mod bounded;
 mod cache;
 pub(crate) mod hash;
+#[cfg(test)]
+mod interleavings;
 mod throttle;
 mod workers;
 
@@ -107,16 +109,7 @@ impl Authenticator {
     /// When the system gives no threads or no random numbers.
     pub fn new(store: Box<dyn Store>, settings: &Settings) -> io::Result<Self> {
         let workers = Workers::start(settings.workers)?;
-        let verifier = Verifier {
-            store,
-            decoy: PasswordHash::decoy(settings.cost),
-            keyed: Keyed::new()?,
-            cache: Mutex::new(Cache::new(settings.cache_entries, settings.cache_lifetime)),
-            throttle: Mutex::new(Throttle::new(settings.source_limit, settings.user_limit)),
-            waiting: Mutex::default(),
-            hashes: Hashes::expected(settings.cost),
-            audit: Audit::start(settings.audit_hits)?,
-        };
+        let verifier = Verifier::new(store, settings)?;
         Ok(Self { verifier: Arc::new(verifier), workers, queue: settings.queue })
     }
 
@@ -336,8 +329,23 @@ struct Verifier {
 }
 
 impl Verifier {
+    fn new(store: Box<dyn Store>, settings: &Settings) -> io::Result<Self> {
+        Ok(Self {
+            store,
+            decoy: PasswordHash::decoy(settings.cost),
+            keyed: Keyed::new()?,
+            cache: Mutex::new(Cache::new(settings.cache_entries, settings.cache_lifetime)),
+            throttle: Mutex::new(Throttle::new(settings.source_limit, settings.user_limit)),
+            waiting: Mutex::default(),
+            hashes: Hashes::expected(settings.cost),
+            audit: Audit::start(settings.audit_hits)?,
+        })
+    }
+
     // A panic while one of these was held has left it whole: each call on it is one step.
     fn cache(&self) -> MutexGuard<'_, Cache> {
+        #[cfg(test)]
+        interleavings::step();
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -454,6 +462,8 @@ fn has_passed(end: Option<SystemTime>, now: SystemTime) -> bool {
 
 /// Computes hashes, and keeps account of how long they take.
 struct Hashes {
+    /// [`hash::verify`], but where tests are about something else.
+    compute: hash::Verify,
     count: AtomicU64,
     /// Nanoseconds of all of them.
     total: AtomicU64,
@@ -466,12 +476,12 @@ impl Hashes {
     /// common machine of 2020.
     fn expected(cost: Cost) -> Self {
         let each = AtomicU64::new(60_000 << cost.get());
-        Self { count: AtomicU64::new(0), total: AtomicU64::new(0), each }
+        Self { compute: hash::verify, count: AtomicU64::new(0), total: AtomicU64::new(0), each }
     }
 
     fn verify(&self, shown: &Credentials, hash: &PasswordHash) -> Result<bool, StoreError> {
         let start = Instant::now();
-        let right = hash::verify(&shown.password, hash)
+        let right = (self.compute)(&shown.password, hash)
             .map_err(|e| StoreError::Failed(format!("bcrypt failed: {e}")));
         let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.count.fetch_add(1, Ordering::Relaxed);

@@ -11,11 +11,15 @@ mod verbs;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
+#[cfg(target_os = "linux")]
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::credential::printable;
 use crate::store;
@@ -25,10 +29,23 @@ use exit::{Exit, Failure};
 /// Runs the program on the arguments and the environment of this process; what is returned is its
 /// exit code.
 pub fn run() -> ExitCode {
+    if let Err(e) = forbid_core_dumps() {
+        Failure::new(Exit::Failed, e).report("cannot forbid core dumps");
+        return Exit::Failed.into();
+    }
     match parse() {
         Ok(cli) => dispatch(cli).into(),
         Err(exit) => exit.into(),
     }
+}
+
+/// The memory of every verb holds passwords, and a core dump would keep them.
+fn forbid_core_dumps() -> io::Result<()> {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    // The limit does not hold for a program that takes the dump from a pipe (core(5)); this does.
+    #[cfg(target_os = "linux")]
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    Ok(())
 }
 
 fn dispatch(cli: Cli) -> Exit {

@@ -9,24 +9,24 @@
 use std::time::{Duration, Instant};
 
 /// How long a reading is relied on, and how long a change waits before it counts as done.
-pub(super) const LEASE: Duration = Duration::from_millis(1);
+pub(crate) const LEASE: Duration = Duration::from_millis(1);
 
 /// The last reading, if there is one that did not fail.
-pub(super) struct Lease<T>(Option<(Instant, T)>);
+pub(crate) struct Lease<T>(Option<(Instant, T)>);
 
 impl<T: Copy> Lease<T> {
     /// Nothing has been read yet.
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(None)
     }
 
     /// The last reading, if it may still be relied on.
-    pub(super) fn current(&self, now: Instant) -> Option<T> {
+    pub(crate) fn current(&self, now: Instant) -> Option<T> {
         self.0.filter(|(at, _)| now.saturating_duration_since(*at) < LEASE).map(|(_, value)| value)
     }
 
     /// Reads again. `now` is from before the reading begins.
-    pub(super) fn renew<E>(
+    pub(crate) fn renew<E>(
         &mut self,
         now: Instant,
         read: impl FnOnce() -> Result<T, E>,

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::credential::{HashError, PasswordHash, UserName};
+#[cfg(test)]
+pub(crate) use lease::{LEASE, Lease};
 
 /// Which state of the store somebody has seen: see [`Store::revision`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,6 +6,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::Signal;
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
 use crate::client::{Connection, Request, basic};
 use crate::server::Place;
 use crate::tool::{Outcome, Serving, command, run};
@@ -95,6 +98,17 @@ hint: another program listens there: choose another --port"
         ("--port x", "--port"),
         ("--cost 99", "--cost"),
         ("--log-level loud", "--log-level"),
+        ("--hash-workers 0", "--hash-workers"),
+        ("--queue 0", "--queue"),
+        ("--cache-entries 1048577", "--cache-entries"),
+        ("--cache-lifetime 0s", "--cache-lifetime"),
+        ("--cache-lifetime forever", "--cache-lifetime"),
+        ("--source-failures 10", "--source-failures"),
+        ("--source-failures 0/1m", "--source-failures"),
+        ("--user-failures 10/1ms", "--user-failures"),
+        ("--user-failures 10/2d", "--user-failures"),
+        ("--trusted-proxy localhost", "--trusted-proxy"),
+        ("--trusted-proxy 10.0.0.1/8", "--trusted-proxy"),
         ("--colour red", "--colour"),
         ("--host no.such.host.invalid", "--host"),
     ] {
@@ -203,4 +217,179 @@ fn the_log_says_what_it_must_and_no_more() {
     let listening = format!("listening on http://{address}");
     let granted = "outcome=granted reason=verified source=127.0.0.1 user=roy";
     assert_eq!(said, [&listening, granted, "stopping: requests in flight may finish", "stopped"]);
+}
+
+/// X-02, X-03: one line for each decision, which tells why, and whose name only if it is a user's.
+#[test]
+fn the_audit_log_has_a_line_for_every_decision_but_what_is_remembered() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    place.add("locked", "open-sesame");
+    place.add("expired", "open-sesame");
+    place.sql(
+        "UPDATE users SET locked = 1 WHERE name = 'locked';
+         UPDATE users SET expires = 1 WHERE name = 'expired'",
+    );
+    let expected = [
+        "outcome=challenged reason=no-credentials source=127.0.0.1",
+        "outcome=denied reason=malformed source=127.0.0.1",
+        "outcome=denied reason=malformed source=127.0.0.1",
+        "outcome=granted reason=verified source=127.0.0.1 user=roy",
+        "outcome=denied reason=wrong-password source=127.0.0.1 user=roy",
+        "outcome=denied reason=unknown-user source=127.0.0.1",
+        "outcome=denied reason=locked source=127.0.0.1 user=locked",
+        "outcome=denied reason=expired source=127.0.0.1 user=expired",
+        "outcome=denied reason=unknown-user source=2001:db8::7",
+        "outcome=throttled reason=too-many-failures source=127.0.0.1",
+    ];
+    let remembered = "outcome=granted reason=remembered source=127.0.0.1 user=roy";
+    for hits in [false, true] {
+        let flags = if hits { "--audit-hits" } else { "" };
+        let serving =
+            serve(&place, &format!("--source-failures 4/24h --trusted-proxy 127.0.0.1 {flags}"));
+        let rest_auth = || Request::get("/rest-auth");
+        rest_auth().send(serving.address);
+        rest_auth().authorization("Basic roy").send(serving.address);
+        rest_auth().authorization("x").authorization("y").send(serving.address);
+        for (user, password) in [
+            ("roy", "open-sesame"),
+            ("roy", "open-sesame"),
+            ("roy", "wrong"),
+            ("typed-secret", "x"),
+            ("locked", "open-sesame"),
+            ("expired", "open-sesame"),
+        ] {
+            status(&serving, user, password);
+        }
+        let elsewhere = rest_auth().basic("typed-secret", "x");
+        elsewhere.header("X-Forwarded-For", "2001:db8::7").send(serving.address);
+        assert_eq!(status(&serving, "roy", "wrong"), 429);
+        let mut expected = expected.to_vec();
+        if hits {
+            expected.insert(4, remembered);
+        }
+        assert_eq!(serving.stop(), expected);
+    }
+}
+
+/// Beyond a rate, lines are counted and summed up; of each kind for itself, so none hides another one.
+#[test]
+fn a_flood_of_failures_is_no_flood_of_lines() {
+    const FLOOD: usize = 300;
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    place.add("broken", "open-sesame");
+    place.sql("UPDATE users SET hash = '$2x$' || substr(hash, 5) WHERE name = 'broken'");
+    let serving = serve(&place, "--cost 4 --source-failures 0 --user-failures 0");
+    let mut connection = Connection::open(serving.address);
+    for user in ["roy", "broken"] {
+        for _ in 0..FLOOD {
+            connection.ask(&Request::get("/rest-auth").basic(user, "wrong"));
+        }
+    }
+    assert_eq!(status(&serving, "roy", "open-sesame"), 200);
+    let said = serving.stop();
+    assert!(said.iter().any(|line| line.contains("reason=verified")), "{said:?}");
+    let trouble = "cannot check credentials: the stored hash of user broken can't be used";
+    let more = |line: &str| line.split_once(" more=").map(|(_, n)| n.parse::<usize>().unwrap());
+    for (kind, summed_up) in [
+        ("outcome=denied reason=wrong-password", more as fn(&str) -> Option<usize>),
+        ("outcome=unavailable reason=failure", more),
+        (trouble, |_| None),
+    ] {
+        let of_this: Vec<_> = said.iter().filter(|line| line.starts_with(kind)).collect();
+        let sum: usize = of_this.iter().filter_map(|line| summed_up(line)).sum();
+        let lines = of_this.iter().filter(|line| summed_up(line).is_none()).count();
+        // 20 in each second that it took, and the sum once in a second.
+        assert!((20..FLOOD / 2).contains(&lines), "{kind}: {lines}");
+        if kind != trouble {
+            assert_eq!(lines + sum, FLOOD, "{kind}");
+        }
+    }
+    let missed: usize = said
+        .iter()
+        .filter_map(|line| {
+            line.strip_suffix(" more failures were not written here")?.parse::<usize>().ok()
+        })
+        .sum();
+    let written = said.iter().filter(|line| line.starts_with(trouble)).count();
+    assert_eq!(written + missed, FLOOD);
+}
+
+/// B-04: so many workers as are asked for, and neither a thread nor much memory more under a flood.
+#[test]
+fn threads_and_memory_are_the_same_after_a_flood() {
+    let place = Place::new();
+    let serving = serve(&place, "--cost 4 --hash-workers 3 --source-failures 0 --user-failures 0");
+    let flood = |from: usize| {
+        std::thread::scope(|scope| {
+            for client in 0..8 {
+                let address = serving.address;
+                scope.spawn(move || {
+                    let mut connection = Connection::open(address);
+                    for n in 0..100 {
+                        let user = format!("user-{}", from + client * 100 + n);
+                        let reply = connection.ask(&Request::get("/rest-auth").basic(user, "x"));
+                        assert_eq!(reply.status, 401);
+                    }
+                });
+            }
+        });
+    };
+    let resident = || {
+        let status = serving.proc("status");
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        kib.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
+    };
+    flood(0);
+    let (threads, before) = (serving.threads(), resident());
+    assert_eq!(threads.iter().filter(|name| name.starts_with("hash-")).count(), 3);
+    flood(1000);
+    assert_eq!(serving.threads().len(), threads.len());
+    assert!(resident() < before + 2048, "{before} KiB, and then {} KiB", resident());
+}
+
+#[test]
+fn what_the_options_of_the_gate_say_is_done() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let hits = |words: &str| {
+        let serving = serve(&place, &format!("--audit-hits {words}"));
+        for _ in 0..2 {
+            assert_eq!(status(&serving, "roy", "open-sesame"), 200);
+        }
+        serving.stop().iter().filter(|line| line.contains("remembered")).count()
+    };
+    assert_eq!((hits(""), hits("--cache-entries 0"), hits("--cache-lifetime 1h")), (1, 0, 1));
+
+    let limit = |words: &str, from: [&str; 2]| {
+        let serving = serve(&place, &format!("--trusted-proxy 192.0.2.0/24,127.0.0.1 {words}"));
+        from.map(|from| {
+            let wrong = Request::get("/rest-auth").basic("roy", "wrong");
+            wrong.header("X-Forwarded-For", from).send(serving.address).status
+        })
+    };
+    let (here, there) = ("198.51.100.1", "198.51.100.2");
+    assert_eq!(limit("--source-failures 1/1h", [here, here]), [401, 429]);
+    assert_eq!(limit("--source-failures 1/1h", [here, there]), [401, 401]);
+    assert_eq!(limit("--source-failures 0", [here, here]), [401, 401]);
+    assert_eq!(limit("--user-failures 1/1h", [here, there]), [401, 429]);
+    assert_eq!(limit("--user-failures 0", [here, there]), [401, 401]);
+}
+
+/// X-05
+#[test]
+fn no_core_is_dumped() {
+    let place = Place::new();
+    let mut shell = Command::new("sh");
+    let serve = "ulimit -c unlimited 2>/dev/null; exec \"$0\" serve --port 0";
+    shell.args(["-c", serve, env!("CARGO_BIN_EXE_resttool")]);
+    shell.env_clear().env("HOME", place.folder()).current_dir(place.folder());
+    let serving = Serving::start(shell);
+    let limits = serving.proc("limits");
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().collect::<Vec<_>>(), ["0", "0", "bytes"]);
+    serving.signal(Signal::ABORT);
+    let (status, log) = serving.status();
+    assert_eq!((status.signal(), status.core_dumped()), (Some(6), false), "{log}");
 }

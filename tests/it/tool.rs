@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -87,11 +87,38 @@ impl Serving {
         kill_process(id, signal).unwrap();
     }
 
-    /// Waits for its end; its exit code, if it was not ended by a signal, and the whole log.
-    pub fn end(mut self) -> (Option<i32>, String) {
+    /// What the kernel tells of it: a file of /proc/ID.
+    pub fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap()
+    }
+
+    /// The names of its threads.
+    pub fn threads(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let name = |task: &Path| std::fs::read_to_string(task.join("comm")).unwrap();
+        tasks.map(|task| name(&task.unwrap().path()).trim().to_owned()).collect()
+    }
+
+    /// Waits for its end; how it ended, and the whole log.
+    pub fn status(mut self) -> (ExitStatus, String) {
         while self.stderr.read_line(&mut self.log).unwrap() > 0 {}
-        let code = self.child.wait().unwrap().code();
-        (code, std::mem::take(&mut self.log))
+        (self.child.wait().unwrap(), std::mem::take(&mut self.log))
+    }
+
+    /// Waits for its end; its exit code, if it was not ended by a signal, and the whole log.
+    pub fn end(self) -> (Option<i32>, String) {
+        let (status, log) = self.status();
+        (status.code(), log)
+    }
+
+    /// Tells it to stop, and waits for that; what it said in its log since it listened.
+    pub fn stop(self) -> Vec<String> {
+        self.signal(Signal::TERM);
+        let (code, log) = self.end();
+        assert_eq!(code, Some(0), "{log}");
+        let said = log.lines().map(|line| line.split_once("] ").unwrap().1.to_owned());
+        let said = said.skip_while(|line| !line.starts_with("listening on ")).skip(1);
+        said.filter(|line| !line.starts_with("stop")).collect()
     }
 }
 
