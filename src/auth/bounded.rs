@@ -5,19 +5,41 @@
 //! memory is set aside once.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 
-pub(super) struct Bounded<K, V> {
-    young: HashMap<K, V>,
-    old: HashMap<K, V>,
+pub(super) struct Bounded<K, V, S = RandomState> {
+    young: HashMap<K, V, S>,
+    old: HashMap<K, V, S>,
     half: usize,
 }
 
-impl<K: Copy + Eq + Hash, V> Bounded<K, V> {
+/// For keys that are digests under a secret key, of which any eight bytes are as good as a hash.
+pub(super) type OfDigests<K, V> = Bounded<K, V, BuildHasherDefault<AsItIs>>;
+
+/// Takes the number that it is given.
+#[derive(Default)]
+pub(super) struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0 << 8 ^ u64::from(*byte);
+        }
+    }
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl<K: Copy + Eq + Hash, V, S: BuildHasher + Default> Bounded<K, V, S> {
     /// A map of at most `most` entries, rounded up to an even number. One of none keeps nothing.
     pub(super) fn new(most: usize) -> Self {
         let half = most.div_ceil(2);
-        Self { young: HashMap::with_capacity(half), old: HashMap::with_capacity(half), half }
+        let map = || HashMap::with_capacity_and_hasher(half, S::default());
+        Self { young: map(), old: map(), half }
     }
 
     /// The value, which counts as used by that.
@@ -62,7 +84,7 @@ mod tests {
 
     #[test]
     fn it_never_holds_more_than_it_may_and_keeps_what_is_used() {
-        let mut map = Bounded::new(8);
+        let mut map = Bounded::<_, _>::new(8);
         map.insert(0, 0);
         for n in 1..1000_u32 {
             map.insert(n, n);
@@ -77,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_key_has_one_value_and_none_after_it_was_removed() {
-        let mut map = Bounded::new(4);
+        let mut map = Bounded::<_, _>::new(4);
         map.insert(1, "a");
         map.age();
         map.insert(1, "b");
@@ -93,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_map_of_none_keeps_nothing() {
-        let mut map = Bounded::new(0);
+        let mut map = Bounded::<_, _>::new(0);
         map.insert(1, 1);
         assert_eq!((map.get(&1).copied(), map.len()), (None, 0));
     }

@@ -4,9 +4,10 @@
 //! under a key that is made at start and written nowhere. Whether somebody may enter is not decided here, and
 //! time comes as a parameter.
 
+use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::bounded::Bounded;
+use super::bounded::OfDigests;
 use super::throttle::Source;
 use crate::credential::{Credentials, PasswordHash, UserName};
 use crate::store::Revision;
@@ -15,8 +16,15 @@ use crate::store::Revision;
 pub(super) struct Keyed([u8; 32]);
 
 /// The digest of a name and a password.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key([u8; 32]);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+    }
+}
 
 /// The digest of a stored hash.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,7 +84,7 @@ pub(super) struct Verified {
 }
 
 pub(super) struct Cache {
-    entries: Bounded<Key, (Verified, Instant)>,
+    entries: OfDigests<Key, (Verified, Instant)>,
     lifetime: Duration,
     aged: Option<Instant>,
 }
@@ -84,7 +92,7 @@ pub(super) struct Cache {
 impl Cache {
     /// At most so many entries; each is forgotten when it was not used for `lifetime`.
     pub(super) fn new(entries: usize, lifetime: Duration) -> Self {
-        Self { entries: Bounded::new(entries), lifetime, aged: None }
+        Self { entries: OfDigests::new(entries), lifetime, aged: None }
     }
 
     /// What is known of these credentials, which are used by that.

@@ -123,16 +123,30 @@ impl Authenticator {
             verifier.audit.decided(Kind::Remembered, peer, Some(&shown.user));
             return Decision::Granted;
         }
+        // Boxed, since its size would count for every request.
+        Box::pin(self.find_out(peer, key, source, shown, revision)).await
+    }
+
+    /// Has a worker find out what is not known, and waits for it.
+    async fn find_out(
+        &self,
+        peer: IpAddr,
+        key: Key,
+        source: Source,
+        shown: Credentials,
+        revision: Option<Revision>,
+    ) -> Decision {
+        let audit = &self.verifier.audit;
         let shown = Arc::new(shown);
         let verdict = match self.line_up(key, source, &shown, revision) {
             Ok(answer) => answer.await.unwrap_or_else(|_| {
-                verifier.audit.trouble(&"cannot check credentials: a hash worker failed");
+                audit.trouble(&"cannot check credentials: a hash worker failed");
                 Verdict::Unavailable
             }),
             Err(verdict) => verdict,
         };
         let user = verdict.is_about_a_user().then_some(&shown.user);
-        verifier.audit.decided(verdict.kind(), peer, user);
+        audit.decided(verdict.kind(), peer, user);
         verdict.decision()
     }
 
@@ -370,12 +384,13 @@ impl Verifier {
         let now = Instant::now();
         let Some(known) = self.cache().get(key, now) else { return false };
         let mut current = Verified { source, ..known };
-        let today = SystemTime::now();
-        if known.revision != revision || has_passed(known.expires, today) {
+        let expired = known.expires.is_some_and(|end| end <= SystemTime::now());
+        if known.revision != revision || expired {
             // The user is read after the revision: what changes between them is read again the next time.
             let user = match self.store.find(&shown.user) {
                 Ok(Some(user))
-                    if self.keyed.hash(&user.hash) == known.hash && may_enter(&user, today) =>
+                    if self.keyed.hash(&user.hash) == known.hash
+                        && may_enter(&user, SystemTime::now()) =>
                 {
                     user
                 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
-use actix_web::http::header::{self, ContentType, HeaderMap};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{
@@ -30,6 +30,13 @@ use crate::auth::{Authenticator, Decision, Unfit};
 pub use basic::{NoCredentials, credentials};
 pub use challenge::{Realm, RealmError};
 pub use peer::{Network, NetworkError};
+
+const PLAIN_TEXT: (HeaderName, HeaderValue) =
+    (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+const JSON: (HeaderName, HeaderValue) =
+    (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+const NO_STORE: (HeaderName, HeaderValue) =
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
 /// The longest head of a request, in bytes, that is looked at.
 const MAX_HEAD: usize = 64 * 1024;
@@ -90,7 +97,7 @@ impl Gate {
     fn new(authenticator: Arc<Authenticator>, settings: &Settings) -> Self {
         let denied = response(StatusCode::UNAUTHORIZED)
             .insert_header((header::WWW_AUTHENTICATE, settings.realm.challenge()))
-            .content_type(ContentType::plaintext())
+            .insert_header(PLAIN_TEXT)
             .finish()
             .headers()
             .clone();
@@ -109,7 +116,7 @@ impl Gate {
     fn answer(&self, decision: Decision) -> HttpResponse {
         match decision {
             Decision::Granted => response(StatusCode::OK)
-                .content_type(ContentType::json())
+                .insert_header(JSON)
                 .body(concat!(r#""You are authorized to see this message""#, "\n")),
             Decision::Denied => {
                 let mut response = HttpResponse::new(StatusCode::UNAUTHORIZED);
@@ -118,11 +125,11 @@ impl Gate {
             }
             Decision::Throttled { retry_after } => response(StatusCode::TOO_MANY_REQUESTS)
                 .insert_header((header::RETRY_AFTER, whole_seconds(retry_after)))
-                .content_type(ContentType::plaintext())
+                .insert_header(PLAIN_TEXT)
                 .body("Too Many Requests"),
             Decision::Overloaded => response(StatusCode::SERVICE_UNAVAILABLE)
                 .insert_header((header::RETRY_AFTER, "1"))
-                .content_type(ContentType::plaintext())
+                .insert_header(PLAIN_TEXT)
                 .body("Service Unavailable"),
             Decision::Unavailable => text(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
         }
@@ -180,7 +187,8 @@ async fn rest_auth(request: HttpRequest, gate: web::Data<Gate>) -> HttpResponse 
         Ok(shown) => {
             let decision = authenticator.decide(source, shown).await;
             if let Some(delay) = gate.settings.delays.before(decision) {
-                rt::time::sleep(delay).await;
+                // Boxed, since its size would count for every request.
+                Box::pin(rt::time::sleep(delay)).await;
             }
             return gate.answer(decision);
         }
@@ -212,7 +220,7 @@ where
     Args: FromRequest + 'static,
     F::Output: Responder<Body = BoxBody> + 'static,
 {
-    const ALLOW: (header::HeaderName, &str) = (header::ALLOW, "GET, HEAD, OPTIONS");
+    const ALLOW: (HeaderName, &str) = (header::ALLOW, "GET, HEAD, OPTIONS");
     web::resource(path)
         .guard(guard::fn_guard(move |context| context.head().uri.path() == path))
         .route(web::get().to(handler.clone()))
@@ -224,7 +232,7 @@ where
         .default_service(web::to(|| async {
             response(StatusCode::METHOD_NOT_ALLOWED)
                 .insert_header(ALLOW)
-                .content_type(ContentType::plaintext())
+                .insert_header(PLAIN_TEXT)
                 .body("Method Not Allowed")
         }))
 }
@@ -254,18 +262,18 @@ fn head_length(request: &ServiceRequest) -> usize {
 fn too_long() -> HttpResponse {
     response(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
         .force_close()
-        .content_type(ContentType::plaintext())
+        .insert_header(PLAIN_TEXT)
         .body("Request Header Fields Too Large")
 }
 
 fn text(status: StatusCode, body: &'static str) -> HttpResponse {
-    response(status).content_type(ContentType::plaintext()).body(body)
+    response(status).insert_header(PLAIN_TEXT).body(body)
 }
 
 /// Every response begins here: none of them may be kept by a cache.
 fn response(status: StatusCode) -> HttpResponseBuilder {
     let mut response = HttpResponse::build(status);
-    response.insert_header((header::CACHE_CONTROL, "no-store"));
+    response.insert_header(NO_STORE);
     response
 }
 
