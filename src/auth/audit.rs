@@ -104,6 +104,8 @@ enum Line {
     Trouble(String),
     /// Something was counted and not written: it is to be summed up in a second.
     Counted,
+    /// Somebody waits until everything before this is written, and what was counted is summed up.
+    Flush(SyncSender<()>),
 }
 
 /// Takes what is to be told. Dropped, it writes what is left.
@@ -153,6 +155,17 @@ impl Audit {
     /// Tells of a failure on our side.
     pub(super) fn trouble(&self, what: &dyn fmt::Display) {
         self.tell(TROUBLE, || Line::Trouble(what.to_string()));
+    }
+
+    /// Returns when everything that was told is written.
+    pub(super) fn flush(&self) {
+        let (written, is_written) = sync_channel(1);
+        if let Some(lines) = &self.lines
+            && lines.send(Line::Flush(written)).is_ok()
+        {
+            // It fails when the writer has panicked, and then there is nothing to wait for.
+            let _ = is_written.recv();
+        }
     }
 
     /// How many decisions there were of this kind.
@@ -217,6 +230,11 @@ fn write(lines: &Receiver<Line>, shared: &Shared) {
             Ok(Line::Event(event)) => log::info!(target: TARGET, "{event}"),
             Ok(Line::Trouble(what)) => log::error!("{what}"),
             Ok(Line::Counted) => {}
+            Ok(Line::Flush(written)) => {
+                shared.sum_up(None);
+                // Who asked for it waits for this.
+                let _ = written.send(());
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 shared.sum_up(None);
@@ -281,5 +299,41 @@ impl Quota {
 
     fn is_over(&self, now: Instant) -> bool {
         self.second.is_none_or(|second| now.saturating_duration_since(second) >= SECOND)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_lines_a_second_and_the_rest_is_summed_up_when_it_is_over() {
+        let start = Instant::now();
+        let mut quota = Quota::default();
+        assert_eq!(quota.sum(Some(start)), Sum::Nothing);
+        for _ in 0..LINES {
+            assert_eq!(quota.take(start), Take::Write);
+        }
+        assert_eq!(quota.sum(Some(start)), Sum::Nothing);
+        assert_eq!(quota.take(start), Take::CountFirst, "somebody must see to the sum");
+        assert_eq!(quota.take(start + SECOND - Duration::from_nanos(1)), Take::Count);
+        assert_eq!(quota.sum(Some(start)), Sum::Later);
+        assert_eq!(quota.sum(Some(start + SECOND)), Sum::Missed(2));
+        assert_eq!(quota.sum(Some(start + SECOND)), Sum::Nothing, "told once");
+        assert_eq!(quota.take(start + SECOND), Take::Write, "a new second");
+        for _ in 1..LINES {
+            assert_eq!(quota.take(start + SECOND), Take::Write);
+        }
+        assert_eq!(quota.take(start + SECOND), Take::CountFirst);
+        assert_eq!(quota.sum(None), Sum::Missed(1), "the last chance");
+    }
+
+    #[test]
+    fn every_kind_has_words_of_its_own_in_the_order_of_the_counters() {
+        let mut words: Vec<_> = Kind::ALL.iter().map(|kind| kind.words()).collect();
+        assert!(Kind::ALL.iter().enumerate().all(|(n, kind)| *kind as usize == n));
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), Kind::ALL.len());
     }
 }

@@ -197,10 +197,16 @@ impl Authenticator {
             // Nobody may wait for it any more by now: then it is dropped.
             let _ = reply.send(verdict);
         };
-        let most = self.queue.unwrap_or_else(|| verifier.hashes.in_two_seconds(&self.workers));
+        let most =
+            self.queue.unwrap_or_else(|| verifier.hashes.in_two_seconds(self.workers.threads()));
         self.workers.submit(most, job).map_err(|workers::Full| Verdict::Overloaded)?;
         waiting.extend(answer.downgrade().map(|answer| (key, answer)));
         Ok(answer)
+    }
+
+    /// Returns when every line about what was decided so far is in the log.
+    pub fn flush_audit(&self) {
+        self.verifier.audit.flush();
     }
 
     /// What has happened so far.
@@ -508,10 +514,9 @@ impl Hashes {
     }
 
     /// How many hashes these workers compute in about two seconds: longer than that nobody should wait.
-    fn in_two_seconds(&self, workers: &Workers) -> usize {
+    fn in_two_seconds(&self, threads: usize) -> usize {
         const MOST: u64 = 8192;
         let each = self.each.load(Ordering::Relaxed).max(1);
-        let threads = workers.threads();
         let together = (2_000_000_000 / each).clamp(1, MOST) as usize;
         threads * together
     }
@@ -519,7 +524,10 @@ impl Hashes {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
     use std::net::Ipv4Addr;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::task::{Context, Waker};
 
     use futures_executor::block_on;
 
@@ -615,6 +623,123 @@ mod tests {
         let roy = User { expires: Some(end), ..user("right") };
         assert!(may_enter(&roy, end - Duration::from_nanos(1)));
         assert!(!may_enter(&roy, end));
+    }
+
+    /// B-04: as long as hashes are seen to take.
+    #[test]
+    fn the_queue_holds_two_seconds_of_work() {
+        let hashes = Hashes::expected(Cost::DEFAULT);
+        assert_eq!(hashes.in_two_seconds(2), 16, "a quarter of a second each");
+        assert_eq!(
+            Hashes::expected(Cost::new(15).unwrap()).in_two_seconds(4),
+            4,
+            "one each at least"
+        );
+        // They turn out to take a millisecond or so.
+        let quick = PasswordHash::decoy(Cost::new(4).unwrap());
+        for _ in 0..100 {
+            hashes.verify(&shown("right"), &quick).unwrap();
+        }
+        let waiting = hashes.in_two_seconds(2);
+        assert!((40..=2 * 8192).contains(&waiting), "{waiting}");
+        assert_eq!(hashes.count.load(Ordering::Relaxed), 100);
+    }
+
+    /// A store whose first look waits until it may go on, and then knows nobody.
+    struct Slow {
+        looked: Mutex<Sender<()>>,
+        go_on: Mutex<Receiver<()>>,
+    }
+
+    impl Store for Slow {
+        fn find(&self, _: &UserName) -> Result<Option<User>, StoreError> {
+            // Later looks find nobody who listens or holds them.
+            let _ = self.looked.lock().unwrap().send(());
+            let _ = self.go_on.lock().unwrap().recv();
+            Ok(None)
+        }
+        fn revision(&self) -> Result<Revision, StoreError> {
+            Ok(Revision(0))
+        }
+        fn contains(&self, _: &UserName) -> Result<bool, StoreError> {
+            unreachable!("the decision is made on the record")
+        }
+        fn is_empty(&self) -> Result<bool, StoreError> {
+            unreachable!("the decision is made on the record")
+        }
+        fn add(&self, _: &UserName, _: &PasswordHash) -> Result<(), StoreError> {
+            unreachable!("the decision changes nothing")
+        }
+        fn remove(&self, _: &UserName) -> Result<(), StoreError> {
+            unreachable!("the decision changes nothing")
+        }
+    }
+
+    /// B-08: but who goes away while a hash is computed has had their try.
+    #[test]
+    fn a_try_that_nobody_waits_for_costs_no_hash_and_is_no_failure() {
+        let (looked, looks) = channel();
+        let (go_on, may_go_on) = channel();
+        let store = Slow { looked: Mutex::new(looked), go_on: Mutex::new(may_go_on) };
+        let settings = Settings {
+            cost: Cost::new(4).unwrap(),
+            workers: NonZeroUsize::MIN,
+            source_limit: Limit::new(3, Limit::MAX_PERIOD),
+            ..Settings::default()
+        };
+        let authenticator = Authenticator::new(Box::new(store), &settings).unwrap();
+        let mut idle = Context::from_waker(Waker::noop());
+        let mut begun = Box::pin(authenticator.decide(HERE, shown("begun")));
+        assert!(begun.as_mut().poll(&mut idle).is_pending());
+        looks.recv().unwrap();
+        let mut queued = Box::pin(authenticator.decide(HERE, shown("queued")));
+        assert!(queued.as_mut().poll(&mut idle).is_pending());
+        drop((begun, queued));
+        drop((looks, go_on));
+        // After what has begun, and what was skipped.
+        assert_eq!(block_on(authenticator.decide(HERE, shown("third"))), Decision::Denied);
+        assert_eq!(authenticator.counts().hashes, 2);
+        assert_eq!(block_on(authenticator.decide(HERE, shown("fourth"))), Decision::Denied);
+        let fifth = block_on(authenticator.decide(HERE, shown("fifth")));
+        assert!(matches!(fifth, Decision::Throttled { .. }), "{fifth:?}");
+    }
+
+    /// P-18: nobody waits for ever, nobody is let in, and who is remembered does not notice.
+    #[test]
+    fn without_workers_only_what_is_remembered_is_granted() {
+        let roy = user("right");
+        let authenticator = authenticator(vec![Ok(Some(roy.clone())), Ok(Some(roy))], 4);
+        let decide = |authenticator: &Authenticator, password| {
+            block_on(authenticator.decide(HERE, shown(password)))
+        };
+        assert_eq!(decide(&authenticator, "right"), Decision::Granted);
+        authenticator.workers.kill();
+        for _ in 0..20 {
+            assert_eq!(decide(&authenticator, "wrong"), Decision::Unavailable);
+        }
+        assert_eq!(decide(&authenticator, "right"), Decision::Granted);
+        let counts = authenticator.counts();
+        assert_eq!((counts.remembered, counts.unavailable, counts.throttled), (1, 20, 0));
+    }
+
+    /// B-06: also when nothing in the store has changed but the time.
+    #[test]
+    fn a_user_who_expires_while_remembered_is_read_again() {
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        let roy = user("right");
+        let expired = User { expires: Some(end), ..roy.clone() };
+        let mut answers = vec![Ok(Some(roy.clone())), Ok(Some(roy))];
+        answers.extend([Ok(Some(expired.clone())), Ok(Some(expired.clone())), Ok(Some(expired))]);
+        let authenticator = authenticator(answers, 4);
+        assert_eq!(block_on(authenticator.decide(HERE, shown("right"))), Decision::Granted);
+        // As it was read when the end was still to come.
+        let key = authenticator.verifier.keyed.credentials(&shown("right"));
+        let now = Instant::now();
+        let known = authenticator.verifier.cache().get(&key, now).unwrap();
+        let known = Verified { expires: Some(end), ..known };
+        authenticator.verifier.cache().insert(key, known, now);
+        assert_eq!(block_on(authenticator.decide(HERE, shown("right"))), Decision::Denied);
+        assert_eq!(authenticator.counts().expired, 1);
     }
 
     /// B-06

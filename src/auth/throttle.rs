@@ -251,7 +251,7 @@ mod tests {
         Err(Refused::Failed(SECOND * seconds))
     }
 
-    /// B-08
+    /// B-08, B-16: all the time that it knows is [`Instant`], the monotonic clock.
     #[test]
     fn a_source_that_fails_waits_until_a_failure_is_forgiven_and_others_do_not() {
         let mut bench = Bench::new();

@@ -84,10 +84,11 @@ impl Workers {
 
     /// Ends the threads, as if something had killed them.
     #[cfg(test)]
-    pub(super) fn kill(&mut self) {
+    pub(super) fn kill(&self) {
         self.close();
-        for thread in self.threads.drain(..) {
-            thread.join().unwrap();
+        let mut state = self.queue.state();
+        while state.alive > 0 {
+            state = self.queue.changed.wait(state).unwrap();
         }
     }
 
@@ -129,6 +130,7 @@ impl Drop for Alive {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.alive -= 1;
+        self.0.changed.notify_all();
         if state.alive == 0 {
             // Nobody will do them; who waits for them is to know. They are dropped outside of the lock, since that
             // is foreign code.
@@ -222,7 +224,7 @@ mod tests {
     /// P-18
     #[test]
     fn without_a_thread_a_job_is_dropped_and_not_kept() {
-        let mut workers = one_worker();
+        let workers = one_worker();
         workers.kill();
         let (held, dropped) = channel::<()>();
         workers.submit(1, move || drop(held)).unwrap();

@@ -39,12 +39,14 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
     }
     let authenticator = Authenticator::new(store, &decisions(args)?)
         .map_err(|e| Failure::new(Exit::Failed, format_args!("cannot start hash workers: {e}")))?;
-    server::run(listener, Arc::new(authenticator), &settings, || {
+    let authenticator = Arc::new(authenticator);
+    server::run(listener, Arc::clone(&authenticator), &settings, || {
         let stop = signals()?;
         log::info!("listening on http://{address}");
         Ok(stop)
     })
     .map_err(|e| Failure::new(Exit::Failed, e))?;
+    authenticator.flush_audit();
     log::info!("stopped");
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use actix_web::body::BoxBody;
@@ -88,6 +88,8 @@ impl Default for Delays {
 struct Gate {
     authenticator: Arc<Authenticator>,
     settings: Settings,
+    /// Whether somebody was told that a proxy may have been forgotten.
+    warned: Once,
     /// The fields of every 401. The framework's map puts its fields in a random order, which copies of a
     /// map share: so all refusals are the same to the byte, and tell nothing by their order.
     denied: HeaderMap,
@@ -101,14 +103,25 @@ impl Gate {
             .finish()
             .headers()
             .clone();
-        Self { authenticator, settings: settings.clone(), denied }
+        Self { authenticator, settings: settings.clone(), warned: Once::new(), denied }
     }
 
     /// The address that a request comes from.
     fn source(&self, request: &HttpRequest) -> IpAddr {
         // There is always a peer but in unit tests, whose requests come over no connection.
         let peer = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
-        peer::source(&self.settings.trusted_proxies, peer, request.headers())
+        let trusted = &self.settings.trusted_proxies;
+        if trusted.is_empty()
+            && !self.warned.is_completed()
+            && request.headers().contains_key(peer::FORWARDED_FOR)
+        {
+            self.warned.call_once(|| {
+                log::warn!(
+                    "{peer} sends X-Forwarded-For and is no trusted proxy: whoever it forwards counts as one source; if it is a proxy of yours, start with --trusted-proxy {peer}"
+                );
+            });
+        }
+        peer::source(trusted, peer, request.headers())
     }
 
     // A new decision must be given its response here: nothing may fall through to another one's.
