@@ -190,6 +190,7 @@ impl Audit {
 
 impl Drop for Audit {
     fn drop(&mut self) {
+        self.flush();
         self.lines = None;
         if let Some(writer) = self.writer.take() {
             // A panic of it was reported by the panic hook.
@@ -236,10 +237,7 @@ fn write(lines: &Receiver<Line>, shared: &Shared) {
                 let _ = written.send(());
             }
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                shared.sum_up(None);
-                return;
-            }
+            Err(RecvTimeoutError::Disconnected) => return,
         }
         let now = Instant::now();
         if sum_up_at.is_none_or(|at| at <= now) {

@@ -843,16 +843,24 @@ mod tests {
         let (path, aside) = (place.path(), place.0.path().join("aside.db"));
         let new = place.0.path().join("new.db");
         SqliteStore::open(&new).unwrap().add(&name("new"), &hash()).unwrap();
+        // Larger than the old one, whose index would say that it ends earlier.
+        let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+                    INSERT INTO users (name, hash) SELECT 'user-' || i, '' FROM n";
+        Connection::open(&new).unwrap().execute_batch(fill).unwrap();
         let store = place.open();
         let before = store.revision().unwrap();
         store.add(&name("old"), &hash()).unwrap();
-        assert!(companions(&path).all(|file| file.exists()), "the last change is in the -wal");
+        let files =
+            || companions(&path).map(|file| Stamp::of(&file).unwrap().file).collect::<Vec<_>>();
+        let olds = files();
 
         fs::rename(&path, &aside).unwrap();
         fs::rename(&new, &path).unwrap();
         assert_ne!(read_revision(&store).unwrap(), before);
+        assert!(files().iter().all(|file| !olds.contains(file)), "companions of its own");
         for store in [store, place.open()] {
             assert!(store.contains(&name("new")).unwrap());
+            assert!((1..=5000).all(|n| store.contains(&name(&format!("user-{n}"))).unwrap()));
             assert_eq!(store.find(&name("old")).unwrap(), None);
             store
                 .add(&name("newer"), &hash())

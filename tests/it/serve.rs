@@ -214,10 +214,15 @@ fn the_log_says_what_it_must_and_no_more() {
     assert_eq!(status(&serving, "roy", "open-sesame"), 200);
     serving.signal(Signal::TERM);
     let log = serving.end().1;
-    let said: Vec<_> = log.lines().map(|line| line.split_once("] ").unwrap().1).collect();
+    // The audit lines are written beside the others, by a thread of their own.
+    let lines = log.lines().map(|line| line.split_once("] ").unwrap());
+    let (audit, said): (Vec<_>, Vec<_>) = lines.partition(|(head, _)| head.ends_with(" audit"));
+    let text = |lines: Vec<(&str, &str)>| {
+        lines.iter().map(|(_, text)| text.to_string()).collect::<Vec<_>>()
+    };
     let listening = format!("listening on http://{address}");
-    let granted = "outcome=granted reason=verified source=127.0.0.1 user=roy";
-    assert_eq!(said, [&listening, granted, "stopping: requests in flight may finish", "stopped"]);
+    assert_eq!(text(said), [&listening, "stopping: requests in flight may finish", "stopped"]);
+    assert_eq!(text(audit), ["outcome=granted reason=verified source=127.0.0.1 user=roy"]);
 }
 
 /// one line for each decision, which tells why, and whose name only if it is a user's.
