@@ -29,7 +29,7 @@ use audit::{Audit, Kind};
 use cache::{Cache, Key, Keyed, Verified};
 pub use throttle::Limit;
 use throttle::{Outcome, Refused, Source, Throttle, Try};
-use workers::Workers;
+use workers::{NotTaken, Workers};
 
 /// What becomes of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,10 +139,7 @@ impl Authenticator {
         let audit = &self.verifier.audit;
         let shown = Arc::new(shown);
         let verdict = match self.line_up(key, source, &shown, revision) {
-            Ok(answer) => answer.await.unwrap_or_else(|_| {
-                audit.trouble(&"cannot check credentials: a hash worker failed");
-                Verdict::Unavailable
-            }),
+            Ok(answer) => answer.await.unwrap_or_else(|_| self.without_a_worker()),
             Err(verdict) => verdict,
         };
         let user = verdict.is_about_a_user().then_some(&shown.user);
@@ -199,9 +196,18 @@ impl Authenticator {
         };
         let most =
             self.queue.unwrap_or_else(|| verifier.hashes.in_two_seconds(self.workers.threads()));
-        self.workers.submit(most, job).map_err(|workers::Full| Verdict::Overloaded)?;
+        self.workers.submit(most, job).map_err(|why| match why {
+            NotTaken::Full => Verdict::Overloaded,
+            NotTaken::Dead => self.without_a_worker(),
+        })?;
         waiting.extend(answer.downgrade().map(|answer| (key, answer)));
         Ok(answer)
+    }
+
+    /// What comes out when nobody has found anything out.
+    fn without_a_worker(&self) -> Verdict {
+        self.verifier.audit.trouble(&"cannot check credentials: a hash worker failed");
+        Verdict::Unavailable
     }
 
     /// Returns when every line about what was decided so far is in the log.
@@ -720,6 +726,7 @@ mod tests {
         assert_eq!(decide(&authenticator, "right"), Decision::Granted);
         let counts = authenticator.counts();
         assert_eq!((counts.remembered, counts.unavailable, counts.throttled), (1, 20, 0));
+        assert!(authenticator.verifier.waiting().is_empty(), "nothing is kept of them");
     }
 
     /// B-06: also when nothing in the store has changed but the time.

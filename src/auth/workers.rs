@@ -24,9 +24,14 @@ pub(super) struct Workers {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// There was no room in the queue.
+/// Why a job was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Full;
+pub(super) enum NotTaken {
+    /// There was no room in the queue.
+    Full,
+    /// No thread is left.
+    Dead,
+}
 
 #[derive(Default)]
 struct Queue {
@@ -57,19 +62,19 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Has a job done by one of the threads, unless `most` wait already. If no thread is left, the job is dropped:
-    /// now, or when the last one ends.
+    /// Has a job done by one of the threads, unless `most` wait already. What still waits when the last thread ends is
+    /// dropped.
     pub(super) fn submit(
         &self,
         most: usize,
         job: impl FnOnce() + Send + 'static,
-    ) -> Result<(), Full> {
+    ) -> Result<(), NotTaken> {
         let mut state = self.queue.state();
-        if state.jobs.len() >= most {
-            return Err(Full);
-        }
         if state.alive == 0 {
-            return Ok(());
+            return Err(NotTaken::Dead);
+        }
+        if state.jobs.len() >= most {
+            return Err(NotTaken::Full);
         }
         state.jobs.push_back(Box::new(job));
         drop(state);
@@ -215,7 +220,7 @@ mod tests {
             assert_eq!(workers.waiting(), n);
             workers.submit(3, || ()).unwrap();
         }
-        assert_eq!(workers.submit(3, || ()), Err(Full));
+        assert_eq!(workers.submit(3, || ()), Err(NotTaken::Full));
         go_on.send(()).unwrap();
         run(&workers, || ());
         assert_eq!(workers.waiting(), 0);
@@ -223,11 +228,11 @@ mod tests {
 
     /// P-18
     #[test]
-    fn without_a_thread_a_job_is_dropped_and_not_kept() {
+    fn without_a_thread_a_job_is_not_taken() {
         let workers = one_worker();
         workers.kill();
         let (held, dropped) = channel::<()>();
-        workers.submit(1, move || drop(held)).unwrap();
+        assert_eq!(workers.submit(1, move || drop(held)), Err(NotTaken::Dead));
         dropped.recv().unwrap_err();
         assert_eq!(workers.waiting(), 0);
     }
