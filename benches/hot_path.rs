@@ -10,8 +10,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_executor::block_on;
 use resttool::{
-    AuthSettings, Authenticator, Cost, Credentials, Decision, Limit, Password, Policy, StoreError,
-    UserName, add_user, basic_credentials, open_store,
+    AuthSettings, Authenticator, Cost, Credentials, Decision, Existing, Limit, Missing, Moment,
+    Password, Rule, Secret, UserName, Wanted, basic_credentials, open_store, settle,
 };
 
 const ROUNDS: usize = 11;
@@ -22,9 +22,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let store = open_store(&folder.path().join("users.db"))?;
     let cost = Cost::new(Cost::MIN)?;
-    let policy = Policy { min_length: 1, cost };
-    let (hash, _) = policy.hash(&Password::parse("open-sesame")?, None)?;
-    add_user(&*store, &UserName::parse("roy")?, || Ok::<_, StoreError>(hash))?;
+    let password = Secret::Password(Password::parse("open-sesame")?);
+    let roy = Wanted::new(UserName::parse("roy")?, password);
+    let rule = Rule::new(Missing::Add, Existing::Refuse, cost);
+    settle(&*store, &[roy], &rule, Moment::now(), &|_, _| {})?;
     let once_a_day = Limit::new(1, Limit::MAX_PERIOD);
     let settings = AuthSettings { cost, source_limit: once_a_day, ..AuthSettings::default() };
     let authenticator = Authenticator::new(store, &settings)?;

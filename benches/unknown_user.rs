@@ -14,8 +14,8 @@ use std::time::Instant;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use resttool::{
-    AuthSettings, Authenticator, Cost, Delays, Password, Policy, Realm, ServerSettings, StoreError,
-    UserName, add_user, open_store, run_server,
+    AuthSettings, Authenticator, Cost, Delays, Existing, Missing, Moment, Password, Realm, Rule,
+    Secret, ServerSettings, UserName, Wanted, open_store, run_server, settle,
 };
 
 const SAMPLES: usize = 200;
@@ -25,9 +25,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     // A low cost makes the rest of the way weigh more, not less.
     let cost = Cost::new(8)?;
     let store = open_store(&folder.path().join("users.db"))?;
-    let policy = Policy { min_length: 1, cost };
-    let (hash, _) = policy.hash(&Password::parse("open-sesame")?, None)?;
-    add_user(&*store, &UserName::parse("roy")?, || Ok::<_, StoreError>(hash))?;
+    let password = Secret::Password(Password::parse("open-sesame")?);
+    let roy = Wanted::new(UserName::parse("roy")?, password);
+    let rule = Rule::new(Missing::Add, Existing::Refuse, cost);
+    settle(&*store, &[roy], &rule, Moment::now(), &|_, _| {})?;
     let limits = AuthSettings { source_limit: None, user_limit: None, ..AuthSettings::default() };
     let authenticator = Arc::new(Authenticator::new(store, &AuthSettings { cost, ..limits })?);
     let listener = TcpListener::bind(("127.0.0.1", 0))?;

@@ -4,6 +4,7 @@
 //! This room knows neither HTTP nor the store nor the terminal, and computes no hash. A password
 //! and a hash can't be printed: they have no `Display`, and their `Debug` shows no content.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use precis_profiles::UsernameCasePreserved;
@@ -19,7 +20,7 @@ const MAX_RAW_BYTES: usize = 1024;
 /// A user's name: RFC 8265 section 3.4 (`UsernameCasePreserved`), without a colon (RFC 7617 section 2),
 /// at most [`UserName::MAX_BYTES`] long. Case matters. It holds no white space and no control or
 /// formatting character that could break a line, so it may be printed as it is.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct UserName(String);
 
 impl UserName {
@@ -67,6 +68,107 @@ impl fmt::Display for UserName {
     }
 }
 
+/// A group's name: what a user's name is, and without a comma, so that several can be written in one field.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct GroupName(UserName);
+
+impl GroupName {
+    /// The name that `raw` stands for.
+    ///
+    /// # Errors
+    /// Says why `raw` is no group's name.
+    pub fn parse(raw: &str) -> Result<Self, NameError> {
+        let name = UserName::parse(raw)?;
+        if name.as_str().contains(',') {
+            return Err(NameError::Character(u32::from(',')));
+        }
+        Ok(Self(name))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl fmt::Display for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The groups that a user is in, at most [`Groups::MAX`].
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Groups(BTreeSet<GroupName>);
+
+impl Groups {
+    /// The most that one user can be in: their names fit into a field of 8 KiB and some.
+    pub const MAX: usize = 64;
+
+    /// These groups.
+    ///
+    /// # Errors
+    /// When they are more than [`Groups::MAX`].
+    pub fn new(names: impl IntoIterator<Item = GroupName>) -> Result<Self, TooManyGroups> {
+        let names: BTreeSet<_> = names.into_iter().collect();
+        if names.len() > Self::MAX { Err(TooManyGroups) } else { Ok(Self(names)) }
+    }
+
+    /// These and those.
+    ///
+    /// # Errors
+    /// When they are more than [`Groups::MAX`] together.
+    pub fn with(&self, others: &Self) -> Result<Self, TooManyGroups> {
+        Self::new(self.0.union(&others.0).cloned())
+    }
+
+    /// These but for those.
+    #[must_use]
+    pub fn without(&self, others: &Self) -> Self {
+        Self(self.0.difference(&others.0).cloned().collect())
+    }
+
+    /// Whether this group is among them.
+    #[must_use]
+    pub fn contains(&self, group: &GroupName) -> bool {
+        self.0.contains(group)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Each of them, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &GroupName> {
+        self.0.iter()
+    }
+}
+
+/// All of them with commas between, in the order of their names.
+impl fmt::Display for Groups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, group) in self.0.iter().enumerate() {
+            write!(f, "{}{group}", if n == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+/// More groups than a user can be in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooManyGroups;
+
+impl fmt::Display for TooManyGroups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a user can be in {} groups, and not in more", Groups::MAX)
+    }
+}
+
+impl std::error::Error for TooManyGroups {}
+
 /// Why a text is no user name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NameError {
@@ -86,6 +188,7 @@ impl fmt::Display for NameError {
             Self::Empty => f.write_str("it is empty"),
             Self::TooLong => write!(f, "it is longer than {} bytes", UserName::MAX_BYTES),
             Self::Character(0x20) => f.write_str("it holds a space"),
+            Self::Character(0x2C) => f.write_str("it holds a comma, which stands between groups"),
             Self::Character(0x3A) => f.write_str("it holds a colon, which HTTP Basic can't carry"),
             Self::Character(cp) => write!(f, "it holds U+{cp:04X}, which is not allowed there"),
             Self::Direction => {
@@ -410,6 +513,35 @@ mod tests {
         assert_eq!(name("a\nb"), Err(NameError::Character(0x0A)));
         assert_eq!(name("a\0b"), Err(NameError::Character(0)));
         assert_eq!(name("x\u{5D0}"), Err(NameError::Direction));
+    }
+
+    #[test]
+    fn a_group_name_is_a_user_name_without_a_comma() {
+        let group = |raw| GroupName::parse(raw).map(|group| group.to_string());
+        assert_eq!(group("admin").as_deref(), Ok("admin"));
+        assert_eq!(group("ａdmin").as_deref(), Ok("admin"), "full-width letters are mapped");
+        assert_eq!(group(""), Err(NameError::Empty));
+        assert_eq!(group("a,b"), Err(NameError::Character(0x2C)));
+        assert_eq!(group("ａ，b"), Err(NameError::Character(0x2C)), "a comma after mapping counts");
+        assert_eq!(group("a:b"), Err(NameError::Character(0x3A)));
+        assert_eq!(group("a b"), Err(NameError::Character(0x20)));
+    }
+
+    #[test]
+    fn groups_are_sorted_without_doubles_and_not_too_many() {
+        let groups = |names: &[&str]| {
+            Groups::new(names.iter().map(|name| GroupName::parse(name).unwrap())).unwrap()
+        };
+        assert_eq!(groups(&["staff", "admin", "staff"]).to_string(), "admin,staff");
+        let staff = groups(&["staff"]);
+        assert_eq!(groups(&["admin"]).with(&staff), Ok(groups(&["admin", "staff"])));
+        assert_eq!(groups(&["admin", "staff"]).without(&staff), groups(&["admin"]));
+        let numbered = |most: usize| {
+            Groups::new((0..most).map(|n| GroupName::parse(&format!("g{n}")).unwrap()))
+        };
+        let most = numbered(Groups::MAX).unwrap();
+        assert_eq!(numbered(Groups::MAX + 1), Err(TooManyGroups));
+        assert_eq!(most.with(&staff), Err(TooManyGroups));
     }
 
     /// C-10: the short way gives what the long one would.

@@ -6,6 +6,10 @@
 mod auth;
 mod cli;
 mod credential;
+mod htpasswd;
+mod jsonl;
+mod manifest;
+mod moment;
 mod server;
 mod store;
 mod users;
@@ -13,11 +17,19 @@ mod users;
 pub use auth::{Authenticator, Counts, Decision, Limit, Settings as AuthSettings, Unfit};
 pub use cli::run;
 pub use credential::{
-    Cost, Credentials, HashError, NameError, Password, PasswordError, PasswordHash, UserName,
+    Cost, Credentials, GroupName, Groups, HashError, NameError, Password, PasswordError,
+    PasswordHash, TooManyGroups, UserName,
 };
+pub use moment::{Moment, MomentError};
 pub use server::{
     Delays, Network, NetworkError, NoCredentials, Realm, RealmError, Settings as ServerSettings,
     credentials as basic_credentials, run as run_server,
 };
-pub use store::{BadRecord, Revision, Store, StoreError, User, open as open_store};
-pub use users::{Policy, PolicyError, Warning, add as add_user};
+pub use store::{
+    Account, BadRecord, Revision, Store, StoreError, Transaction, User, open as open_store,
+};
+pub use users::settle::{
+    Change, Difference, Edit, Existing, Missing, Outcome, Rule, Secret, SettleError, Wanted,
+    remove as remove_user, settle,
+};
+pub use users::{Policy, PolicyError, Warning};

@@ -5,11 +5,12 @@
 //! time comes as a parameter.
 
 use std::hash::{Hash, Hasher};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::bounded::OfDigests;
 use super::throttle::Source;
 use crate::credential::{Credentials, PasswordHash, UserName};
+use crate::moment::Moment;
 use crate::store::Revision;
 
 /// Makes digests that say nothing to anybody who has not this key: BLAKE3 in its keyed mode.
@@ -78,7 +79,7 @@ pub(super) struct Verified {
     /// The store's revision before the user was last read and let in.
     pub(super) revision: Revision,
     /// When the user expires, as last read.
-    pub(super) expires: Option<SystemTime>,
+    pub(super) expires: Option<Moment>,
     /// Who showed them last.
     pub(super) source: Source,
 }

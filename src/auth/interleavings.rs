@@ -7,13 +7,14 @@
 
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Instant;
 
 use super::*;
-use crate::credential::{Password, UserName};
-use crate::store::{LEASE, Lease};
+use crate::credential::Password;
+use crate::store::{Account, LEASE, Lease, Transaction};
 
 thread_local! {
     static ACTOR: RefCell<Option<(usize, Arc<Stage>)>> = const { RefCell::new(None) };
@@ -134,10 +135,10 @@ impl Store for Arc<Model> {
     fn is_empty(&self) -> Result<bool, StoreError> {
         unreachable!("the decision is made on the record")
     }
-    fn add(&self, _: &UserName, _: &PasswordHash) -> Result<(), StoreError> {
+    fn each(&self, _: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {
         unreachable!("the decision changes nothing")
     }
-    fn remove(&self, _: &UserName) -> Result<(), StoreError> {
+    fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
         unreachable!("the decision changes nothing")
     }
 }
@@ -225,7 +226,7 @@ fn play(start: Start, change: &Option<User>, schedule: &mut Vec<usize>) -> Vec<u
 #[test]
 fn no_interleaving_grants_after_the_change_has_returned() {
     let locked = User { locked: true, ..user(OLD) };
-    let expired = User { expires: Some(SystemTime::UNIX_EPOCH), ..user(OLD) };
+    let expired = User { expires: Moment::from_seconds(0), ..user(OLD) };
     for change in [None, Some(user(NEW)), Some(locked), Some(expired)] {
         for start in [Start::Unknown, Start::Remembered, Start::Outdated] {
             if start == Start::Outdated && change.is_some() {

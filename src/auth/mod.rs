@@ -23,7 +23,8 @@ use futures_util::FutureExt;
 use futures_util::future::{Shared, WeakShared};
 use tokio::sync::oneshot;
 
-use crate::credential::{Cost, Credentials, PasswordHash};
+use crate::credential::{Cost, Credentials, PasswordHash, UserName};
+use crate::moment::Moment;
 use crate::store::{Revision, Store, StoreError, User};
 use audit::{Audit, Kind};
 use cache::{Cache, Key, Keyed, Verified};
@@ -396,7 +397,7 @@ impl Verifier {
         let now = Instant::now();
         let Some(known) = self.cache().get(key, now) else { return false };
         let mut current = Verified { source, ..known };
-        let expired = known.expires.is_some_and(|end| end <= SystemTime::now());
+        let expired = has_passed(known.expires, SystemTime::now());
         if known.revision != revision || expired {
             // The user is read after the revision: what changes between them is read again the next time.
             let user = match self.store.find(&shown.user) {
@@ -447,35 +448,77 @@ impl Verifier {
         source: Source,
         revision: Option<Revision>,
     ) -> Result<Verdict, StoreError> {
-        let before = self.store.find(&shown.user)?;
-        let hash = before.as_ref().map_or(&self.decoy, |user| &user.hash);
-        let digest = self.keyed.hash(hash);
-        // Somebody may have verified the same while this one waited.
-        let verified = self.cache().get(key, Instant::now()).is_some_and(|v| v.hash == digest);
-        let right = verified || self.hashes.verify(shown, hash)?;
-        if before.is_none() {
-            return Ok(Verdict::UnknownUser);
-        }
-        if !right {
-            return Ok(Verdict::WrongPassword);
-        }
-        // bcrypt took its time: what counts is the user as they are now.
-        let Some(user) = self.store.find(&shown.user)? else { return Ok(Verdict::UnknownUser) };
-        if self.keyed.hash(&user.hash) != digest {
-            return Ok(Verdict::WrongPassword);
-        }
-        if user.locked {
-            return Ok(Verdict::Locked);
-        }
-        if has_passed(user.expires, SystemTime::now()) {
-            return Ok(Verdict::Expired);
-        }
-        if let Some(revision) = revision {
-            let verified = Verified { hash: digest, revision, expires: user.expires, source };
-            self.cache().insert(*key, verified, Instant::now());
-        }
-        Ok(Verdict::Verified)
+        let finding = find_out(&*self.store, &shown.user, &self.decoy, |hash| {
+            let digest = self.keyed.hash(hash);
+            // Somebody may have verified the same while this one waited.
+            let verified = self.cache().get(key, Instant::now()).is_some_and(|v| v.hash == digest);
+            Ok(verified || self.hashes.verify(shown, hash)?)
+        })?;
+        Ok(match finding {
+            Finding::Right(user) => {
+                if let Some(revision) = revision {
+                    let hash = self.keyed.hash(&user.hash);
+                    let verified = Verified { hash, revision, expires: user.expires, source };
+                    self.cache().insert(*key, verified, Instant::now());
+                }
+                Verdict::Verified
+            }
+            Finding::UnknownUser => Verdict::UnknownUser,
+            Finding::WrongPassword => Verdict::WrongPassword,
+            Finding::Locked => Verdict::Locked,
+            Finding::Expired => Verdict::Expired,
+        })
     }
+}
+
+/// What the store and one hash tell of credentials.
+#[derive(Debug)]
+pub(crate) enum Finding {
+    /// Name and password are right, and the user may enter.
+    Right(User),
+    UnknownUser,
+    WrongPassword,
+    Locked,
+    Expired,
+}
+
+/// Finds out whether credentials are right, as the server does, with nothing remembered. An unknown user costs a hash of this
+/// cost.
+pub(crate) fn check(
+    store: &dyn Store,
+    shown: &Credentials,
+    cost: Cost,
+) -> Result<Finding, StoreError> {
+    find_out(store, &shown.user, &PasswordHash::decoy(cost), |hash| {
+        hash::verify(&shown.password, hash).map_err(bcrypt_failed)
+    })
+}
+
+/// `is_right` says whether the password is that of a hash, and takes its time.
+fn find_out(
+    store: &dyn Store,
+    name: &UserName,
+    decoy: &PasswordHash,
+    is_right: impl FnOnce(&PasswordHash) -> Result<bool, StoreError>,
+) -> Result<Finding, StoreError> {
+    let before = store.find(name)?;
+    let right = is_right(before.as_ref().map_or(decoy, |user| &user.hash))?;
+    let Some(before) = before else { return Ok(Finding::UnknownUser) };
+    if !right {
+        return Ok(Finding::WrongPassword);
+    }
+    // bcrypt took its time: what counts is the user as they are now.
+    Ok(match store.find(name)? {
+        None => Finding::UnknownUser,
+        Some(user) if user.hash != before.hash => Finding::WrongPassword,
+        Some(user) if user.locked => Finding::Locked,
+        Some(user) if has_passed(user.expires, SystemTime::now()) => Finding::Expired,
+        Some(user) => Finding::Right(user),
+    })
+}
+
+fn bcrypt_failed(e: impl std::fmt::Display) -> StoreError {
+    StoreError::Failed(format!("bcrypt failed: {e}"))
 }
 
 /// `now` is what the clock on the wall says: that is how people say when somebody expires.
@@ -483,8 +526,8 @@ fn may_enter(user: &User, now: SystemTime) -> bool {
     !user.locked && !has_passed(user.expires, now)
 }
 
-fn has_passed(end: Option<SystemTime>, now: SystemTime) -> bool {
-    end.is_some_and(|end| end <= now)
+fn has_passed(end: Option<Moment>, now: SystemTime) -> bool {
+    end.is_some_and(|end| SystemTime::from(end) <= now)
 }
 
 /// Computes hashes, and keeps account of how long they take.
@@ -508,8 +551,7 @@ impl Hashes {
 
     fn verify(&self, shown: &Credentials, hash: &PasswordHash) -> Result<bool, StoreError> {
         let start = Instant::now();
-        let right = (self.compute)(&shown.password, hash)
-            .map_err(|e| StoreError::Failed(format!("bcrypt failed: {e}")));
+        let right = (self.compute)(&shown.password, hash).map_err(bcrypt_failed);
         let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.count.fetch_add(1, Ordering::Relaxed);
         self.total.fetch_add(took, Ordering::Relaxed);
@@ -532,14 +574,15 @@ impl Hashes {
 mod tests {
     use std::future::Future;
     use std::net::Ipv4Addr;
+    use std::ops::ControlFlow;
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::task::{Context, Waker};
 
     use futures_executor::block_on;
 
     use super::*;
-    use crate::credential::{HashError, Password, UserName};
-    use crate::store::{BadRecord, Revision};
+    use crate::credential::{HashError, Password};
+    use crate::store::{Account, BadRecord, Revision, Transaction};
 
     /// A store that answers what it was told to, one answer a look.
     struct Script(Mutex<Vec<Result<Option<User>, StoreError>>>);
@@ -557,10 +600,10 @@ mod tests {
         fn revision(&self) -> Result<Revision, StoreError> {
             Ok(Revision(0))
         }
-        fn add(&self, _: &UserName, _: &PasswordHash) -> Result<(), StoreError> {
+        fn each(&self, _: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {
             unreachable!("the decision changes nothing")
         }
-        fn remove(&self, _: &UserName) -> Result<(), StoreError> {
+        fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
             unreachable!("the decision changes nothing")
         }
     }
@@ -616,7 +659,7 @@ mod tests {
     fn locked_and_expired_users_are_denied_after_a_hash() {
         let roy = user("right");
         let locked = User { locked: true, ..roy.clone() };
-        let expired = User { expires: Some(SystemTime::UNIX_EPOCH), ..roy };
+        let expired = User { expires: Moment::from_seconds(0), ..roy };
         for user in [locked, expired] {
             let answers = vec![Ok(Some(user.clone())), Ok(Some(user))];
             assert_eq!(decide(answers), (Decision::Denied, 1));
@@ -625,8 +668,8 @@ mod tests {
 
     #[test]
     fn a_user_may_enter_until_the_second_of_expiry() {
+        let roy = User { expires: Moment::from_seconds(1000), ..user("right") };
         let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
-        let roy = User { expires: Some(end), ..user("right") };
         assert!(may_enter(&roy, end - Duration::from_nanos(1)));
         assert!(!may_enter(&roy, end));
     }
@@ -673,10 +716,10 @@ mod tests {
         fn is_empty(&self) -> Result<bool, StoreError> {
             unreachable!("the decision is made on the record")
         }
-        fn add(&self, _: &UserName, _: &PasswordHash) -> Result<(), StoreError> {
+        fn each(&self, _: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {
             unreachable!("the decision changes nothing")
         }
-        fn remove(&self, _: &UserName) -> Result<(), StoreError> {
+        fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
             unreachable!("the decision changes nothing")
         }
     }
@@ -732,9 +775,9 @@ mod tests {
     /// B-06: also when nothing in the store has changed but the time.
     #[test]
     fn a_user_who_expires_while_remembered_is_read_again() {
-        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        let end = Moment::from_seconds(1);
         let roy = user("right");
-        let expired = User { expires: Some(end), ..roy.clone() };
+        let expired = User { expires: end, ..roy.clone() };
         let mut answers = vec![Ok(Some(roy.clone())), Ok(Some(roy))];
         answers.extend([Ok(Some(expired.clone())), Ok(Some(expired.clone())), Ok(Some(expired))]);
         let authenticator = authenticator(answers, 4);
@@ -743,7 +786,7 @@ mod tests {
         let key = authenticator.verifier.keyed.credentials(&shown("right"));
         let now = Instant::now();
         let known = authenticator.verifier.cache().get(&key, now).unwrap();
-        let known = Verified { expires: Some(end), ..known };
+        let known = Verified { expires: end, ..known };
         authenticator.verifier.cache().insert(key, known, now);
         assert_eq!(block_on(authenticator.decide(HERE, shown("right"))), Decision::Denied);
         assert_eq!(authenticator.counts().expired, 1);

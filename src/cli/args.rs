@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
-use clap::{Args, Parser, Subcommand, value_parser};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
 use crate::auth::Limit;
-use crate::credential::{self, HashError, printable};
+use crate::credential::{self, GroupName, HashError, printable};
+use crate::moment::Moment;
 use crate::server::Network;
 
 /// A gate in front of REST APIs: HTTP Basic against users in one SQLite file with bcrypt hashes
@@ -34,8 +35,18 @@ pub(super) struct Cli {
 pub(super) enum Verb {
     Serve(Serve),
     Useradd(Useradd),
+    Passwd(Passwd),
+    Usermod(Usermod),
     Userdel(Userdel),
+    Userlist(Userlist),
+    Verify(Verify),
+    Chpasswd(Chpasswd),
+    Import(Import),
+    Export(Export),
+    Apply(Apply),
     Hash(Hash),
+    Completions(Completions),
+    Man(Man),
 }
 
 /// Answer /rest-auth for users who show the right name and password
@@ -179,7 +190,8 @@ fn lifetime(text: &str) -> Result<Duration, String> {
   printf '%s' \"$PASSWORD\" | resttool useradd roy --password-stdin
   password=$(resttool useradd roy --generate)
   htpasswd -nbB roy secret | cut -d: -f2 | resttool useradd roy --hash-stdin
-  resttool useradd roy --if-not-exists --password-file /run/secrets/roy")]
+  resttool useradd roy --if-not-exists --password-file /run/secrets/roy
+  resttool useradd roy --update --password-file /run/secrets/roy --group admin,staff")]
 pub(super) struct Useradd {
     /// The user's name: no spaces, no colon, at most 128 bytes; case matters
     pub(super) name: String,
@@ -200,6 +212,95 @@ pub(super) struct Useradd {
     /// Succeed without changing anything if there is a user of that name
     #[arg(long, env = "RESTTOOL_IF_NOT_EXISTS", value_parser = BoolishValueParser::new())]
     pub(super) if_not_exists: bool,
+
+    /// Give a user who exists this password, groups, lock and expiry; what is not said stays as it is
+    ///
+    /// A password that is right already keeps its hash, so that nothing is changed the second time.
+    #[arg(long, env = "RESTTOOL_UPDATE", value_parser = BoolishValueParser::new())]
+    pub(super) update: bool,
+
+    /// A group that the user is in; may be repeated, or several with commas
+    #[arg(long, value_name = "GROUP", env = "RESTTOOL_GROUP", value_delimiter = ',', value_parser = group)]
+    pub(super) group: Option<Vec<Group>>,
+
+    /// From when on the user is refused: 2027-01-31, 2027-01-31T18:00:00Z or never
+    #[arg(long, value_name = "TIME", env = "RESTTOOL_EXPIRE", value_parser = expire)]
+    pub(super) expire: Option<Expire>,
+
+    /// Refuse the user although the password is right
+    #[arg(long, env = "RESTTOOL_LOCKED", value_parser = BoolishValueParser::new())]
+    pub(super) locked: bool,
+
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+/// Change a user's password: the next request with the old one is refused
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:
+  resttool passwd roy                                       ask for the password on the terminal
+  printf '%s' \"$PASSWORD\" | resttool passwd roy --password-stdin
+  password=$(resttool passwd roy --generate)")]
+pub(super) struct Passwd {
+    /// The user's name
+    pub(super) name: String,
+
+    #[command(flatten)]
+    pub(super) password: PasswordSource,
+
+    #[command(flatten)]
+    pub(super) cost: Cost,
+
+    #[command(flatten)]
+    pub(super) length: MinLength,
+
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+/// Change a user's groups, lock, expiry or name
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:
+  resttool usermod roy --lock                               refused from the next request on
+  resttool usermod roy --unlock --expire 2027-01-31
+  resttool usermod roy --group admin,staff                  in these groups and no others
+  resttool usermod roy --group staff --append
+  resttool usermod roy --group ''                           in no group
+  resttool usermod roy --rename leroy")]
+pub(super) struct Usermod {
+    /// The user's name
+    pub(super) name: String,
+
+    /// Refuse the user although the password is right
+    #[arg(long, env = "RESTTOOL_LOCK", value_parser = BoolishValueParser::new())]
+    pub(super) lock: bool,
+
+    /// Let the user in again
+    #[arg(long, env = "RESTTOOL_UNLOCK", value_parser = BoolishValueParser::new())]
+    pub(super) unlock: bool,
+
+    /// From when on the user is refused: 2027-01-31, 2027-01-31T18:00:00Z or never
+    #[arg(long, value_name = "TIME", env = "RESTTOOL_EXPIRE", value_parser = expire)]
+    pub(super) expire: Option<Expire>,
+
+    /// The groups that the user is in, in place of those before; may be repeated, or several with commas
+    #[arg(long, value_name = "GROUP", env = "RESTTOOL_GROUP", value_delimiter = ',', value_parser = group)]
+    pub(super) group: Option<Vec<Group>>,
+
+    /// The user joins these groups, and stays in those before
+    #[arg(long, env = "RESTTOOL_APPEND", value_parser = BoolishValueParser::new())]
+    pub(super) append: bool,
+
+    /// The user leaves these groups
+    #[arg(long, env = "RESTTOOL_REMOVE", value_parser = BoolishValueParser::new())]
+    pub(super) remove: bool,
+
+    /// Another name; the password stays
+    #[arg(long, value_name = "NEW", env = "RESTTOOL_RENAME")]
+    pub(super) rename: Option<String>,
+
+    #[command(flatten)]
+    pub(super) output: Output,
 }
 
 /// Remove a user: the next request with their password is refused
@@ -214,6 +315,188 @@ pub(super) struct Userdel {
     /// Succeed if there is no user of that name
     #[arg(long, env = "RESTTOOL_IF_EXISTS", value_parser = BoolishValueParser::new())]
     pub(super) if_exists: bool,
+
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+/// List users, never with their hashes
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:
+  resttool userlist
+  resttool userlist 'ci-*'
+  resttool userlist --group admin --json
+  resttool userlist --cost-below 12                         whose hashes are cheap to guess against")]
+pub(super) struct Userlist {
+    /// Only users whose name matches: * is any text, ? any character
+    pub(super) pattern: Option<String>,
+
+    /// Only users who are in this group
+    #[arg(long, value_name = "GROUP", env = "RESTTOOL_GROUP", value_parser = group_name)]
+    pub(super) group: Option<GroupName>,
+
+    /// Only users who are locked
+    #[arg(long, env = "RESTTOOL_LOCKED", value_parser = BoolishValueParser::new())]
+    pub(super) locked: bool,
+
+    /// Only users who have expired
+    #[arg(long, env = "RESTTOOL_EXPIRED", value_parser = BoolishValueParser::new())]
+    pub(super) expired: bool,
+
+    /// Only users whose hash costs less than this
+    #[arg(long, value_name = "N", env = "RESTTOOL_COST_BELOW")]
+    pub(super) cost_below: Option<u8>,
+
+    /// Print one JSON object for each user on standard output
+    #[arg(long, env = "RESTTOOL_JSON", value_parser = BoolishValueParser::new())]
+    pub(super) json: bool,
+}
+
+/// Check a password the way the server does: exit 0 if it would let the user in, 3 if not, 6 if there is no such user
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:
+  resttool verify roy                                       ask for the password on the terminal
+  printf '%s' \"$PASSWORD\" | resttool verify roy --password-stdin
+  resttool verify roy --password-file /run/secrets/roy --quiet && echo right")]
+pub(super) struct Verify {
+    /// The user's name
+    pub(super) name: String,
+
+    /// Take the password from standard input: one line, its line end dropped
+    #[arg(long, env = "RESTTOOL_PASSWORD_STDIN", value_parser = BoolishValueParser::new())]
+    pub(super) password_stdin: bool,
+
+    /// Take the password from a file: one line, its line end dropped
+    #[arg(long, value_name = "PATH", env = "RESTTOOL_PASSWORD_FILE")]
+    pub(super) password_file: Option<PathBuf>,
+
+    /// Print a JSON object on standard output
+    #[arg(long, env = "RESTTOOL_JSON", value_parser = BoolishValueParser::new())]
+    pub(super) json: bool,
+
+    /// Say nothing but errors
+    #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new())]
+    pub(super) quiet: bool,
+}
+
+/// Change many passwords at once: lines of name:password on standard input, all of them or none
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:
+  resttool chpasswd <passwords
+  printf 'ann:%s\\nbob:%s\\n' \"$ANN\" \"$BOB\" | resttool chpasswd --create")]
+pub(super) struct Chpasswd {
+    /// Add users who do not exist
+    #[arg(long, env = "RESTTOOL_CREATE", value_parser = BoolishValueParser::new())]
+    pub(super) create: bool,
+
+    #[command(flatten)]
+    pub(super) cost: Cost,
+
+    #[command(flatten)]
+    pub(super) length: MinLength,
+
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+/// A format of users in a file.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
+pub(super) enum Format {
+    /// name:hash lines, as Apache and nginx read them
+    Htpasswd,
+    /// Lines of JSON that hold all that is kept of a user
+    Jsonl,
+}
+
+/// What to do with a user who exists.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
+pub(super) enum OnConflict {
+    /// Change nothing at all, and exit 9
+    Fail,
+    /// Leave that user as they are
+    Skip,
+    /// Put what the file says in place of what there is
+    Replace,
+}
+
+/// Take over users with their hashes from a file: all of them or none
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:
+  resttool import /etc/nginx/htpasswd
+  resttool import users.jsonl --format jsonl --on-conflict replace
+  ssh old resttool export | resttool import - --on-conflict skip")]
+pub(super) struct Import {
+    /// The file; - is standard input
+    pub(super) file: PathBuf,
+
+    /// What the file is written in
+    #[arg(long, value_name = "FORMAT", default_value = "htpasswd", env = "RESTTOOL_FORMAT")]
+    pub(super) format: Format,
+
+    /// What to do with users who exist; of two lines for one user, skip takes the first and replace the last
+    #[arg(long, value_name = "WHAT", default_value = "fail", env = "RESTTOOL_ON_CONFLICT")]
+    pub(super) on_conflict: OnConflict,
+
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+/// Write all users with their hashes to a file, for its owner alone
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:
+  resttool export /etc/nginx/htpasswd                       without those who are locked or have expired
+  resttool export users.jsonl --format jsonl                a whole copy
+  resttool export | ssh new resttool import -")]
+pub(super) struct Export {
+    /// The file, written aside and then put in place; - is standard output
+    #[arg(default_value = "-")]
+    pub(super) file: PathBuf,
+
+    /// What the file is to be written in
+    #[arg(long, value_name = "FORMAT", default_value = "htpasswd", env = "RESTTOOL_FORMAT")]
+    pub(super) format: Format,
+
+    /// Say nothing but warnings and errors
+    #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new())]
+    pub(super) quiet: bool,
+}
+
+/// Bring the users to what a file says they should be: all of it or nothing
+#[derive(Args, Debug)]
+#[command(after_long_help = "The file is TOML:
+  [[user]]
+  name = \"ann\"
+  password_file = \"/run/secrets/ann\"   # or password_hash = \"$2y$...\", or generate = true for a new user
+  groups = [\"admin\", \"staff\"]        # none where it is left out
+  locked = false
+  expire = 2027-01-31                  # never where it is left out
+
+Applied twice, the second time changes nothing: a password keeps its hash while it is right.
+
+Examples:
+  resttool apply users.toml --dry-run
+  resttool apply users.toml
+  resttool apply users.toml --prune --json                  remove who is not in the file")]
+pub(super) struct Apply {
+    /// The file; - is standard input
+    pub(super) file: PathBuf,
+
+    /// Say what would be done, and do nothing
+    #[arg(short = 'n', long, env = "RESTTOOL_DRY_RUN", value_parser = BoolishValueParser::new())]
+    pub(super) dry_run: bool,
+
+    /// Remove users who are not in the file
+    #[arg(long, env = "RESTTOOL_PRUNE", value_parser = BoolishValueParser::new())]
+    pub(super) prune: bool,
+
+    #[command(flatten)]
+    pub(super) cost: Cost,
+
+    #[command(flatten)]
+    pub(super) length: MinLength,
+
+    #[command(flatten)]
+    pub(super) output: Output,
 }
 
 /// Print the bcrypt hash of a password
@@ -221,8 +504,17 @@ pub(super) struct Userdel {
 #[command(after_long_help = "Examples:
   resttool hash                                             ask for the password on the terminal
   printf '%s' \"$PASSWORD\" | resttool hash --password-stdin --cost 10
-  resttool hash --password-file /run/secrets/roy")]
+  resttool hash --password-file /run/secrets/roy --htpasswd roy >>/etc/nginx/htpasswd
+  resttool hash --calibrate 250ms                           which cost this machine can bear")]
 pub(super) struct Hash {
+    /// Print a whole line of an htpasswd file, for a user of this name
+    #[arg(long, value_name = "NAME", env = "RESTTOOL_HTPASSWD")]
+    pub(super) htpasswd: Option<String>,
+
+    /// Print the highest cost of which a hash takes less than this time here, and nothing else
+    #[arg(long, value_name = "TIME", env = "RESTTOOL_CALIBRATE", value_parser = hash_time)]
+    pub(super) calibrate: Option<Duration>,
+
     #[command(flatten)]
     pub(super) password: PasswordSource,
 
@@ -231,6 +523,71 @@ pub(super) struct Hash {
 
     #[command(flatten)]
     pub(super) length: MinLength,
+}
+
+/// Print the completions of a shell
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:
+  resttool completions bash >/etc/bash_completion.d/resttool
+  resttool completions fish >~/.config/fish/completions/resttool.fish")]
+pub(super) struct Completions {
+    /// The shell
+    pub(super) shell: clap_complete::Shell,
+}
+
+/// Write the manual pages into a folder
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:
+  resttool man /usr/local/share/man/man1")]
+pub(super) struct Man {
+    /// The folder; it is made where it is missing
+    pub(super) folder: PathBuf,
+}
+
+/// What is said of what was done.
+#[derive(Args, Debug)]
+pub(super) struct Output {
+    /// Print one JSON object for each user on standard output
+    #[arg(long, env = "RESTTOOL_JSON", value_parser = BoolishValueParser::new())]
+    pub(super) json: bool,
+
+    /// Say nothing but results, warnings and errors
+    #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new())]
+    pub(super) quiet: bool,
+
+    /// Append a line for each change to this file; without it they go to standard error, unless that is a terminal
+    #[arg(long, value_name = "PATH", env = "RESTTOOL_AUDIT_LOG")]
+    pub(super) audit_log: Option<PathBuf>,
+}
+
+/// A group's name, or none: `--group ''` is for no group at all.
+#[derive(Clone, Debug)]
+pub(super) struct Group(pub(super) Option<GroupName>);
+
+fn group(text: &str) -> Result<Group, String> {
+    if text.is_empty() { Ok(Group(None)) } else { group_name(text).map(|name| Group(Some(name))) }
+}
+
+fn group_name(text: &str) -> Result<GroupName, String> {
+    GroupName::parse(text).map_err(|e| format!("that can't be a group's name: {e}"))
+}
+
+/// When a user expires, if ever.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expire(pub(super) Option<Moment>);
+
+fn expire(text: &str) -> Result<Expire, String> {
+    if text == "never" {
+        return Ok(Expire(None));
+    }
+    Moment::parse(text).map(|moment| Expire(Some(moment))).map_err(|e| format!("{e}, or never"))
+}
+
+fn hash_time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|time| (Duration::from_millis(1)..=Duration::from_secs(60)).contains(time))
+        .ok_or_else(|| "expected a time from 1ms to 60s, as 250ms".to_owned())
 }
 
 /// Where a password comes from. Never from an argument or the environment: other users of the machine
@@ -288,8 +645,22 @@ impl fmt::Display for Verb {
         match self {
             Self::Serve(_) => f.write_str("serve"),
             Self::Useradd(args) => write!(f, "add user {}", printable(&args.name)),
+            Self::Passwd(args) => write!(f, "change the password of {}", printable(&args.name)),
+            Self::Usermod(args) => write!(f, "change user {}", printable(&args.name)),
             Self::Userdel(args) => write!(f, "remove user {}", printable(&args.name)),
+            Self::Userlist(_) => f.write_str("list users"),
+            Self::Verify(args) => write!(f, "verify user {}", printable(&args.name)),
+            Self::Chpasswd(_) => f.write_str("change passwords"),
+            Self::Import(args) => write!(f, "import {}", shown(&args.file)),
+            Self::Export(args) => write!(f, "export to {}", shown(&args.file)),
+            Self::Apply(args) => write!(f, "apply {}", shown(&args.file)),
+            Self::Completions(_) => f.write_str("print completions"),
+            Self::Man(_) => f.write_str("write the manual"),
             Self::Hash(_) => f.write_str("make a hash"),
         }
     }
+}
+
+fn shown(path: &std::path::Path) -> String {
+    printable(&path.to_string_lossy())
 }

@@ -17,19 +17,21 @@ pub(super) enum Exit {
     Refused = 3,
     Busy = 5,
     NoSuchUser = 6,
+    BadInput = 7,
     UserExists = 9,
     BadName = 19,
     Interrupted = 130,
 }
 
 impl Exit {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Done,
         Self::Failed,
         Self::Usage,
         Self::Refused,
         Self::Busy,
         Self::NoSuchUser,
+        Self::BadInput,
         Self::UserExists,
         Self::BadName,
         Self::Interrupted,
@@ -40,9 +42,12 @@ impl Exit {
             Self::Done => "done",
             Self::Failed => "failed: the store, input or output, or the server can't serve",
             Self::Usage => "usage: an argument, an environment variable or a setting is wrong",
-            Self::Refused => "the password or hash is refused, or the two typed passwords differ",
+            Self::Refused => {
+                "the password or hash is refused, is not the user's, or the two typed ones differ"
+            }
             Self::Busy => "the store is busy: try again",
             Self::NoSuchUser => "there is no such user",
+            Self::BadInput => "a line or an entry of the input can't be used",
             Self::UserExists => "there is a user of that name",
             Self::BadName => "that can't be a user's name",
             Self::Interrupted => "interrupted at a prompt (Ctrl-C)",
@@ -73,6 +78,16 @@ pub(super) struct Failure {
 impl Failure {
     pub(super) fn new(exit: Exit, why: impl fmt::Display) -> Self {
         Self { exit, why: why.to_string(), hint: None }
+    }
+
+    /// Says what it is about, before why.
+    pub(super) fn about(self, what: impl fmt::Display) -> Self {
+        Self { why: format!("{what}: {}", self.why), ..self }
+    }
+
+    /// As another exit code.
+    pub(super) fn exiting(self, exit: Exit) -> Self {
+        Self { exit, ..self }
     }
 
     pub(super) fn hint(self, hint: impl Into<String>) -> Self {
@@ -126,7 +141,7 @@ impl From<PolicyError> for Failure {
             PolicyError::TooShort { .. } => {
                 Self::new(Exit::Refused, format_args!("the password is refused: {e}"))
             }
-            PolicyError::Hash(_) => Self::new(Exit::Failed, e),
+            PolicyError::Hash(_) | PolicyError::TooSlow { .. } => Self::new(Exit::Failed, e),
         }
     }
 }
@@ -139,7 +154,9 @@ pub(super) fn say(line: &str) {
 /// One line for programs.
 pub(super) fn print(line: &str) -> Result<(), Failure> {
     let mut out = io::stdout();
-    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|e| {
-        Failure::new(Exit::Failed, format_args!("cannot write to standard output: {e}"))
-    })
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(cannot_print)
+}
+
+pub(super) fn cannot_print(e: io::Error) -> Failure {
+    Failure::new(Exit::Failed, format_args!("cannot write to standard output: {e}"))
 }

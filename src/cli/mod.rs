@@ -1,11 +1,17 @@
 //! The command line: arguments, settings, prompts, output and exit codes.
 //!
-//! A verb is a struct in `args.rs` and a function in `verbs.rs`; `serve.rs` wires the server together.
+//! A verb is a struct in `args.rs` and a function in `verbs.rs` (for one user) or `bulk.rs` (for many); `serve.rs` wires
+//! the server together.
 
 mod args;
+mod bulk;
 mod exit;
+mod lines;
+mod progress;
+mod report;
 mod secret;
 mod serve;
+mod table;
 mod terminal;
 mod verbs;
 
@@ -53,8 +59,18 @@ fn dispatch(cli: Cli) -> Exit {
     let done = database(cli.database).and_then(|database| match cli.verb {
         Verb::Serve(args) => serve::serve(&args, &database),
         Verb::Useradd(args) => verbs::useradd(&args, &database),
+        Verb::Passwd(args) => verbs::passwd(&args, &database),
+        Verb::Usermod(args) => verbs::usermod(&args, &database),
         Verb::Userdel(args) => verbs::userdel(&args, &database),
+        Verb::Userlist(args) => verbs::userlist(&args, &database),
+        Verb::Verify(args) => verbs::verify(&args, &database),
+        Verb::Chpasswd(args) => bulk::chpasswd(&args, &database),
+        Verb::Import(args) => bulk::import(&args, &database),
+        Verb::Export(args) => bulk::export(&args, &database),
+        Verb::Apply(args) => bulk::apply(&args, &database),
         Verb::Hash(args) => verbs::hash(&args),
+        Verb::Completions(args) => bulk::completions(&args, command()),
+        Verb::Man(args) => bulk::man(&args, command()),
     });
     match done {
         Ok(()) => Exit::Done,
@@ -65,13 +81,18 @@ fn dispatch(cli: Cli) -> Exit {
     }
 }
 
-/// The arguments, or the exit code where everything has been said already.
-fn parse() -> Result<Cli, Exit> {
-    let mut command = Cli::command()
+/// The arguments with all their help.
+fn command() -> clap::Command {
+    let command = Cli::command()
         .long_version(format!("{}\n{}", env!("CARGO_PKG_VERSION"), store::engine()))
         .mut_subcommands(|verb| verb.version(env!("CARGO_PKG_VERSION")));
     let examples = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
-    command = command.after_long_help(format!("{examples}\n\n{}", Exit::table()));
+    command.after_long_help(format!("{examples}\n\n{}", Exit::table()))
+}
+
+/// The arguments, or the exit code where everything has been said already.
+fn parse() -> Result<Cli, Exit> {
+    let mut command = command();
     if let Some(unknown) = unknown_variable(&command) {
         Failure::new(Exit::Usage, format_args!("unknown environment variable {unknown}"))
             .hint("'resttool --help' and 'resttool VERB --help' name those that there are")

@@ -26,18 +26,40 @@ pub(super) enum Source {
 impl Source {
     /// Reads what is piped in or stands in a file. Nobody is asked yet.
     pub(super) fn open(args: &PasswordSource) -> Result<Self, Failure> {
+        Self::choose(args, "give --password-stdin, --password-file PATH or --generate")
+    }
+
+    /// The same for a password that there is already.
+    pub(super) fn open_known(stdin: bool, file: Option<&Path>) -> Result<Self, Failure> {
+        let args = PasswordSource {
+            password_stdin: stdin,
+            password_file: file.map(Path::to_owned),
+            generate: false,
+        };
+        Self::choose(&args, "give --password-stdin or --password-file PATH")
+    }
+
+    fn choose(args: &PasswordSource, without_terminal: &str) -> Result<Self, Failure> {
         only_one(args, false)?;
         if args.password_stdin {
             Ok(Self::Given(Password::parse(&one_line(io::stdin(), "standard input")?)?))
         } else if let Some(path) = &args.password_file {
-            Ok(Self::Given(Password::parse(&file_line(path)?)?))
+            Ok(Self::Given(password_in(path)?))
         } else if args.generate {
             Ok(Self::Generate)
         } else if terminal::is_there() {
             Ok(Self::Ask)
         } else {
             Err(Failure::new(Exit::Usage, "there is no terminal to ask for the password on")
-                .hint("give --password-stdin, --password-file PATH or --generate"))
+                .hint(without_terminal))
+        }
+    }
+
+    /// A password that there is already: asked for once, if nobody has given it.
+    pub(super) fn known(self) -> Result<Password, Failure> {
+        match self {
+            Self::Ask => Ok(Password::parse(&terminal::ask("Password: ")?)?),
+            given => given.password(),
         }
     }
 
@@ -87,11 +109,12 @@ fn only_one(args: &PasswordSource, hash_stdin: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn file_line(path: &Path) -> Result<Zeroizing<String>, Failure> {
+/// The password that stands in a file.
+pub(super) fn password_in(path: &Path) -> Result<Password, Failure> {
     let name = printable(&path.to_string_lossy());
     let file = File::open(path)
         .map_err(|e| Failure::new(Exit::Failed, format_args!("cannot open {name}: {e}")))?;
-    one_line(file, &name)
+    Ok(Password::parse(&one_line(file, &name)?)?)
 }
 
 /// The one line that `input` holds, without its LF or CRLF.

@@ -1,94 +1,332 @@
-//! What the verbs do, a function each. `serve` has a file of its own.
+//! What the verbs for one user do, a function each. `bulk.rs` has those for many, and `serve` a file of its own.
 
+use std::collections::BTreeSet;
+use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::SystemTime;
+
+use wildmatch::WildMatch;
 
 use super::args;
 use super::exit::{Exit, Failure, print, say};
+use super::report::{Report, Shown, Verified};
 use super::secret::{Source, hash_from_stdin};
-use crate::credential::{Password, PasswordHash, UserName};
-use crate::store;
+use super::table::table;
+use crate::auth::{self, Finding};
+use crate::credential::{Credentials, Groups, Password, UserName};
+use crate::htpasswd;
+use crate::moment::Moment;
+use crate::store::{self, Account, Store};
+use crate::users::settle::{
+    Change, Edit, Existing, Missing, Outcome, Rule, Secret, SettleError, Wanted, remove, settle,
+};
 use crate::users::{self, Policy};
 
 pub(super) fn useradd(args: &args::Useradd, database: &Path) -> Result<(), Failure> {
     let name = UserName::parse(&args.name)?;
     let policy = policy(&args.cost, &args.length)?;
+    if args.update && args.if_not_exists {
+        return Err(Failure::new(Exit::Usage, "--update and --if-not-exists can't be combined"));
+    }
+    let groups = args.group.as_deref().map(groups).transpose()?;
     // Pipes are read before anything else can fail: whoever writes into one is not cut off.
     let given = if args.hash_stdin {
-        Secret::Hash(hash_from_stdin(&args.password)?)
+        Given::Hash(Secret::Hash(hash_from_stdin(&args.password)?))
     } else {
-        Secret::Password(Source::open(&args.password)?)
+        Given::Source(Source::open(&args.password)?)
     };
-    let mut generated = None;
+    let mut report = Report::open(&args.output)?;
     let store = store::open(database)?;
-    let added: Result<(), Failure> = users::add(&*store, &name, || match given {
-        Secret::Hash(hash) => Ok(hash),
-        Secret::Password(source) => {
+    let existing = match (args.update, args.if_not_exists) {
+        (true, _) => Existing::Compare,
+        (_, true) => Existing::Leave,
+        _ => Existing::Refuse,
+    };
+    // Nobody is asked for a password in vain.
+    let exists = store.contains(&name)?;
+    if exists && existing == Existing::Refuse {
+        return Err(store::StoreError::UserExists.into());
+    }
+    let secret = match given {
+        Given::Hash(hash) => hash,
+        Given::Source(_) if exists && existing == Existing::Leave => Secret::Keep,
+        Given::Source(source) => {
             let password = source.password()?;
-            let hash = hash_of(&password, &policy, Some(&name))?;
-            generated = args.password.generate.then_some(password);
-            Ok(hash)
+            warn(&policy, &password, Some(&name))?;
+            if args.password.generate {
+                Secret::ForNew(password)
+            } else {
+                Secret::Password(password)
+            }
         }
+    };
+    let wanted = Wanted {
+        groups: groups.map_or(Edit::Keep, Edit::Set),
+        locked: args.locked.then_some(true),
+        expires: args.expire.map(|expire| expire.0),
+        ..Wanted::new(name.clone(), secret)
+    };
+    let rule = Rule::new(Missing::Add, existing, policy.cost);
+    let change = settle_one(&*store, &wanted, &rule)?;
+    let generated = match (&wanted.secret, change.outcome) {
+        (Secret::ForNew(password), Outcome::Added) => Some(password),
+        _ => None,
+    };
+    tell_one(&mut report, &change, generated).map_err(|e| match generated {
+        Some(_) => e.hint(format!(
+            "the user was added, and nobody knows the password: resttool userdel {name}"
+        )),
+        None => e,
+    })?;
+    report.say(&match change.outcome {
+        Outcome::Added => format!("added user {name}"),
+        Outcome::Changed => format!("changed user {name}"),
+        Outcome::Unchanged | Outcome::Removed => format!("user {name} exists, nothing changed"),
     });
-    match added {
-        Err(e) if e.exit == Exit::UserExists && args.if_not_exists => {
-            say(&format!("resttool: user {name} exists, nothing changed"));
-            return Ok(());
-        }
-        added => added?,
-    }
-    if let Some(password) = generated {
-        // Only now, since a password that is printed is one that works.
-        print(password.reveal()).map_err(|e| {
-            e.hint(format!(
-                "the user was added, and nobody knows the password: resttool userdel {name}"
-            ))
-        })?;
-    }
-    say(&format!("resttool: added user {name}"));
     Ok(())
 }
 
-enum Secret {
-    Password(Source),
-    Hash(PasswordHash),
+enum Given {
+    Source(Source),
+    Hash(Secret),
+}
+
+/// Tells of a change, and of the password that was made up for it: only now, since a password that is told is one that works.
+fn tell_one(
+    report: &mut Report,
+    change: &Change,
+    generated: Option<&Password>,
+) -> Result<(), Failure> {
+    report.tell(change, generated)?;
+    if let Some(password) = generated.filter(|_| !report.json) {
+        report.print(password.reveal())?;
+    }
+    report.flush()
+}
+
+pub(super) fn passwd(args: &args::Passwd, database: &Path) -> Result<(), Failure> {
+    let name = UserName::parse(&args.name)?;
+    let policy = policy(&args.cost, &args.length)?;
+    let source = Source::open(&args.password)?;
+    let mut report = Report::open(&args.output)?;
+    let store = store::open(database)?;
+    if !store.contains(&name)? {
+        return Err(store::StoreError::NoSuchUser.into());
+    }
+    let password = source.password()?;
+    warn(&policy, &password, Some(&name))?;
+    let wanted = Wanted::new(name.clone(), Secret::Password(password.clone()));
+    let rule = Rule::new(Missing::Refuse, Existing::Replace, policy.cost);
+    let change = settle_one(&*store, &wanted, &rule)?;
+    let generated = args.password.generate.then_some(&password);
+    tell_one(&mut report, &change, generated).map_err(|e| match generated {
+        Some(_) => {
+            e.hint(format!("the password was changed, and nobody knows it: resttool passwd {name}"))
+        }
+        None => e,
+    })?;
+    report.say(&format!("changed the password of {name}"));
+    Ok(())
+}
+
+pub(super) fn usermod(args: &args::Usermod, database: &Path) -> Result<(), Failure> {
+    let name = UserName::parse(&args.name)?;
+    let wanted = wanted_by(args, name.clone())?;
+    let mut report = Report::open(&args.output)?;
+    let store = store::open(database)?;
+    let rule = Rule::new(Missing::Refuse, Existing::Replace, crate::credential::Cost::DEFAULT);
+    let change = settle_one(&*store, &wanted, &rule)?;
+    tell_one(&mut report, &change, None)?;
+    report.say(&match change.outcome {
+        Outcome::Unchanged => format!("user {name} is like that, nothing changed"),
+        _ => format!("changed user {name}"),
+    });
+    Ok(())
+}
+
+fn wanted_by(args: &args::Usermod, name: UserName) -> Result<Wanted, Failure> {
+    let usage = |why: &str| Err(Failure::new(Exit::Usage, why));
+    if args.lock && args.unlock {
+        return usage("--lock and --unlock can't be combined");
+    }
+    if args.append && args.remove {
+        return usage("--append and --remove can't be combined");
+    }
+    let groups = args.group.as_deref().map(groups).transpose()?;
+    let groups = match groups {
+        Some(groups) if args.append => Edit::Join(groups),
+        Some(groups) if args.remove => Edit::Leave(groups),
+        Some(groups) => Edit::Set(groups),
+        None if args.append || args.remove => {
+            return usage("--append and --remove say what to do with --group");
+        }
+        None => Edit::Keep,
+    };
+    let nothing = matches!(groups, Edit::Keep)
+        && !args.lock
+        && !args.unlock
+        && args.expire.is_none()
+        && args.rename.is_none();
+    if nothing {
+        return usage("nothing to change was named")
+            .map_err(|e| e.hint("give --lock, --unlock, --expire, --group or --rename"));
+    }
+    Ok(Wanted {
+        groups,
+        locked: (args.lock || args.unlock).then_some(args.lock),
+        expires: args.expire.map(|expire| expire.0),
+        rename: args.rename.as_deref().map(UserName::parse).transpose()?,
+        ..Wanted::new(name, Secret::Keep)
+    })
 }
 
 pub(super) fn userdel(args: &args::Userdel, database: &Path) -> Result<(), Failure> {
     let name = UserName::parse(&args.name)?;
-    match store::open(database)?.remove(&name).map_err(Failure::from) {
-        Err(e) if e.exit == Exit::NoSuchUser && args.if_exists => {
-            say(&format!("resttool: there is no user {name}, nothing changed"));
+    let mut report = Report::open(&args.output)?;
+    let change = match remove(&*store::open(database)?, &name) {
+        Err(store::StoreError::NoSuchUser) if args.if_exists => {
+            Change { name: name.clone(), outcome: Outcome::Unchanged, differences: Vec::new() }
         }
-        removed => {
-            removed?;
-            say(&format!("resttool: removed user {name}"));
+        removed => removed?,
+    };
+    tell_one(&mut report, &change, None)?;
+    report.say(&match change.outcome {
+        Outcome::Unchanged => format!("there is no user {name}, nothing changed"),
+        _ => format!("removed user {name}"),
+    });
+    Ok(())
+}
+
+pub(super) fn userlist(args: &args::Userlist, database: &Path) -> Result<(), Failure> {
+    let now = SystemTime::now();
+    let expired = |user: &Account| user.expires.is_some_and(|end| SystemTime::from(end) <= now);
+    let pattern = args.pattern.as_deref().map(WildMatch::new);
+    let matches = |user: &Account| {
+        let cost = user.hash.as_ref().ok().map(|hash| hash.cost().get());
+        pattern.as_ref().is_none_or(|pattern| pattern.matches(user.name.as_str()))
+            && args.group.as_ref().is_none_or(|group| user.groups.contains(group))
+            && (!args.locked || user.locked)
+            && (!args.expired || expired(user))
+            && args.cost_below.is_none_or(|below| cost.is_some_and(|cost| cost < below))
+    };
+    let store = store::open(database)?;
+    if args.json {
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        return super::bulk::write_each(&*store, &mut out, |user| {
+            if !matches(user) {
+                return Ok(None);
+            }
+            let line = serde_json::to_string(&Shown::new(user));
+            line.map(Some).map_err(|e| Failure::new(Exit::Failed, e))
+        });
+    }
+    let head = ["NAME", "GROUPS", "STATE", "COST", "CREATED", "CHANGED"];
+    let mut rows = vec![head.map(str::to_owned)];
+    store.each(&mut |user| {
+        if matches(&user) {
+            rows.push(row(&user, expired(&user)));
         }
+        ControlFlow::Continue(())
+    })?;
+    let lines: Vec<_> = table(&rows).collect();
+    print(&lines.join("\n"))
+}
+
+fn row(user: &Account, expired: bool) -> [String; 6] {
+    let groups = if user.groups.is_empty() { "-".to_owned() } else { user.groups.to_string() };
+    let state = match (user.locked, user.expires) {
+        (true, _) if expired => "locked, expired".to_owned(),
+        (true, _) => "locked".to_owned(),
+        (false, _) if expired => "expired".to_owned(),
+        (false, Some(end)) => format!("until {end}"),
+        (false, None) => "active".to_owned(),
+    };
+    let cost = user
+        .hash
+        .as_ref()
+        .map_or_else(|_| "unusable".to_owned(), |hash| hash.cost().get().to_string());
+    let times = [user.created.to_string(), user.changed.to_string()];
+    let [created, changed] = times;
+    [user.name.to_string(), groups, state, cost, created, changed]
+}
+
+pub(super) fn verify(args: &args::Verify, database: &Path) -> Result<(), Failure> {
+    let user = UserName::parse(&args.name)?;
+    let source = Source::open_known(args.password_stdin, args.password_file.as_deref())?;
+    let store = store::open(database)?;
+    let shown = Credentials { user, password: source.known()? };
+    let finding = auth::check(&*store, &shown, crate::credential::Cost::DEFAULT)?;
+    let reason = match finding {
+        Finding::Right(_) => None,
+        Finding::UnknownUser => Some((Exit::NoSuchUser, "there is no user of that name")),
+        Finding::WrongPassword => Some((Exit::Refused, "the password is wrong")),
+        Finding::Locked => Some((Exit::Refused, "the user is locked")),
+        Finding::Expired => Some((Exit::Refused, "the user has expired")),
+    };
+    if args.json {
+        let object = Verified::new(&shown.user, reason.map(|(_, why)| why));
+        print(&serde_json::to_string(&object).map_err(|e| Failure::new(Exit::Failed, e))?)?;
+    }
+    match reason {
+        Some((exit, why)) => Err(Failure::new(exit, why)),
+        None => {
+            if !args.quiet {
+                say(&format!("resttool: the password of {} is right", shown.user));
+            }
+            Ok(())
+        }
+    }
+}
+
+pub(super) fn hash(args: &args::Hash) -> Result<(), Failure> {
+    if let Some(limit) = args.calibrate {
+        return print(&users::calibrate(limit, users::time_of_hash)?.get().to_string());
+    }
+    let name = args.htpasswd.as_deref().map(UserName::parse).transpose()?;
+    let policy = policy(&args.cost, &args.length)?;
+    let password = Source::open(&args.password)?.password()?;
+    warn(&policy, &password, name.as_ref())?;
+    let hash = policy.hash(&password)?;
+    let line = match &name {
+        None => hash.as_str().to_owned(),
+        Some(name) => htpasswd::line(name, &hash).ok_or_else(|| {
+            Failure::new(Exit::BadName, "a line that begins with # is a comment in such a file")
+        })?,
+    };
+    if args.password.generate {
+        say(&format!("password: {}", password.reveal()));
+    }
+    print(&line)
+}
+
+pub(super) fn policy(cost: &args::Cost, length: &args::MinLength) -> Result<Policy, Failure> {
+    Ok(Policy { min_length: length.min_length.into(), cost: cost.parse()? })
+}
+
+/// Says what is unwise about a password.
+fn warn(policy: &Policy, password: &Password, user: Option<&UserName>) -> Result<(), Failure> {
+    for warning in policy.judge(password, user)? {
+        say(&format!("resttool: warning: {warning}"));
     }
     Ok(())
 }
 
-pub(super) fn hash(args: &args::Hash) -> Result<(), Failure> {
-    let policy = policy(&args.cost, &args.length)?;
-    let password = Source::open(&args.password)?.password()?;
-    let hash = hash_of(&password, &policy, None)?;
-    if args.password.generate {
-        say(&format!("password: {}", password.reveal()));
-    }
-    print(hash.as_str())
+/// The groups that arguments name; `''` is none.
+fn groups(args: &[args::Group]) -> Result<Groups, Failure> {
+    let names: BTreeSet<_> = args.iter().filter_map(|group| group.0.clone()).collect();
+    Groups::new(names).map_err(|e| Failure::new(Exit::Usage, e))
 }
 
-fn policy(cost: &args::Cost, length: &args::MinLength) -> Result<Policy, Failure> {
-    Ok(Policy { min_length: length.min_length.into(), cost: cost.parse()? })
-}
-
-fn hash_of(
-    password: &Password,
-    policy: &Policy,
-    user: Option<&UserName>,
-) -> Result<PasswordHash, Failure> {
-    let (hash, warnings) = policy.hash(password, user)?;
-    for warning in warnings {
-        say(&format!("resttool: warning: {warning}"));
+fn settle_one(store: &dyn Store, wanted: &Wanted, rule: &Rule) -> Result<Change, Failure> {
+    let changes = settle(store, std::slice::from_ref(wanted), rule, Moment::now(), &|_, _| {});
+    match changes {
+        Ok(changes) => changes
+            .into_iter()
+            .next()
+            .ok_or_else(|| Failure::new(Exit::Failed, "nothing is known of what was done")),
+        Err(SettleError::At { why, .. } | SettleError::Store(why)) => Err(why.into()),
+        Err(SettleError::Groups { why, .. }) => Err(Failure::new(Exit::Usage, why)),
+        Err(e @ SettleError::Hash(_)) => Err(Failure::new(Exit::Failed, e)),
     }
-    Ok(hash)
 }

@@ -292,13 +292,15 @@ fn response(status: StatusCode) -> HttpResponseBuilder {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use actix_web::dev::Service;
     use actix_web::test::{TestRequest, init_service};
 
     use super::*;
     use crate::auth;
-    use crate::credential::{PasswordHash, UserName};
-    use crate::store::{Revision, Store, StoreError, User};
+    use crate::credential::UserName;
+    use crate::store::{Account, Revision, Store, StoreError, Transaction, User};
 
     struct Nobody;
 
@@ -315,11 +317,11 @@ mod tests {
         fn revision(&self) -> Result<Revision, StoreError> {
             Ok(Revision(0))
         }
-        fn add(&self, _: &UserName, _: &PasswordHash) -> Result<(), StoreError> {
-            Err(StoreError::UserExists)
+        fn each(&self, _: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {
+            unreachable!("not asked by the server")
         }
-        fn remove(&self, _: &UserName) -> Result<(), StoreError> {
-            Err(StoreError::NoSuchUser)
+        fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
+            unreachable!("not asked by the server")
         }
     }
 

@@ -7,10 +7,11 @@ mod lease;
 mod sqlite;
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
-use crate::credential::{HashError, PasswordHash, UserName};
+use crate::credential::{Groups, HashError, PasswordHash, UserName};
+use crate::moment::Moment;
 #[cfg(test)]
 pub(crate) use lease::{LEASE, Lease};
 
@@ -18,7 +19,7 @@ pub(crate) use lease::{LEASE, Lease};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Revision(pub u64);
 
-/// A user as kept.
+/// What decides whether a user may enter.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct User {
     /// The hash of the password.
@@ -26,7 +27,26 @@ pub struct User {
     /// Refused although the password is right.
     pub locked: bool,
     /// Refused from this time on.
-    pub expires: Option<SystemTime>,
+    pub expires: Option<Moment>,
+}
+
+/// All that is kept of a user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Account {
+    /// Their name.
+    pub name: UserName,
+    /// The hash of the password, or what is wrong with what stands in its place.
+    pub hash: Result<PasswordHash, BadRecord>,
+    /// The groups that they are in.
+    pub groups: Groups,
+    /// Refused although the password is right.
+    pub locked: bool,
+    /// Refused from this time on.
+    pub expires: Option<Moment>,
+    /// When they were added.
+    pub created: Moment,
+    /// When any of this was changed last.
+    pub changed: Moment,
 }
 
 /// Where users are kept. All calls block: looks for microseconds, changes for as long as others write, and at
@@ -64,17 +84,58 @@ pub trait Store: Send + Sync {
     /// Only those that every method has.
     fn revision(&self) -> Result<Revision, StoreError>;
 
-    /// Keeps a new user, neither locked nor expiring. Durable when it returns.
+    /// Shows all users in the order of their names, as they are at one moment, until `visit` breaks off.
     ///
     /// # Errors
-    /// [`StoreError::UserExists`], and nothing is changed.
-    fn add(&self, name: &UserName, hash: &PasswordHash) -> Result<(), StoreError>;
+    /// [`StoreError::BadRecord`] when anything but the hash of a user can't be used; others can. Those before were shown.
+    fn each(&self, visit: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError>;
 
-    /// Forgets a user. Durable when it returns.
+    /// Begins to change users. Until the end of it nobody else can change any, and nobody sees what was changed.
+    ///
+    /// # Errors
+    /// Only those that every method has.
+    fn begin(&self) -> Result<Box<dyn Transaction>, StoreError>;
+}
+
+/// Changes that count together or not at all: dropped without a commit, or after an error, nothing has happened.
+///
+/// The methods have the errors that those of [`Store`] have.
+pub trait Transaction {
+    /// The user of this name, as changed so far.
+    ///
+    /// # Errors
+    /// [`StoreError::BadRecord`] when anything but the hash can't be used.
+    fn find(&mut self, name: &UserName) -> Result<Option<Account>, StoreError>;
+
+    /// The names of all users, as changed so far, in their order.
+    ///
+    /// # Errors
+    /// Only those that every method has.
+    fn names(&mut self) -> Result<Vec<UserName>, StoreError>;
+
+    /// Keeps this of a user, new or not. A hash that can't be used leaves what is there.
+    ///
+    /// # Errors
+    /// Only those that every method has.
+    fn put(&mut self, account: &Account) -> Result<(), StoreError>;
+
+    /// Gives a user another name.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchUser`] and [`StoreError::UserExists`].
+    fn rename(&mut self, from: &UserName, to: &UserName) -> Result<(), StoreError>;
+
+    /// Forgets a user.
     ///
     /// # Errors
     /// [`StoreError::NoSuchUser`].
-    fn remove(&self, name: &UserName) -> Result<(), StoreError>;
+    fn remove(&mut self, name: &UserName) -> Result<(), StoreError>;
+
+    /// Makes the changes count. They are durable, and every request from now on is decided by them, when it returns.
+    ///
+    /// # Errors
+    /// Only those that every method has; then it is not known whether they count, but it is all or nothing.
+    fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
 
 /// How long a call waits for others to finish writing, before it fails as busy.
@@ -130,7 +191,7 @@ pub enum StoreError {
 pub enum BadRecord {
     /// The hash is none.
     Hash(HashError),
-    /// A field holds something of another type.
+    /// A field holds something of another type, or out of its range.
     Field(&'static str),
 }
 
@@ -148,7 +209,7 @@ impl fmt::Display for StoreError {
             Self::BadRecord { user, why: BadRecord::Field(field) } => {
                 write!(
                     f,
-                    "the stored {field} of user {user} can't be used: it is of the wrong type"
+                    "the stored {field} of user {user} can't be used: it is of the wrong type or out of range"
                 )
             }
             Self::Refused { path, why, .. } => {

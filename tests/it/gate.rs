@@ -1,14 +1,15 @@
 //! What the gate answers, over HTTP, to the server in this process.
 
+use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use resttool::{PasswordHash, Revision, Store, StoreError, User, UserName};
+use resttool::{Account, Revision, Store, StoreError, Transaction, User, UserName};
 
 use crate::client::{Connection, Reply, Request, basic, whole};
-use crate::server::{Place, Server, name, with_roy};
+use crate::server::{Place, Server, with_roy};
 
 const GRANTED: &str = "200
 cache-control: no-store
@@ -388,7 +389,7 @@ fn what_another_connection_changes_counts_at_the_next_request() {
     assert_eq!(connection.ask(&ann).status, 401);
     place.add("ann", "open-sesame");
     assert_eq!(connection.ask(&ann).status, 200);
-    place.store().remove(&name("ann")).unwrap();
+    place.remove("ann");
     assert_eq!(connection.ask(&ann).status, 401);
 }
 
@@ -428,10 +429,10 @@ impl Store for Gated {
     fn revision(&self) -> Result<Revision, StoreError> {
         Ok(Revision(0))
     }
-    fn add(&self, _: &UserName, _: &PasswordHash) -> Result<(), StoreError> {
+    fn each(&self, _: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {
         unreachable!("not asked by the server")
     }
-    fn remove(&self, _: &UserName) -> Result<(), StoreError> {
+    fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
         unreachable!("not asked by the server")
     }
 }

@@ -2,17 +2,18 @@
 //! Hashes are counted, not timed.
 
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use resttool::{
-    AuthSettings, Delays, Limit, Password, PasswordHash, Policy, Revision, Store, StoreError, User,
-    UserName,
+    Account, AuthSettings, Delays, Limit, Password, PasswordHash, Policy, Revision, Store,
+    StoreError, Transaction, User, UserName,
 };
 
 use crate::client::{Connection, Reply, Request};
-use crate::server::{Place, Server, cheap, name, unlimited, with_roy};
+use crate::server::{Place, Server, cheap, unlimited, with_roy};
 
 fn roy() -> Request {
     roy_with("open-sesame")
@@ -111,7 +112,7 @@ fn a_removed_user_is_refused_by_the_next_request() {
         place.add("roy", "open-sesame");
         assert_eq!(connection.ask(&roy()).status, 200);
         assert_eq!(connection.ask(&roy()).status, 200);
-        place.store().remove(&name("roy")).unwrap();
+        place.remove("roy");
         assert_eq!(connection.ask(&roy()).status, 401);
     }
     assert_eq!(server.counts().remembered, 20);
@@ -186,17 +187,17 @@ impl Store for Gated {
     fn is_empty(&self) -> Result<bool, StoreError> {
         unreachable!("not asked by the server")
     }
-    fn add(&self, _: &UserName, _: &PasswordHash) -> Result<(), StoreError> {
+    fn each(&self, _: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {
         unreachable!("not asked by the server")
     }
-    fn remove(&self, _: &UserName) -> Result<(), StoreError> {
+    fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
         unreachable!("not asked by the server")
     }
 }
 
 fn hash_of(password: &str) -> PasswordHash {
     let policy = Policy { min_length: 1, cost: cheap() };
-    policy.hash(&Password::parse(password).unwrap(), None).unwrap().0
+    policy.hash(&Password::parse(password).unwrap()).unwrap()
 }
 
 /// A server with one worker; what tells that it looks for a user, and what lets it go on.

@@ -5,12 +5,14 @@
 
 mod client;
 mod command;
+mod faults;
 mod framing;
 mod gate;
 mod layers;
 mod load;
 mod peers;
 mod prompt;
+mod provision;
 mod readme;
 mod serve;
 mod server;

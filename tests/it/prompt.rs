@@ -10,7 +10,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
 use crate::server::Place;
-use crate::tool::command;
+use crate::tool::{command, unaudited};
 
 /// The program, at a terminal of its own.
 struct Session {
@@ -68,7 +68,7 @@ impl Session {
             self.keyboard.read_exact(&mut byte).unwrap();
             seen.push(char::from(byte[0]));
         }
-        (status.code(), out, err, seen.trim_end_matches("END").to_owned())
+        (status.code(), out, unaudited(&err), seen.trim_end_matches("END").to_owned())
     }
 }
 

@@ -7,8 +7,9 @@ use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 
 use resttool::{
-    AuthSettings, Authenticator, Cost, Counts, Delays, Password, Policy, Realm, ServerSettings,
-    Store, UserName, add_user, open_store, run_server,
+    AuthSettings, Authenticator, Cost, Counts, Delays, Existing, Missing, Moment, Password,
+    PasswordHash, Realm, Rule, Secret, ServerSettings, Store, UserName, Wanted, open_store,
+    remove_user, run_server, settle,
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -119,16 +120,29 @@ impl Place {
     }
 
     pub fn add(&self, user: &str, password: &str) {
-        let (name, password) = (name(user), Password::parse(password).unwrap());
-        let policy = Policy { min_length: 1, cost: cheap() };
-        let hash = policy.hash(&password, Some(&name)).unwrap().0;
-        add_user(&*self.store(), &name, || Ok::<_, resttool::StoreError>(hash)).unwrap();
+        let password = Secret::Password(Password::parse(password).unwrap());
+        self.put(Wanted::new(name(user), password));
+    }
+
+    /// Adds a user with a hash that was made elsewhere.
+    pub fn hashed(&self, user: &str, hash: &str) {
+        let secret = Secret::Hash(PasswordHash::parse(hash).unwrap());
+        self.put(Wanted::new(name(user), secret));
+    }
+
+    fn put(&self, wanted: Wanted) {
+        let rule = Rule::new(Missing::Add, Existing::Refuse, cheap());
+        settle(&*self.store(), &[wanted], &rule, Moment::now(), &|_, _| {}).unwrap();
+    }
+
+    pub fn remove(&self, user: &str) {
+        remove_user(&*self.store(), &name(user)).unwrap();
     }
 
     /// Changes the database, and returns when that counts for a running server, as our own commands do.
     pub fn change(&self, sql: &str) {
         self.sql(sql);
-        self.store().remove(&name("is-no-user")).unwrap_err();
+        remove_user(&*self.store(), &name("is-no-user")).unwrap_err();
     }
 
     /// What another program does to the database.

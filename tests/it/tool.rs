@@ -29,8 +29,14 @@ pub fn command<A: AsRef<OsStr>>(home: &Path, args: impl IntoIterator<Item = A>) 
     command
 }
 
-/// Runs it to its end, with `input` on its standard input.
-pub fn finish(mut command: Command, input: impl AsRef<[u8]>) -> Outcome {
+/// Runs it to its end, with `input` on its standard input. Audit lines are left out.
+pub fn finish(command: Command, input: impl AsRef<[u8]>) -> Outcome {
+    audited(command, input).0
+}
+
+/// The same, with its audit lines from after their times.
+pub fn audited(mut command: Command, input: impl AsRef<[u8]>) -> (Outcome, Vec<String>) {
+    let mut audit = Vec::new();
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = child.spawn().unwrap();
     // It may end without reading; that is for its exit code to tell.
@@ -42,14 +48,25 @@ pub fn finish(mut command: Command, input: impl AsRef<[u8]>) -> Outcome {
             // It was to refuse to serve: no test waits for what does not end.
             child.kill().unwrap();
         }
-        stderr.push_str(&std::mem::take(&mut line));
+        let line = std::mem::take(&mut line);
+        match line.split_once(" INFO  audit] change=") {
+            Some((_, change)) => audit.push(change.trim_end().to_owned()),
+            None => stderr.push_str(&line),
+        }
     }
     let output = child.wait_with_output().unwrap();
-    Outcome {
+    let outcome = Outcome {
         code: output.status.code().unwrap_or_else(|| panic!("ended by a signal: {stderr}")),
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr,
-    }
+    };
+    (outcome, audit)
+}
+
+/// What was said on standard error, but for audit lines.
+pub fn unaudited(stderr: &str) -> String {
+    let lines = stderr.split_inclusive('\n');
+    lines.filter(|line| !line.contains(" INFO  audit] change=")).collect()
 }
 
 /// Runs it with words separated by spaces.

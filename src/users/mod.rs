@@ -1,29 +1,16 @@
-//! Administering users: what an administrator may set, and how a user comes to be.
+//! Administering users: what an administrator may set (here), and how users come to be what they are to be
+//! (`settle.rs`).
 //!
 //! The gate lets in whoever the store knows; what is wise to put there is decided here. This room knows
 //! neither arguments nor terminals.
 
+pub mod settle;
+
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use crate::auth::hash;
 use crate::credential::{Cost, Password, PasswordHash, UserName};
-use crate::store::{Store, StoreError};
-
-/// Adds a user. `hash` is asked for only when the name is free: it may mean to prompt somebody and
-/// takes long.
-///
-/// # Errors
-/// [`StoreError::UserExists`], other errors of the store, and whatever `hash` fails with.
-pub fn add<E: From<StoreError>>(
-    store: &dyn Store,
-    name: &UserName,
-    hash: impl FnOnce() -> Result<PasswordHash, E>,
-) -> Result<(), E> {
-    if store.contains(name)? {
-        return Err(StoreError::UserExists.into());
-    }
-    Ok(store.add(name, &hash()?)?)
-}
 
 /// What is asked of passwords that an administrator sets, and of the hashes made of them.
 #[derive(Clone, Copy, Debug)]
@@ -35,22 +22,19 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Makes the hash to be kept for `password`, and says what is unwise about it. `user` is whose it is
-    /// to be, where that is known.
+    /// Makes a hash of a password, which is not judged again.
     ///
     /// # Errors
-    /// When the password is refused, or the system gives no random numbers for a salt.
-    pub fn hash(
-        &self,
-        password: &Password,
-        user: Option<&UserName>,
-    ) -> Result<(PasswordHash, Vec<Warning>), PolicyError> {
-        let warnings = self.judge(password, user)?;
-        let hash = hash::hash(password, self.cost).map_err(|e| PolicyError::Hash(e.to_string()))?;
-        Ok((hash, warnings))
+    /// When the system gives no random numbers for a salt.
+    pub fn hash(&self, password: &Password) -> Result<PasswordHash, PolicyError> {
+        hash::hash(password, self.cost).map_err(|e| PolicyError::Hash(e.to_string()))
     }
 
-    fn judge(
+    /// What is unwise about a password.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn judge(
         &self,
         password: &Password,
         user: Option<&UserName>,
@@ -68,8 +52,41 @@ impl Policy {
     }
 }
 
+/// The highest cost of which a hash takes less than `limit` on this machine, with nothing else to do, as `time` has it.
+///
+/// # Errors
+/// When not even the least cost does, or what [`time_of_hash`] fails with.
+pub fn calibrate(
+    limit: Duration,
+    time: impl Fn(Cost) -> Result<Duration, PolicyError>,
+) -> Result<Cost, PolicyError> {
+    let mut best = None;
+    for cost in (Cost::MIN..=Cost::MAX).filter_map(|cost| Cost::new(cost).ok()) {
+        if time(cost)? >= limit {
+            break;
+        }
+        best = Some(cost);
+    }
+    best.ok_or(PolicyError::TooSlow { limit })
+}
+
+/// How long a hash takes: the quickest of three.
+///
+/// # Errors
+/// When no hash can be made.
+pub fn time_of_hash(cost: Cost) -> Result<Duration, PolicyError> {
+    let password = Password::generate().map_err(|e| PolicyError::Hash(e.to_string()))?;
+    let mut best = Duration::MAX;
+    for _ in 0..3 {
+        let start = Instant::now();
+        hash::hash(&password, cost).map_err(|e| PolicyError::Hash(e.to_string()))?;
+        best = best.min(start.elapsed());
+    }
+    Ok(best)
+}
+
 /// What is unwise, and done all the same.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Warning {
     /// The password has fewer than [`Warning::SHORT`] characters.
     Short,
@@ -108,6 +125,11 @@ pub enum PolicyError {
         /// How many it asks for.
         least: usize,
     },
+    /// A hash of the least cost takes longer.
+    TooSlow {
+        /// Than this.
+        limit: Duration,
+    },
     /// bcrypt failed.
     Hash(String),
 }
@@ -116,6 +138,9 @@ impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooShort { least } => write!(f, "it has fewer than {least} characters"),
+            Self::TooSlow { limit } => {
+                write!(f, "a hash of cost {} takes longer than {limit:?} here", Cost::MIN)
+            }
             Self::Hash(why) => write!(f, "no hash could be made: {why}"),
         }
     }
@@ -142,6 +167,18 @@ mod tests {
         assert_eq!(judge("roy", 1), Ok(vec![Warning::Short, Warning::IsTheName]));
         assert_eq!(judge("eight888", 9), Err(PolicyError::TooShort { least: 9 }));
         assert_eq!(judge("eight888", 8), Ok(vec![]));
+    }
+
+    #[test]
+    fn calibration_finds_the_highest_cost_below_the_limit() {
+        // Each step doubles it, from 1 ms on.
+        let time = |cost: Cost| Ok(Duration::from_millis(1 << (cost.get() - Cost::MIN)));
+        let found = |limit| calibrate(Duration::from_millis(limit), time).map(Cost::get);
+        assert_eq!(found(2), Ok(4), "less, and not as much");
+        assert_eq!(found(3), Ok(5));
+        assert_eq!(found(257), Ok(12));
+        assert_eq!(found(1_000_000), Ok(15));
+        assert!(matches!(found(1), Err(PolicyError::TooSlow { .. })));
     }
 
     /// C-06

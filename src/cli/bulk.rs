@@ -1,0 +1,366 @@
+//! What the verbs for many users do, a function each. All of it is done or nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::args::{self, Format, OnConflict};
+use super::exit::{Exit, Failure, cannot_print, say};
+use super::lines::{Input, bad_line, lines};
+use super::progress::Progress;
+use super::report::{Report, diff, summary};
+use super::secret::password_in;
+use super::verbs::policy;
+use crate::credential::{Cost, Password, UserName, printable};
+use crate::htpasswd;
+use crate::jsonl;
+use crate::manifest::{self, Source};
+use crate::moment::Moment;
+use crate::store::{self, Account, Store, StoreError};
+use crate::users::settle::{
+    Change, Edit, Existing, Missing, Outcome, Rule, Secret, SettleError, Wanted, settle,
+};
+use crate::users::{Policy, Warning};
+
+pub(super) fn chpasswd(args: &args::Chpasswd, database: &Path) -> Result<(), Failure> {
+    let policy = policy(&args.cost, &args.length)?;
+    let input = Input::stdin().read_secret()?;
+    let mut warnings = Warnings::default();
+    let (mut wanted, mut at) = (Vec::new(), Vec::new());
+    for (number, line) in lines(&input) {
+        let line = line?;
+        if line.is_empty() {
+            continue;
+        }
+        let (name, password) =
+            line.split_once(':').ok_or_else(|| bad_line(number, "there is no colon in it"))?;
+        let name = UserName::parse(name).map_err(|e| {
+            bad_line(
+                number,
+                format_args!("what stands before the colon can't be a user's name: {e}"),
+            )
+        })?;
+        let about = |why: &dyn std::fmt::Display| {
+            bad_line(number, format_args!("the password of {name} is refused: {why}"))
+        };
+        let password = Password::parse(password).map_err(|e| about(&e))?;
+        warnings.add(&name, policy.judge(&password, Some(&name)).map_err(|e| about(&e))?);
+        wanted.push(Wanted::new(name, Secret::Password(password)));
+        at.push(format!("line {number}"));
+    }
+    warnings.say();
+    let mut report = Report::open(&args.output)?;
+    let missing = if args.create { Missing::Add } else { Missing::Refuse };
+    let rule = Rule::new(missing, Existing::Replace, policy.cost);
+    let store = store::open(database)?;
+    let changes = settle_all(&*store, &wanted, &rule, &at)?;
+    tell_all(&mut report, &changes)
+}
+
+pub(super) fn import(args: &args::Import, database: &Path) -> Result<(), Failure> {
+    let mut report = Report::open(&args.output)?;
+    let now = Moment::now();
+    let mut read = Vec::new();
+    Input::open(&args.file)?.each_line(|number, line| {
+        let user = match args.format {
+            Format::Htpasswd => htpasswd::parse(line)
+                .map_err(|why| bad_line(number, why))?
+                .map(|(name, hash)| Wanted::new(name, Secret::Hash(hash))),
+            Format::Jsonl => {
+                jsonl::parse(line, now).map_err(|why| bad_line(number, why))?.and_then(whole_copy)
+            }
+        };
+        read.extend(user.map(|user| (number, user)));
+        Ok(())
+    })?;
+    let (wanted, at) = without_doubles(read, args.on_conflict)?;
+    let existing = match args.on_conflict {
+        OnConflict::Fail => Existing::Refuse,
+        OnConflict::Skip => Existing::Leave,
+        OnConflict::Replace => Existing::Replace,
+    };
+    let rule = Rule::new(Missing::Add, existing, Cost::DEFAULT);
+    let store = store::open(database)?;
+    let changes = settle_all(&*store, &wanted, &rule, &at)?;
+    tell_all(&mut report, &changes)
+}
+
+fn tell_all(report: &mut Report, changes: &[Change]) -> Result<(), Failure> {
+    for change in changes {
+        report.tell(change, None)?;
+    }
+    report.flush()?;
+    report.say(&summary(changes));
+    Ok(())
+}
+
+/// All that is kept of a user is to be like this.
+fn whole_copy(account: Account) -> Option<Wanted> {
+    Some(Wanted {
+        groups: Edit::Set(account.groups),
+        locked: Some(account.locked),
+        expires: Some(account.expires),
+        times: Some((account.created, account.changed)),
+        ..Wanted::new(account.name, Secret::Hash(account.hash.ok()?))
+    })
+}
+
+/// The users of a file, and where each of them stands in it.
+fn without_doubles(
+    read: Vec<(usize, Wanted)>,
+    on_conflict: OnConflict,
+) -> Result<(Vec<Wanted>, Vec<String>), Failure> {
+    let mut lines = BTreeMap::new();
+    for (n, (number, user)) in read.iter().enumerate() {
+        match (lines.get(&user.name), on_conflict) {
+            (None, _) | (Some(_), OnConflict::Replace) => {
+                lines.insert(user.name.clone(), n);
+            }
+            (Some(_), OnConflict::Skip) => {}
+            (Some(first), OnConflict::Fail) => {
+                let first = read.get(*first).map_or(0, |(number, _)| *number);
+                let why = format!("{} stands in line {first} already", user.name);
+                return Err(bad_line(*number, why)
+                    .hint("--on-conflict skip takes the first of them, and replace the last"));
+            }
+        }
+    }
+    let taken: BTreeSet<_> = lines.into_values().collect();
+    let kept = read.into_iter().enumerate().filter(|(n, _)| taken.contains(n));
+    Ok(kept.map(|(_, (number, user))| (user, format!("line {number}"))).unzip())
+}
+
+pub(super) fn export(args: &args::Export, database: &Path) -> Result<(), Failure> {
+    let now = SystemTime::now();
+    let store = store::open(database)?;
+    let mut left_out = 0;
+    let line = |user: &Account| {
+        let about = |why: &dyn std::fmt::Display| {
+            Failure::new(Exit::Failed, format_args!("user {}: {why}", user.name))
+        };
+        let unusable = |why| StoreError::BadRecord { user: user.name.clone(), why };
+        match args.format {
+            Format::Jsonl => Ok(Some(jsonl::line(user).map_err(unusable)?)),
+            Format::Htpasswd => {
+                if user.locked || user.expires.is_some_and(|end| SystemTime::from(end) <= now) {
+                    left_out += 1;
+                    return Ok(None);
+                }
+                let hash = user.hash.as_ref().map_err(|why| unusable(*why))?;
+                let line = htpasswd::line(&user.name, hash);
+                line.map(Some).ok_or_else(|| about(&"a line that begins with # is a comment"))
+            }
+        }
+    };
+    if args.file == Path::new("-") {
+        write_each(&*store, &mut BufWriter::new(io::stdout().lock()), line)?;
+    } else {
+        let aside = Aside::create(&args.file)?;
+        write_each(&*store, &mut BufWriter::new(aside.file()), line)?;
+        aside.put_in_place()?;
+    }
+    if left_out > 0 {
+        say(&format!(
+            "resttool: warning: {left_out} who are locked or have expired were left out: the format can't say it"
+        ));
+    }
+    if !args.quiet && args.file != Path::new("-") {
+        say(&format!("resttool: exported to {}", printable(&args.file.to_string_lossy())));
+    }
+    Ok(())
+}
+
+/// Writes a line for each user that has one, as they come.
+pub(super) fn write_each(
+    store: &dyn Store,
+    out: &mut impl Write,
+    mut line: impl FnMut(&Account) -> Result<Option<String>, Failure>,
+) -> Result<(), Failure> {
+    let mut done = Ok(());
+    store.each(&mut |user| {
+        done = line(&user).and_then(|line| match line {
+            Some(line) => writeln!(out, "{line}").map_err(cannot_print),
+            None => Ok(()),
+        });
+        if done.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    done?;
+    out.flush().map_err(cannot_print)
+}
+
+/// A file that is written aside, for its owner alone, and then put in place.
+struct Aside {
+    place: PathBuf,
+    file: tempfile::NamedTempFile,
+}
+
+impl Aside {
+    fn create(place: &Path) -> Result<Self, Failure> {
+        let file = tempfile::Builder::new().prefix(".resttool-export-").tempfile_in(folder(place));
+        let file = file.map_err(|e| cannot_write(place, &e))?;
+        Ok(Self { place: place.to_owned(), file })
+    }
+
+    fn file(&self) -> &File {
+        self.file.as_file()
+    }
+
+    fn put_in_place(self) -> Result<(), Failure> {
+        let Self { place, file } = self;
+        file.as_file().sync_all().map_err(|e| cannot_write(&place, &e))?;
+        file.persist(&place).map_err(|e| cannot_write(&place, &e.error))?;
+        File::open(folder(&place))
+            .and_then(|folder| folder.sync_all())
+            .map_err(|e| cannot_write(&place, &e))
+    }
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn cannot_write(path: &Path, e: &io::Error) -> Failure {
+    let path = printable(&path.to_string_lossy());
+    Failure::new(Exit::Failed, format_args!("cannot write {path}: {e}"))
+}
+
+pub(super) fn apply(args: &args::Apply, database: &Path) -> Result<(), Failure> {
+    let policy = policy(&args.cost, &args.length)?;
+    let text = Input::open(&args.file)?.read_text()?;
+    let entries = manifest::parse(&text).map_err(|e| Failure::new(Exit::BadInput, e))?;
+    let mut warnings = Warnings::default();
+    let (mut wanted, mut at) = (Vec::new(), Vec::new());
+    for entry in entries {
+        let secret = secret_of(&entry, &args.file, &policy, &mut warnings)
+            .map_err(|e| e.about(format_args!("user {}", entry.name)).exiting(Exit::BadInput))?;
+        at.push(format!("user {}", entry.name));
+        wanted.push(Wanted {
+            groups: Edit::Set(entry.groups),
+            locked: Some(entry.locked),
+            expires: Some(entry.expires),
+            ..Wanted::new(entry.name, secret)
+        });
+    }
+    warnings.say();
+    let mut report = Report::open(&args.output)?;
+    if args.dry_run {
+        report = report.of_dry_run();
+    }
+    let usual = Rule::new(Missing::Add, Existing::Compare, policy.cost);
+    let rule = Rule { prune: args.prune, dry_run: args.dry_run, ..usual };
+    let store = store::open(database)?;
+    let changes = settle_all(&*store, &wanted, &rule, &at)?;
+    for (n, change) in changes.iter().enumerate() {
+        let generated = match wanted.get(n).map(|one| &one.secret) {
+            Some(Secret::ForNew(password)) if change.outcome == Outcome::Added && !args.dry_run => {
+                Some(password)
+            }
+            _ => None,
+        };
+        report.tell(change, generated)?;
+        if !report.json && change.outcome != Outcome::Unchanged {
+            let line = diff(change);
+            report.print(&match generated {
+                Some(password) => format!("{line} (password {})", password.reveal()),
+                None => line,
+            })?;
+        }
+    }
+    report.flush()?;
+    let summary = summary(&changes);
+    report.say(&if args.dry_run { format!("would be: {summary}") } else { summary });
+    Ok(())
+}
+
+fn secret_of(
+    entry: &manifest::Entry,
+    manifest: &Path,
+    policy: &Policy,
+    warnings: &mut Warnings,
+) -> Result<Secret, Failure> {
+    match &entry.secret {
+        Source::File(path) => {
+            let password = password_in(&folder(manifest).join(path))?;
+            warnings.add(&entry.name, policy.judge(&password, Some(&entry.name))?);
+            Ok(Secret::Password(password))
+        }
+        Source::Hash(hash) => Ok(Secret::Hash(hash.clone())),
+        Source::Generate => Password::generate().map(Secret::ForNew).map_err(|e| {
+            Failure::new(Exit::Failed, format_args!("there are no random numbers: {e}"))
+        }),
+    }
+}
+
+fn settle_all(
+    store: &dyn Store,
+    wanted: &[Wanted],
+    rule: &Rule,
+    at: &[String],
+) -> Result<Vec<Change>, Failure> {
+    let progress = Progress::new();
+    let settled = settle(store, wanted, rule, Moment::now(), &|done, of| progress.show(done, of));
+    progress.end();
+    let at = |index: usize| at.get(index).map_or("", String::as_str);
+    settled.map_err(|e| match e {
+        SettleError::At { index, why } => {
+            let why = match (&why, wanted.get(index).map(|one| &one.name)) {
+                (StoreError::UserExists, Some(name)) => {
+                    Failure::new(Exit::UserExists, format_args!("there is a user {name}"))
+                        .hint("--on-conflict skip leaves them, and replace replaces them")
+                }
+                (StoreError::NoSuchUser, Some(name)) => {
+                    Failure::new(Exit::NoSuchUser, format_args!("there is no user {name}"))
+                        .hint("--create adds users who do not exist")
+                }
+                _ => why.into(),
+            };
+            why.about(at(index))
+        }
+        SettleError::Groups { index, why } => Failure::new(Exit::BadInput, why).about(at(index)),
+        SettleError::Store(why) => why.into(),
+        SettleError::Hash(_) => Failure::new(Exit::Failed, e),
+    })
+}
+
+/// What is unwise about many passwords: a line for each kind.
+#[derive(Default)]
+struct Warnings(BTreeMap<Warning, Vec<UserName>>);
+
+impl Warnings {
+    fn add(&mut self, user: &UserName, warnings: Vec<Warning>) {
+        for warning in warnings {
+            self.0.entry(warning).or_default().push(user.clone());
+        }
+    }
+
+    fn say(&self) {
+        for (warning, users) in &self.0 {
+            let line = match (warning, users.as_slice()) {
+                (Warning::LowCost(_), _) => warning.to_string(),
+                (_, [user]) => format!("{user}: {warning}"),
+                (_, [user, others @ ..]) => format!("{user} and {} more: {warning}", others.len()),
+                (_, []) => continue,
+            };
+            say(&format!("resttool: warning: {line}"));
+        }
+    }
+}
+
+pub(super) fn completions(
+    args: &args::Completions,
+    mut command: clap::Command,
+) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, "resttool", &mut script);
+    let mut out = io::stdout();
+    out.write_all(&script).and_then(|()| out.flush()).map_err(cannot_print)
+}
+
+pub(super) fn man(args: &args::Man, command: clap::Command) -> Result<(), Failure> {
+    fs::create_dir_all(&args.folder)
+        .and_then(|()| clap_mangen::generate_to(command, &args.folder))
+        .map_err(|e| cannot_write(&args.folder, &e))
+}

@@ -1,0 +1,215 @@
+//! What is said of changes: a line for people, an object for programs, and a line for whoever audits.
+//!
+//! All of it is said after the change counts. The shapes stand in `docs/commands.md`.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::args;
+use super::exit::{Exit, Failure, cannot_print, say};
+use crate::credential::{GroupName, Password, UserName, printable};
+use crate::moment::Moment;
+use crate::store::Account;
+use crate::users::settle::{Change, Difference, Outcome};
+
+/// Where changes are told.
+pub(super) struct Report {
+    pub(super) json: bool,
+    quiet: bool,
+    /// Whether nothing is really done.
+    dry_run: bool,
+    audit: Option<Box<dyn Write>>,
+    out: BufWriter<io::Stdout>,
+}
+
+impl Report {
+    /// As asked for. It fails before anything is changed that could not be told.
+    pub(super) fn open(args: &args::Output) -> Result<Self, Failure> {
+        let audit: Option<Box<dyn Write>> = match &args.audit_log {
+            Some(path) => Some(Box::new(BufWriter::new(append_to(path)?))),
+            // People at a terminal have just seen what they did.
+            None if args.quiet || io::stderr().is_terminal() => None,
+            None => Some(Box::new(BufWriter::new(io::stderr()))),
+        };
+        let out = BufWriter::new(io::stdout());
+        Ok(Self { json: args.json, quiet: args.quiet, dry_run: false, audit, out })
+    }
+
+    /// Of what would be done.
+    pub(super) fn of_dry_run(self) -> Self {
+        Self { dry_run: true, ..self }
+    }
+
+    /// A line for people.
+    pub(super) fn say(&self, line: &str) {
+        if !self.quiet {
+            say(&format!("resttool: {line}"));
+        }
+    }
+
+    /// Tells programs and the audit log of a change, and of the password that was made up for it.
+    pub(super) fn tell(
+        &mut self,
+        change: &Change,
+        generated: Option<&Password>,
+    ) -> Result<(), Failure> {
+        self.audit(change)?;
+        if self.json {
+            let object = Object {
+                name: change.name.as_str(),
+                changed: change.outcome != Outcome::Unchanged,
+                outcome: change.outcome.to_string(),
+                what: change.differences.iter().map(ToString::to_string).collect(),
+                password: generated.map(Password::reveal),
+                dry_run: self.dry_run,
+            };
+            self.print_object(&object)?;
+        }
+        Ok(())
+    }
+
+    /// A line on standard output.
+    pub(super) fn print(&mut self, line: &str) -> Result<(), Failure> {
+        writeln!(self.out, "{line}").map_err(cannot_print)
+    }
+
+    pub(super) fn print_object(&mut self, object: &impl Serialize) -> Result<(), Failure> {
+        let line = serde_json::to_string(object).map_err(|e| Failure::new(Exit::Failed, e))?;
+        self.print(&line)
+    }
+
+    /// Makes sure that all of it has been said.
+    pub(super) fn flush(&mut self) -> Result<(), Failure> {
+        if let Some(audit) = &mut self.audit {
+            audit.flush().map_err(|e| cannot_audit(&e))?;
+        }
+        self.out.flush().map_err(cannot_print)
+    }
+
+    fn audit(&mut self, change: &Change) -> Result<(), Failure> {
+        let Some(audit) = self.audit.as_mut().filter(|_| !self.dry_run) else { return Ok(()) };
+        if change.outcome == Outcome::Unchanged {
+            return Ok(());
+        }
+        let by = rustix::process::getuid().as_raw();
+        let mut line = format!(
+            "[{} INFO  audit] change={} user={} by={by}",
+            Moment::now(),
+            change.outcome,
+            change.name
+        );
+        for (n, difference) in change.differences.iter().enumerate() {
+            // Writing to a text can't fail.
+            let _ = write!(line, "{}{difference}", if n == 0 { " what=" } else { "," });
+        }
+        writeln!(audit, "{line}").map_err(|e| cannot_audit(&e))
+    }
+}
+
+/// A change, for programs.
+#[derive(Serialize)]
+struct Object<'a> {
+    name: &'a str,
+    changed: bool,
+    outcome: String,
+    what: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
+}
+
+fn cannot_audit(e: &io::Error) -> Failure {
+    Failure::new(Exit::Failed, format_args!("it was done, but the audit log can't be written: {e}"))
+}
+
+fn append_to(path: &Path) -> Result<File, Failure> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(|e| {
+        let path = printable(&path.to_string_lossy());
+        Failure::new(Exit::Failed, format_args!("cannot open the audit log {path}: {e}"))
+    })
+}
+
+/// A change for people, in the form of a diff.
+pub(super) fn diff(change: &Change) -> String {
+    let sign = match change.outcome {
+        Outcome::Added => '+',
+        Outcome::Changed => '~',
+        Outcome::Removed => '-',
+        Outcome::Unchanged => '=',
+    };
+    let mut line = format!("{sign} {}", change.name);
+    for (n, difference) in change.differences.iter().enumerate() {
+        let what = match difference {
+            Difference::Password => "another password".to_owned(),
+            Difference::Joined(group) => format!("joins {group}"),
+            Difference::Left(group) => format!("leaves {group}"),
+            Difference::Locked => "locked".to_owned(),
+            Difference::Unlocked => "unlocked".to_owned(),
+            Difference::Expires(None) => "never expires".to_owned(),
+            Difference::Expires(Some(moment)) => format!("expires {moment}"),
+            Difference::Renamed(name) => format!("renamed to {name}"),
+            Difference::Times => "other times".to_owned(),
+        };
+        // Writing to a text can't fail.
+        let _ = write!(line, "{} {what}", if n == 0 { ":" } else { "," });
+    }
+    line
+}
+
+/// How many were added, changed, removed and left, as far as there are any.
+pub(super) fn summary(changes: &[Change]) -> String {
+    let outcomes = [Outcome::Added, Outcome::Changed, Outcome::Removed, Outcome::Unchanged];
+    let counted = outcomes.into_iter().filter_map(|outcome| {
+        let count = changes.iter().filter(|change| change.outcome == outcome).count();
+        (count > 0).then(|| format!("{count} {outcome}"))
+    });
+    let counted: Vec<_> = counted.collect();
+    if counted.is_empty() { "nothing to do".to_owned() } else { counted.join(", ") }
+}
+
+/// A user, for programs: all but the hash.
+#[derive(Serialize)]
+pub(super) struct Shown<'a> {
+    name: &'a str,
+    groups: Vec<&'a str>,
+    locked: bool,
+    expire: Option<String>,
+    /// `null` where the hash can't be used.
+    cost: Option<u8>,
+    created_at: String,
+    changed_at: String,
+}
+
+impl<'a> Shown<'a> {
+    pub(super) fn new(account: &'a Account) -> Self {
+        Self {
+            name: account.name.as_str(),
+            groups: account.groups.iter().map(GroupName::as_str).collect(),
+            locked: account.locked,
+            expire: account.expires.map(|moment| moment.to_string()),
+            cost: account.hash.as_ref().ok().map(|hash| hash.cost().get()),
+            created_at: account.created.to_string(),
+            changed_at: account.changed.to_string(),
+        }
+    }
+}
+
+/// Whether a password was right, for programs.
+#[derive(Serialize)]
+pub(super) struct Verified<'a> {
+    name: &'a str,
+    verified: bool,
+    reason: Option<&'static str>,
+}
+
+impl<'a> Verified<'a> {
+    pub(super) fn new(name: &'a UserName, reason: Option<&'static str>) -> Self {
+        Self { name: name.as_str(), verified: reason.is_none(), reason }
+    }
+}

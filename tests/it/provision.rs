@@ -1,0 +1,655 @@
+//! The life of users by commands, as scripts run them: one user, many, and all of them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::client::{Request, whole};
+use crate::server::Place;
+use crate::tool::{Outcome, Serving, audited, command, finish, run};
+
+/// The hash of `U*U`, of cost 5: a vector of crypt_blowfish 1.3 (wrapper.c).
+const HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+
+/// A home with a store, and a command line that is at work there.
+struct Home(Place);
+
+impl Home {
+    fn new() -> Self {
+        Self(Place::new())
+    }
+
+    fn path(&self, file: &str) -> std::path::PathBuf {
+        self.0.folder().join(file)
+    }
+
+    fn command(&self, words: &str) -> std::process::Command {
+        let mut command = command(self.0.folder(), words.split(' ').filter(|w| !w.is_empty()));
+        command.current_dir(self.0.folder()).env("RESTTOOL_DATABASE", self.0.database());
+        command
+    }
+
+    fn run(&self, words: &str, input: impl AsRef<[u8]>) -> Outcome {
+        finish(self.command(words), input)
+    }
+
+    /// Runs it, and it succeeds; what it printed.
+    fn done(&self, words: &str, input: impl AsRef<[u8]>) -> String {
+        let outcome = self.run(words, input);
+        assert_eq!(outcome.code, 0, "{words}: {}", outcome.stderr);
+        outcome.stdout
+    }
+
+    fn failed(&self, words: &str, input: impl AsRef<[u8]>) -> (i32, String) {
+        let outcome = self.run(words, input);
+        assert_eq!(outcome.stdout, "", "{words}");
+        (outcome.code, outcome.stderr)
+    }
+
+    /// The users as `userlist --json` shows them, by name.
+    fn users(&self) -> BTreeMap<String, serde_json::Value> {
+        let users = self.done("userlist --json", "");
+        let users = users.lines().map(|line| serde_json::from_str(line).unwrap());
+        users.map(|user: serde_json::Value| (text(&user["name"]), user)).collect()
+    }
+
+    fn user(&self, name: &str) -> serde_json::Value {
+        self.users().remove(name).unwrap()
+    }
+
+    fn is_password(&self, name: &str, password: &str) -> bool {
+        let code = self.run(&format!("verify {name} --password-stdin"), password).code;
+        assert!([0, 3].contains(&code), "{code}");
+        code == 0
+    }
+}
+
+fn text(value: &serde_json::Value) -> String {
+    value.as_str().unwrap().to_owned()
+}
+
+fn json(line: &str) -> serde_json::Value {
+    serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))
+}
+
+fn write(path: &Path, content: &str) {
+    fs::write(path, content).unwrap();
+}
+
+#[test]
+fn a_password_is_changed_and_the_old_one_is_wrong() {
+    let home = Home::new();
+    home.done("useradd roy --password-stdin --cost 4", "open-sesame");
+    let outcome = home.run("passwd roy --password-stdin --cost 10", "another-one");
+    assert_eq!(outcome, Outcome::new(0, "", "resttool: changed the password of roy\n"));
+    assert!(home.is_password("roy", "another-one"));
+    assert!(!home.is_password("roy", "open-sesame"));
+    assert_eq!(home.user("roy")["cost"], 10);
+    let generated = home.done("passwd roy --generate --cost 4", "");
+    assert!(home.is_password("roy", generated.trim_end()));
+    let (code, why) = home.failed("passwd joe --password-stdin", "open-sesame");
+    let none = "cannot change the password of joe: there is no user of that name";
+    assert_eq!((code, why), (6, format!("resttool: {none}\n")));
+    let (code, why) = home.failed("passwd roy --password-stdin --min-length 20", "short-one");
+    assert_eq!(code, 3, "{why}");
+}
+
+#[test]
+fn groups_lock_and_expiry_are_set_with_the_user() {
+    let home = Home::new();
+    home.done(
+        "useradd roy --hash-stdin --group staff,admin --group ops --locked --expire 2099-01-31",
+        HASH,
+    );
+    let roy = home.user("roy");
+    assert_eq!(roy["groups"], serde_json::json!(["admin", "ops", "staff"]));
+    assert_eq!((&roy["locked"], &roy["expire"]), (&true.into(), &"2099-01-31T00:00:00Z".into()));
+    assert_eq!((&roy["cost"], &roy["created_at"]), (&5.into(), &roy["changed_at"]));
+}
+
+#[test]
+fn an_update_adds_or_changes_and_the_second_time_changes_nothing() {
+    let home = Home::new();
+    let upsert = |password: &str, more: &str| {
+        let words = format!("useradd roy --update --password-stdin --cost 4 --json {more}");
+        let object = json(&home.done(&words, password));
+        (text(&object["outcome"]), object["what"].to_string())
+    };
+    assert_eq!(
+        upsert("open-sesame", "--group staff"),
+        ("added".into(), r#"["joined:staff"]"#.into())
+    );
+    assert_eq!(upsert("open-sesame", "--group staff"), ("unchanged".into(), "[]".into()));
+    assert_eq!(
+        upsert("open-sesame", ""),
+        ("unchanged".into(), "[]".into()),
+        "what is not said stays"
+    );
+    assert_eq!(upsert("another-one", ""), ("changed".into(), r#"["password"]"#.into()));
+    assert!(home.is_password("roy", "another-one"));
+    let unlike = upsert("another-one", "--locked --expire 2099-01-31");
+    assert_eq!(unlike.1, r#"["locked","expires:2099-01-31T00:00:00Z"]"#);
+    let (code, _) = home.failed("useradd roy --update --if-not-exists --generate", "");
+    assert_eq!(code, 2);
+    // A password that was made up is for a new user.
+    assert_eq!(home.done("useradd roy --update --generate", ""), "");
+    assert_eq!(home.user("roy")["locked"], true);
+}
+
+#[test]
+fn usermod_changes_what_it_names_and_nothing_else() {
+    let home = Home::new();
+    home.done("useradd roy --hash-stdin --group staff", HASH);
+    home.done("useradd ann --hash-stdin", HASH);
+    let change = |words: &str| {
+        let object = json(&home.done(&format!("usermod roy --json {words}"), ""));
+        assert_eq!(object["changed"], object["outcome"] == "changed");
+        object["what"].to_string()
+    };
+    assert_eq!(change("--lock"), r#"["locked"]"#);
+    assert_eq!(change("--lock"), "[]");
+    assert_eq!(
+        change("--unlock --expire 2027-01-31T18:00:00+01:00"),
+        r#"["unlocked","expires:2027-01-31T17:00:00Z"]"#
+    );
+    assert_eq!(change("--expire never"), r#"["expires:never"]"#);
+    assert_eq!(change("--group admin --append"), r#"["joined:admin"]"#);
+    assert_eq!(change("--group staff,nobodys --remove"), r#"["left:staff"]"#);
+    assert_eq!(change("--group ops,staff"), r#"["joined:ops","joined:staff","left:admin"]"#);
+    assert_eq!(change("--group="), r#"["left:ops","left:staff"]"#);
+    assert_eq!(change("--rename leroy"), r#"["renamed:leroy"]"#);
+    assert_eq!(home.users().into_keys().collect::<Vec<_>>(), ["ann", "leroy"]);
+    for (words, code) in [
+        ("usermod roy --lock", 6),
+        ("usermod leroy --rename ann", 9),
+        ("usermod leroy --rename a:b", 19),
+        ("usermod leroy --lock --unlock", 2),
+        ("usermod leroy --append", 2),
+        ("usermod leroy --group staff --append --remove", 2),
+        ("usermod leroy --group a:b", 2),
+        ("usermod leroy --expire tomorrow", 2),
+        ("usermod leroy", 2),
+    ] {
+        assert_eq!(home.failed(words, "").0, code, "{words}");
+    }
+    assert_eq!(home.user("leroy")["locked"], false);
+}
+
+/// P-09, B-06
+#[test]
+fn who_is_locked_expired_renamed_or_has_another_password_is_out_at_the_next_request() {
+    let home = Home::new();
+    home.done("useradd roy --password-stdin --cost 4", "open-sesame");
+    let mut serve = home.command("serve --port 0 --cost 4");
+    serve.env("RESTTOOL_SOURCE_FAILURES", "0");
+    let server = Serving::start(serve);
+    let login = |user: &str, password: &str| {
+        let request = Request::get("/rest-auth").basic(user, password);
+        request.send(server.address)
+    };
+    let unknown = login("nobody", "open-sesame");
+    assert_eq!(unknown.status, 401);
+    for (out, back_in) in [
+        ("usermod roy --lock", "usermod roy --unlock"),
+        ("usermod roy --expire 2001-01-01", "usermod roy --expire never"),
+        ("usermod roy --rename leroy", "usermod leroy --rename roy"),
+        ("passwd roy --cost 4 --password-file other", "passwd roy --cost 4 --password-file right"),
+    ] {
+        write(&home.path("other"), "another-one");
+        write(&home.path("right"), "open-sesame");
+        assert_eq!(login("roy", "open-sesame").status, 200);
+        home.done(out, "");
+        let refused = login("roy", "open-sesame");
+        assert_eq!(whole(&refused), whole(&unknown), "{out}");
+        home.done(back_in, "");
+    }
+    assert_eq!(login("roy", "open-sesame").status, 200);
+}
+
+#[test]
+fn users_are_listed_for_people_and_for_programs_and_never_with_a_hash() {
+    let home = Home::new();
+    home.done("useradd ann --hash-stdin --group staff,admin", HASH);
+    home.done("useradd bob --hash-stdin --expire 2099-01-31", HASH);
+    home.done("useradd ci-1 --hash-stdin --locked --group staff", HASH);
+    home.done("useradd ci-2 --hash-stdin --locked --expire 2001-01-01", HASH);
+    home.done("useradd dan --hash-stdin --expire 2001-01-01", HASH.replacen("05", "12", 1));
+    home.done("useradd eve --hash-stdin", HASH);
+    home.0.sql("UPDATE users SET hash = 'x' WHERE name = 'eve'");
+    home.0.sql("UPDATE users SET created = 0, changed = 60");
+    let table = "\
+NAME  GROUPS       STATE                       COST      CREATED               CHANGED
+ann   admin,staff  active                      5         1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
+bob   -            until 2099-01-31T00:00:00Z  5         1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
+ci-1  staff        locked                      5         1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
+ci-2  -            locked, expired             5         1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
+dan   -            expired                     12        1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
+eve   -            active                      unusable  1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
+";
+    assert_eq!(home.run("userlist", ""), Outcome::new(0, table, ""));
+    let ann = r#"{"name":"ann","groups":["admin","staff"],"locked":false,"expire":null,"cost":5,"created_at":"1970-01-01T00:00:00Z","changed_at":"1970-01-01T00:01:00Z"}"#;
+    assert_eq!(home.done("userlist ann --json", ""), format!("{ann}\n"));
+    assert_eq!(home.user("eve")["cost"], serde_json::Value::Null);
+    for (words, expected) in [
+        ("ci-*", "ci-1 ci-2"),
+        ("?nn", "ann"),
+        ("ANN", ""),
+        ("--group staff", "ann ci-1"),
+        ("--locked", "ci-1 ci-2"),
+        ("--expired", "ci-2 dan"),
+        ("--locked --expired", "ci-2"),
+        ("--cost-below 12", "ann bob ci-1 ci-2"),
+        ("* --cost-below 13 --group admin", "ann"),
+    ] {
+        let lines = home.done(&format!("userlist --json {words}"), "");
+        let names: Vec<_> = lines.lines().map(|line| text(&json(line)["name"])).collect();
+        assert_eq!(names.join(" "), expected, "{words}");
+    }
+}
+
+#[test]
+fn verify_says_what_the_server_would() {
+    let home = Home::new();
+    home.done("useradd roy --password-stdin --cost 4", "open-sesame");
+    let verify = |more: &str, password: &str| {
+        home.run(&format!("verify roy --password-stdin {more}"), password)
+    };
+    let right = Outcome::new(0, "", "resttool: the password of roy is right\n");
+    assert_eq!(verify("", "open-sesame"), right);
+    assert_eq!(verify("--quiet", "open-sesame"), Outcome::new(0, "", ""));
+    let line = "{\"name\":\"roy\",\"verified\":true,\"reason\":null}\n";
+    assert_eq!(verify("--json -q", "open-sesame"), Outcome::new(0, line, ""));
+    let failed =
+        |why: &str| Outcome::new(3, "", &format!("resttool: cannot verify user roy: {why}\n"));
+    assert_eq!(verify("", "wrong"), failed("the password is wrong"));
+    let line = "{\"name\":\"roy\",\"verified\":false,\"reason\":\"the password is wrong\"}\n";
+    assert_eq!(verify("--json", "wrong").stdout, line);
+    home.done("usermod roy --lock", "");
+    assert_eq!(verify("", "open-sesame"), failed("the user is locked"));
+    assert_eq!(verify("", "wrong"), failed("the password is wrong"));
+    home.done("usermod roy --unlock --expire 2001-01-01", "");
+    assert_eq!(verify("", "open-sesame"), failed("the user has expired"));
+    assert_eq!(home.run("verify joe --password-stdin", "open-sesame").code, 6);
+    assert_eq!(home.run("verify a:b --password-stdin", "open-sesame").code, 19);
+    let nobody_there = home.run("verify roy", "open-sesame");
+    assert_eq!(nobody_there.code, 2);
+    assert!(nobody_there.stderr.ends_with("hint: give --password-stdin or --password-file PATH\n"));
+}
+
+#[test]
+fn many_passwords_are_changed_at_once_or_none() {
+    let home = Home::new();
+    home.done("useradd ann --hash-stdin --group staff", HASH);
+    home.done("useradd bob --hash-stdin", HASH);
+    let outcome = home.run("chpasswd --cost 10", "ann:one:with:colons\r\n\nbob:two-two-two\n");
+    assert_eq!(outcome, Outcome::new(0, "", "resttool: 2 changed\n"));
+    assert!(home.is_password("ann", "one:with:colons") && home.is_password("bob", "two-two-two"));
+    assert_eq!(home.user("ann")["groups"][0], "staff");
+    let unknown = home.run("chpasswd --cost 10", "ann:next-one-\ncid:three-three\n");
+    let why = "resttool: cannot change passwords: line 2: there is no user cid
+hint: --create adds users who do not exist\n";
+    assert_eq!(unknown, Outcome::new(6, "", why));
+    assert!(home.is_password("ann", "one:with:colons"), "nothing was changed");
+    let created = home.done("chpasswd --cost 10 --create --json", "ann:next-one-\ncid:three-three");
+    let expected =
+        "{\"name\":\"ann\",\"changed\":true,\"outcome\":\"changed\",\"what\":[\"password\"]}
+{\"name\":\"cid\",\"changed\":true,\"outcome\":\"added\",\"what\":[]}\n";
+    assert_eq!(created, expected);
+    assert!(home.is_password("cid", "three-three"));
+    for (input, code, why) in [
+        ("ann", 7, "line 1: there is no colon in it"),
+        (
+            "ann:x\na b:y",
+            7,
+            "line 2: what stands before the colon can't be a user's name: it holds a space",
+        ),
+        ("ann:", 7, "line 1: the password of ann is refused: it is empty"),
+        ("ann:a\tb", 7, "line 1: the password of ann is refused: it holds a control character"),
+        (":x", 7, "line 1: what stands before the colon can't be a user's name: it is empty"),
+    ] {
+        let failed = format!("resttool: cannot change passwords: {why}\n");
+        assert_eq!(home.run("chpasswd", input), Outcome::new(code, "", &failed), "{input}");
+    }
+    let not_text = home.run("chpasswd", b"ann:\xff\n");
+    assert_eq!((not_text.code, not_text.stderr.contains("line 1: it is not UTF-8")), (7, true));
+    assert_eq!(home.run("chpasswd", ""), Outcome::new(0, "", "resttool: nothing to do\n"));
+    // What is unwise is said once.
+    let unwise = home.run("chpasswd --cost 4 -q", "ann:short\nbob:bob\n");
+    let warnings = "resttool: warning: ann and 1 more: the password has fewer than 8 characters
+resttool: warning: bob: the password is the user's name
+resttool: warning: a cost of 4 is quick to guess against; 10 is the least advised\n";
+    assert_eq!(unwise, Outcome::new(0, "", warnings));
+}
+
+/// L-05
+#[test]
+fn an_htpasswd_file_is_taken_over_whole_or_not_at_all() {
+    let home = Home::new();
+    let import =
+        |text: &str, more: &str| home.run(&format!("import - {more}"), text.replace("HASH", HASH));
+    let done = |text: &str| Outcome::new(0, "", &format!("resttool: {text}\n"));
+    let failed =
+        |code, why: &str| Outcome::new(code, "", &format!("resttool: cannot import -: {why}\n"));
+    let text = "# staff\r\n\r\nann:HASH\r\nbob:HASH:a comment";
+    assert_eq!(import(text, ""), done("2 added"));
+    assert!(home.is_password("ann", "U*U"));
+    let exists = "line 2: there is a user ann
+hint: --on-conflict skip leaves them, and replace replaces them";
+    assert_eq!(import("cid:HASH\nann:HASH\n", ""), failed(9, exists));
+    assert_eq!(import("cid:HASH\nann:HASH\n", "--on-conflict skip"), done("1 added, 1 unchanged"));
+    home.done("passwd ann --password-stdin --cost 10", "open-sesame");
+    home.done("usermod ann --group staff", "");
+    assert_eq!(
+        import("cid:HASH\nann:HASH\n", "--on-conflict replace"),
+        done("1 changed, 1 unchanged")
+    );
+    assert!(home.is_password("ann", "U*U"));
+    assert_eq!(home.user("ann")["groups"][0], "staff", "the format says nothing of groups");
+
+    let twice = format!("dan:HASH\ndan:{}\n", HASH.replacen("05", "06", 1));
+    let doubled = "line 2: dan stands in line 1 already
+hint: --on-conflict skip takes the first of them, and replace the last";
+    assert_eq!(import(&twice, ""), failed(7, doubled));
+    assert_eq!(import(&twice, "--on-conflict skip"), done("1 added"));
+    assert_eq!(home.user("dan")["cost"], 5);
+    assert_eq!(import(&twice, "--on-conflict replace"), done("1 changed"));
+    assert_eq!(home.user("dan")["cost"], 6);
+
+    let before = home.users();
+    for (line, why) in [
+        (
+            "eve:$apr1$K5aLM5SK$J2yNyxL1kpwL1WYbGsSPR.",
+            "the hash of eve is no bcrypt hash; its scheme is apr1 (MD5)",
+        ),
+        (
+            "eve:{SHA}VBPuJHI7uixaa6LQGWx4s+5GKNE=",
+            "the hash of eve is no bcrypt hash; its scheme is SHA-1",
+        ),
+        ("eve:rl7XqzpPWxLAY", "the hash of eve is no bcrypt hash; its scheme is DES crypt"),
+        ("eve", "there is no colon in it"),
+        ("a b:HASH", "what stands before the colon can't be a user's name: it holds a space"),
+    ] {
+        assert_eq!(
+            import(&format!("fay:HASH\n{line}\n"), ""),
+            failed(7, &format!("line 2: {why}"))
+        );
+    }
+    let flawed = HASH.replacen("2a", "2x", 1);
+    let why = "line 1: the hash of eve can't be used: it is a $2x$ hash, made by a flawed program";
+    assert_eq!(import(&format!("eve:{flawed}"), ""), failed(7, why), "C-05");
+    assert_eq!(home.users(), before);
+    let missing = home.run("import nowhere", "");
+    assert_eq!((missing.code, missing.stdout.as_str()), (1, ""));
+}
+
+/// L-06
+#[test]
+fn an_exported_htpasswd_file_is_private_and_holds_who_may_enter() {
+    let home = Home::new();
+    for user in ["ann", "bob --locked", "cid --expire 2001-01-01", "dan --expire 2099-01-01"] {
+        home.done(&format!("useradd {user} --hash-stdin"), HASH);
+    }
+    let expected = format!("ann:{HASH}\ndan:{HASH}\n");
+    let warning = "resttool: warning: 2 who are locked or have expired were left out: the format can't say it\n";
+    assert_eq!(home.run("export", ""), Outcome::new(0, &expected, warning));
+    let file = home.path("htpasswd");
+    write(&file, "what was there before");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let said = format!("{warning}resttool: exported to htpasswd\n");
+    assert_eq!(home.run("export htpasswd", ""), Outcome::new(0, "", &said));
+    assert_eq!(fs::read_to_string(&file).unwrap(), expected);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    // What can't be written down is an error, and leaves what is there.
+    home.done("useradd #eve --hash-stdin", HASH);
+    let why =
+        "resttool: cannot export to htpasswd: user #eve: a line that begins with # is a comment\n";
+    assert_eq!(home.run("export htpasswd", ""), Outcome::new(1, "", why));
+    home.done("userdel #eve", "");
+    home.0.sql("UPDATE users SET hash = 'x' WHERE name = 'dan'");
+    let (code, why) =
+        (home.run("export htpasswd", "").code, home.run("export htpasswd", "").stderr);
+    assert!(code == 1 && why.contains("the stored hash of user dan can't be used"), "C-07: {why}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), expected);
+    let left: Vec<_> =
+        fs::read_dir(home.0.folder()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains("export")), "{left:?}");
+    assert_eq!(home.run("export no/such/folder", "").code, 1);
+}
+
+#[test]
+fn lines_of_json_are_a_whole_copy() {
+    let home = Home::new();
+    home.done("useradd ann --hash-stdin --group staff,admin --expire 2099-01-31", HASH);
+    home.done("useradd bob --hash-stdin --locked", HASH);
+    home.0.sql("UPDATE users SET created = 1, changed = 2 WHERE name = 'ann'");
+    home.done("export users.jsonl --format jsonl", "");
+    let other = Home::new();
+    let text = fs::read_to_string(home.path("users.jsonl")).unwrap();
+    let ann = format!(
+        r#"{{"name":"ann","hash":"{HASH}","groups":["admin","staff"],"locked":false,"expire":"2099-01-31T00:00:00Z","created_at":"1970-01-01T00:00:01Z","changed_at":"1970-01-01T00:00:02Z"}}"#
+    );
+    assert_eq!(text.lines().next(), Some(&*ann));
+    assert_eq!(other.run("import - --format jsonl", &text).stderr, "resttool: 2 added\n");
+    assert_eq!(other.users(), home.users());
+    assert_eq!(other.done("export --format jsonl", ""), text);
+    // Put in place of what was changed since.
+    other.done("usermod ann --group= --lock", "");
+    let replaced = other.run("import - --format jsonl --on-conflict replace", &text);
+    assert_eq!(replaced.stderr, "resttool: 1 changed, 1 unchanged\n");
+    assert_eq!(other.done("export --format jsonl", ""), text);
+    let bad = text.replacen("false", "5", 1);
+    let why =
+        "resttool: cannot import -: line 1: there is a value of the wrong type before column 121\n";
+    assert_eq!(other.run("import - --format jsonl", &bad), Outcome::new(7, "", why));
+}
+
+#[test]
+fn users_are_brought_to_what_a_file_says_and_the_second_time_nothing_is_changed() {
+    let home = Home::new();
+    home.done("useradd ann --password-stdin --cost 10", "open-sesame");
+    home.done("useradd old --hash-stdin", HASH);
+    fs::create_dir(home.path("etc")).unwrap();
+    write(&home.path("etc/ann"), "open-sesame\n");
+    write(
+        &home.path("etc/users.toml"),
+        &format!(
+            "[[user]]\nname = \"ann\"\npassword_file = \"ann\"\ngroups = [\"staff\", \"admin\"]\n
+             [[user]]\nname = \"bob\"\npassword_hash = \"{HASH}\"\nlocked = true\nexpire = 2099-01-31\n
+             [[user]]\nname = \"cid\"\ngenerate = true\n"
+        ),
+    );
+    let apply = |more: &str| home.run(&format!("apply etc/users.toml --cost 10 {more}"), "");
+    let before = home.users();
+    let dry = "~ ann: joins admin, joins staff\n+ bob: locked, expires 2099-01-31T00:00:00Z\n+ cid\n- old\n";
+    let would = "resttool: would be: 2 added, 1 changed, 1 removed\n";
+    assert_eq!(apply("--dry-run --prune"), Outcome::new(0, dry, would));
+    assert_eq!(apply("-n --prune"), Outcome::new(0, dry, would));
+    assert_eq!(home.users(), before);
+    let done = apply("");
+    assert_eq!((done.code, &*done.stderr), (0, "resttool: 2 added, 1 changed\n"));
+    let password = done.stdout.trim_end().rsplit_once("+ cid (password ").unwrap().1;
+    assert!(home.is_password("cid", password.trim_end_matches(')')));
+    let after = home.users();
+    assert_eq!(after.len(), 4);
+    assert_eq!(after["ann"]["groups"], serde_json::json!(["admin", "staff"]));
+    assert_eq!(after["bob"]["locked"], true);
+    // The hash of a password that is right already is kept.
+    let kept = home.done("export --format jsonl", "");
+    assert_eq!(apply(""), Outcome::new(0, "", "resttool: 3 unchanged\n"));
+    assert_eq!(home.done("export --format jsonl", ""), kept);
+    write(&home.path("etc/ann"), "another-one\n");
+    let changed = apply("--prune --json");
+    let expected = r#"{"name":"ann","changed":true,"outcome":"changed","what":["password"]}
+{"name":"bob","changed":false,"outcome":"unchanged","what":[]}
+{"name":"cid","changed":false,"outcome":"unchanged","what":[]}
+{"name":"old","changed":true,"outcome":"removed","what":[]}
+"#;
+    let said = "resttool: 1 changed, 1 removed, 2 unchanged\n";
+    assert_eq!(changed, Outcome::new(0, expected, said));
+    assert!(home.is_password("ann", "another-one"));
+}
+
+#[test]
+fn a_file_that_says_what_cannot_be_changes_nothing() {
+    let home = Home::new();
+    home.done("useradd ann --hash-stdin", HASH);
+    let before = home.users();
+    let apply = |text: &str| {
+        let outcome = home.run("apply - --prune", text);
+        assert_eq!((outcome.code, &*outcome.stdout), (7, ""), "{text}");
+        outcome.stderr
+    };
+    let good = format!("[[user]]\nname = \"bob\"\npassword_hash = \"{HASH}\"\n");
+    let unknown = apply(&format!("{good}admin = true\n"));
+    assert!(
+        unknown.starts_with("resttool: cannot apply -: line 4: unknown field `admin`"),
+        "{unknown}"
+    );
+    let missing = apply(&format!("{good}[[user]]\nname = \"cid\"\npassword_file = \"nowhere\"\n"));
+    let why = "user cid: cannot open nowhere: No such file or directory (os error 2)";
+    assert!(missing.contains("nowhere: No such file"), "{missing} {why}");
+    write(&home.path("empty"), "");
+    let empty = apply(&format!("{good}[[user]]\nname = \"cid\"\npassword_file = \"empty\"\n"));
+    assert!(empty.ends_with("empty is empty\n"), "{empty}");
+    assert_eq!(home.users(), before);
+}
+
+/// O-06, X-02: and what is only tried or asked is none.
+#[test]
+fn every_change_is_one_audit_line() {
+    let home = Home::new();
+    let uid = rustix::process::getuid().as_raw();
+    let audit = |words: &str, input: &str| {
+        let (outcome, lines) = audited(home.command(words), input);
+        assert!(outcome.code == 0 || outcome.code == 9, "{words}: {}", outcome.stderr);
+        lines.iter().map(|line| line.replace(&format!(" by={uid}"), "")).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        audit("useradd roy --hash-stdin --group staff", HASH),
+        ["added user=roy what=joined:staff"]
+    );
+    assert_eq!(audit("useradd roy --hash-stdin", HASH), [""; 0]);
+    assert_eq!(audit("useradd roy --hash-stdin --if-not-exists", HASH), [""; 0]);
+    assert_eq!(
+        audit("passwd roy --password-stdin --cost 4", "x"),
+        ["changed user=roy what=password"]
+    );
+    assert_eq!(
+        audit("usermod roy --lock --rename joe", ""),
+        ["changed user=roy what=locked,renamed:joe"]
+    );
+    assert_eq!(audit("usermod joe --lock", ""), [""; 0]);
+    let many = audit("chpasswd --create --cost 4", "joe:x\nann:y\n");
+    assert_eq!(many, ["changed user=joe what=password", "added user=ann"]);
+    assert_eq!(audit("userlist", ""), [""; 0]);
+    assert_eq!(audit("apply - --prune --dry-run", ""), [""; 0]);
+    assert_eq!(audit("apply - --prune", ""), ["removed user=ann", "removed user=joe"]);
+    assert_eq!(audit("userdel joe --if-exists", ""), [""; 0]);
+    // In a file of its own, also when nothing else is said.
+    assert_eq!(audit("useradd roy --hash-stdin --quiet --audit-log audit.log", HASH), [""; 0]);
+    assert_eq!(audit("userdel roy --quiet --audit-log audit.log", ""), [""; 0]);
+    assert_eq!(audit("useradd roy --hash-stdin --quiet", HASH), [""; 0]);
+    let log = home.path("audit.log");
+    let lines = fs::read_to_string(&log).unwrap();
+    let lines: Vec<_> = lines.lines().collect();
+    assert_eq!(lines.len(), 2);
+    for (line, expected) in lines.iter().zip(["added", "removed"]) {
+        let (time, rest) = line.split_once(' ').unwrap();
+        assert_eq!(rest, format!("INFO  audit] change={expected} user=roy by={uid}"));
+        let time = time.strip_prefix('[').unwrap();
+        assert!(time.len() == "2026-11-24T10:00:00Z".len() && time.ends_with('Z'), "{time}");
+    }
+    assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
+    // What could not be told is not done.
+    let (code, why) = home.failed("userdel roy --audit-log no/such/folder/log", "");
+    assert!(code == 1 && why.contains("cannot open the audit log"), "{why}");
+    assert!(home.users().contains_key("roy"));
+}
+
+#[test]
+fn quiet_is_quiet_and_json_is_an_object_a_user() {
+    let home = Home::new();
+    write(&home.path("password"), "open-sesame");
+    write(&home.path("users.toml"), "[[user]]\nname = \"ann\"\ngenerate = true\n");
+    write(&home.path("htpasswd"), &format!("bob:{HASH}\n"));
+    for (words, outcome) in [
+        ("useradd roy --password-file password --cost 10", "added"),
+        ("useradd roy --password-file password --if-not-exists", "unchanged"),
+        ("useradd roy --password-file password --update", "unchanged"),
+        ("passwd roy --password-file password --cost 10", "changed"),
+        ("usermod roy --lock", "changed"),
+        ("import htpasswd", "added"),
+        ("apply users.toml --cost 10", "added"),
+        ("userdel roy", "removed"),
+        ("userdel roy --if-exists", "unchanged"),
+    ] {
+        let said = home.run(&format!("{words} --quiet --json"), "");
+        assert_eq!((said.code, &*said.stderr), (0, ""), "{words}");
+        let object = json(said.stdout.trim_end());
+        assert_eq!(object["outcome"], outcome, "{words}");
+        assert_eq!(object["changed"], outcome != "unchanged", "{words}");
+    }
+    let generated = json(&home.done("useradd cid --generate --cost 10 --json", ""));
+    assert!(home.is_password("cid", &text(&generated["password"])));
+    home.done("usermod cid --unlock --quiet", "");
+}
+
+#[test]
+fn a_hash_is_printed_as_a_line_for_a_file() {
+    let home = Home::new();
+    let line = home.done("hash --htpasswd roy --password-stdin --cost 4", "open-sesame");
+    assert!(line.starts_with("roy:$2y$04$"), "{line}");
+    home.done("import -", line);
+    assert!(home.is_password("roy", "open-sesame"));
+    assert_eq!(home.failed("hash --htpasswd #roy --password-stdin", "open-sesame").0, 19);
+    assert_eq!(home.failed("hash --htpasswd a:b --password-stdin", "open-sesame").0, 19);
+}
+
+#[test]
+fn calibration_prints_a_cost_and_nothing_else() {
+    let home = Home::new();
+    let cost = |limit: &str| home.done(&format!("hash --calibrate {limit}"), "");
+    let (low, high) = (cost("10ms"), cost("200ms"));
+    let number = |text: &str| text.trim_end().parse::<u8>().unwrap();
+    assert!((4..=15).contains(&number(&low)) && number(&low) < number(&high), "{low} {high}");
+    for bad in ["0ms", "soon", "2h"] {
+        assert_eq!(home.failed(&format!("hash --calibrate {bad}"), "").0, 2, "{bad}");
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_name_every_verb() {
+    let home = Home::new();
+    let verbs = [
+        "serve", "useradd", "passwd", "usermod", "userdel", "userlist", "verify", "chpasswd",
+        "import", "export", "apply", "hash",
+    ];
+    for shell in ["bash", "zsh", "fish"] {
+        let script = home.done(&format!("completions {shell}"), "");
+        for verb in verbs {
+            assert!(script.contains(verb), "{verb} in {shell}");
+        }
+    }
+    home.done("man pages/man1", "");
+    for verb in verbs {
+        let page = fs::read_to_string(home.path(&format!("pages/man1/resttool-{verb}.1"))).unwrap();
+        assert!(page.contains("Examples"), "{verb}");
+    }
+    assert!(home.path("pages/man1/resttool.1").is_file());
+}
+
+/// X-04: nor is there an option that takes one.
+#[test]
+fn no_option_of_any_verb_takes_a_password_as_its_value() {
+    let home = Home::new();
+    for verb in ["useradd", "passwd", "verify", "chpasswd", "import", "apply", "hash"] {
+        let help = home.done(&format!("{verb} --help"), "");
+        for line in help.lines().map(str::trim).filter(|line| line.starts_with("--password")) {
+            assert!(["--password-stdin", "--password-file <PATH>"].contains(&line), "{line}");
+        }
+        let secret = run(home.0.folder(), &format!("{verb} roy open-sesame"), "");
+        assert_eq!(secret.code, 2, "{verb}");
+        assert!(!secret.stderr.contains("sesame"), "{verb}: {}", secret.stderr);
+    }
+}
