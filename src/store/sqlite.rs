@@ -8,7 +8,7 @@
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior};
+use rustix::fs::OFlags;
+use rustix::process::geteuid;
 
 use super::lease::{LEASE, Lease};
 use super::{Account, BUSY_TIMEOUT, BadRecord, Revision, Store, StoreError, Transaction, User};
@@ -517,7 +519,11 @@ fn create(path: &Path) -> Result<(), StoreError> {
         .tempfile_in(folder)
         .map_err(|e| failed(&e))?;
     // The creation mask may have taken away the owner's own rights.
-    fs::set_permissions(fresh.path(), Permissions::from_mode(0o600)).map_err(|e| failed(&e))?;
+    fresh
+        .as_file()
+        .set_permissions(Permissions::from_mode(0o600))
+        .and_then(|()| give_to_owner_of(folder, fresh.as_file()))
+        .map_err(|e| failed(&e))?;
     let mut connection = connect(fresh.path())?;
     initialise(&mut connection).map_err(|e| store_error(e, path))?;
     connection.close().map_err(|(_, e)| store_error(e, path))?;
@@ -541,10 +547,29 @@ fn create_folders(folder: &Path) -> Result<(), StoreError> {
         let made = match DirBuilder::new().mode(0o700).create(folder) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(e) => Err(e),
-            Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o700))
-                .and_then(|()| folder.parent().map_or(Ok(()), sync_folder)),
+            Ok(()) => finish_folder(folder),
         };
         made.map_err(|e| cannot("create", folder, &e))?;
+    }
+    Ok(())
+}
+
+fn finish_folder(folder: &Path) -> io::Result<()> {
+    let flags = (OFlags::DIRECTORY | OFlags::NOFOLLOW).bits().cast_signed();
+    let opened = File::options().read(true).custom_flags(flags).open(folder)?;
+    opened.set_permissions(Permissions::from_mode(0o700))?;
+    match folder.parent() {
+        Some(parent) => give_to_owner_of(parent, &opened).and_then(|()| sync_folder(parent)),
+        None => Ok(()),
+    }
+}
+
+/// What root makes in somebody's folder is theirs: the server that runs as them has to open it. By the open file and not
+/// by its name, under which they may have put something else by now.
+fn give_to_owner_of(folder: &Path, made: &File) -> io::Result<()> {
+    let owner = fs::metadata(folder)?;
+    if geteuid().is_root() && owner.uid() != 0 {
+        fchown(made, Some(owner.uid()), Some(owner.gid()))?;
     }
     Ok(())
 }

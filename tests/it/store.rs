@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::client::{Connection, Request};
 use crate::server::{Place, name, with_roy};
-use crate::tool::{finish, run};
+use crate::tool::{Serving, command, finish, run};
 
 /// S-04
 #[test]
@@ -54,6 +56,49 @@ fn eight_processes_add_fifty_users_each_beside_a_busy_server() {
     let store = place.store();
     let there = (0..8).flat_map(|p| (0..50).map(move |n| format!("user-{p}-{n}")));
     assert_eq!(there.filter(|user| store.contains(&name(user)).unwrap()).count(), 400);
+}
+
+/// S-03
+#[test]
+#[ignore = "needs root"]
+fn what_root_makes_in_the_folder_of_a_service_is_the_services() {
+    const SERVICE: u32 = 65_534;
+    let place = Place::new();
+    let home = place.folder().join("service");
+    fs::create_dir(&home).unwrap();
+    chown(place.folder(), Some(SERVICE), Some(SERVICE)).unwrap();
+    chown(&home, Some(SERVICE), Some(SERVICE)).unwrap();
+    let database = home.join("some/where/users.db");
+    let command = |words: &str| {
+        let words = format!("{words} --database {}", database.display());
+        command(&home, words.split(' '))
+    };
+    let as_root = |words: &str| {
+        let outcome = finish(command(words), "open-sesame");
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    };
+    as_root("useradd roy --password-stdin --cost 4");
+    let mut serve = command("serve --port 0");
+    serve.uid(SERVICE).gid(SERVICE);
+    let server = Serving::start(serve);
+    let login = |user| {
+        let request = Request::get("/rest-auth").basic(user, "open-sesame");
+        request.send(server.address).status
+    };
+    assert_eq!(login("roy"), 200);
+    // Now there are companions, and both write to them.
+    as_root("useradd ann --password-stdin --cost 4");
+    assert_eq!((login("ann"), login("roy")), (200, 200));
+    let mut add = command("useradd bob --password-stdin --cost 4");
+    add.uid(SERVICE).gid(SERVICE);
+    let outcome = finish(add, "open-sesame");
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    drop(server);
+    as_root("passwd roy --password-stdin --cost 4");
+    for file in fs::read_dir(database.parent().unwrap()).unwrap() {
+        let file = file.unwrap();
+        assert_eq!(file.metadata().unwrap().uid(), SERVICE, "{:?}", file.path());
+    }
 }
 
 /// S-05: everything written is synced before the program ends, with its folders and names, also when the
