@@ -29,7 +29,7 @@ pub(super) fn chpasswd(args: &args::Chpasswd, database: &Path) -> Result<(), Fai
     let policy = policy(&args.cost, &args.length)?;
     let input = Input::stdin().read_secret()?;
     let mut warnings = Warnings::default();
-    let (mut wanted, mut at) = (Vec::new(), Vec::new());
+    let mut file = InFile::default();
     for (number, line) in lines(&input) {
         let line = line?;
         if line.is_empty() {
@@ -48,22 +48,21 @@ pub(super) fn chpasswd(args: &args::Chpasswd, database: &Path) -> Result<(), Fai
         };
         let password = Password::parse(password).map_err(|e| about(&e))?;
         warnings.add(&name, policy.judge(&password, Some(&name)).map_err(|e| about(&e))?);
-        wanted.push(Wanted::new(name, Secret::Password(password)));
-        at.push(format!("line {number}"));
+        file.add(number, Wanted::new(name, Secret::Password(password)));
     }
     warnings.say();
     let mut report = Report::open(&args.output)?;
     let missing = if args.create { Missing::Add } else { Missing::Refuse };
     let rule = Rule::new(missing, Existing::Replace, policy.cost);
     let store = store::open(database)?;
-    let changes = settle_all(&*store, &wanted, &rule, &at)?;
+    let changes = settle_all(&*store, &file.users, &rule, &|index| file.at(index))?;
     tell_all(&mut report, &changes)
 }
 
 pub(super) fn import(args: &args::Import, database: &Path) -> Result<(), Failure> {
     let mut report = Report::open(&args.output)?;
     let now = Moment::now();
-    let mut read = Vec::new();
+    let mut file = InFile::default();
     Input::open(&args.file)?.each_line(|number, line| {
         let user = match args.format {
             Format::Htpasswd => htpasswd::parse(line)
@@ -73,10 +72,12 @@ pub(super) fn import(args: &args::Import, database: &Path) -> Result<(), Failure
                 jsonl::parse(line, now).map_err(|why| bad_line(number, why))?.and_then(whole_copy)
             }
         };
-        read.extend(user.map(|user| (number, user)));
+        if let Some(user) = user {
+            file.add(number, user);
+        }
         Ok(())
     })?;
-    let (wanted, at) = without_doubles(read, args.on_conflict)?;
+    file.drop_doubles(args.on_conflict)?;
     let existing = match args.on_conflict {
         OnConflict::Fail => Existing::Refuse,
         OnConflict::Skip => Existing::Leave,
@@ -84,7 +85,7 @@ pub(super) fn import(args: &args::Import, database: &Path) -> Result<(), Failure
     };
     let rule = Rule::new(Missing::Add, existing, Cost::DEFAULT);
     let store = store::open(database)?;
-    let changes = settle_all(&*store, &wanted, &rule, &at)?;
+    let changes = settle_all(&*store, &file.users, &rule, &|index| file.at(index))?;
     tell_all(&mut report, &changes)
 }
 
@@ -108,29 +109,49 @@ fn whole_copy(account: Account) -> Option<Wanted> {
     })
 }
 
-/// The users of a file, and where each of them stands in it.
-fn without_doubles(
-    read: Vec<(usize, Wanted)>,
-    on_conflict: OnConflict,
-) -> Result<(Vec<Wanted>, Vec<String>), Failure> {
-    let mut lines = BTreeMap::new();
-    for (n, (number, user)) in read.iter().enumerate() {
-        match (lines.get(&user.name), on_conflict) {
-            (None, _) | (Some(_), OnConflict::Replace) => {
-                lines.insert(user.name.clone(), n);
-            }
-            (Some(_), OnConflict::Skip) => {}
-            (Some(first), OnConflict::Fail) => {
-                let first = read.get(*first).map_or(0, |(number, _)| *number);
-                let why = format!("{} stands in line {first} already", user.name);
-                return Err(bad_line(*number, why)
-                    .hint("--on-conflict skip takes the first of them, and replace the last"));
+/// The users of a file, and the line that each of them stands in.
+#[derive(Default)]
+struct InFile {
+    users: Vec<Wanted>,
+    lines: Vec<usize>,
+}
+
+impl InFile {
+    fn add(&mut self, line: usize, user: Wanted) {
+        self.users.push(user);
+        self.lines.push(line);
+    }
+
+    fn at(&self, index: usize) -> String {
+        format!("line {}", self.lines.get(index).copied().unwrap_or_default())
+    }
+
+    /// Leaves one of several lines for the same user.
+    fn drop_doubles(&mut self, on_conflict: OnConflict) -> Result<(), Failure> {
+        let mut taken = BTreeMap::new();
+        for (index, user) in self.users.iter().enumerate() {
+            match (taken.get(&user.name), on_conflict) {
+                (None, _) | (Some(_), OnConflict::Replace) => {
+                    taken.insert(&user.name, index);
+                }
+                (Some(_), OnConflict::Skip) => {}
+                (Some(first), OnConflict::Fail) => {
+                    let why = format_args!("{} stands in {} already", user.name, self.at(*first));
+                    return Err(Failure::new(Exit::BadInput, why)
+                        .about(self.at(index))
+                        .hint("--on-conflict skip takes the first of them, and replace the last"));
+                }
             }
         }
+        if taken.len() < self.users.len() {
+            let taken: BTreeSet<_> = taken.into_values().collect();
+            let mut index = 0..;
+            self.users.retain(|_| index.next().is_some_and(|index| taken.contains(&index)));
+            let mut index = 0..;
+            self.lines.retain(|_| index.next().is_some_and(|index| taken.contains(&index)));
+        }
+        Ok(())
     }
-    let taken: BTreeSet<_> = lines.into_values().collect();
-    let kept = read.into_iter().enumerate().filter(|(n, _)| taken.contains(n));
-    Ok(kept.map(|(_, (number, user))| (user, format!("line {number}"))).unzip())
 }
 
 pub(super) fn export(args: &args::Export, database: &Path) -> Result<(), Failure> {
@@ -232,11 +253,10 @@ pub(super) fn apply(args: &args::Apply, database: &Path) -> Result<(), Failure> 
     let text = Input::open(&args.file)?.read_text()?;
     let entries = manifest::parse(&text).map_err(|e| Failure::new(Exit::BadInput, e))?;
     let mut warnings = Warnings::default();
-    let (mut wanted, mut at) = (Vec::new(), Vec::new());
+    let mut wanted = Vec::new();
     for entry in entries {
         let secret = secret_of(&entry, &args.file, &policy, &mut warnings)
             .map_err(|e| e.about(format_args!("user {}", entry.name)).exiting(Exit::BadInput))?;
-        at.push(format!("user {}", entry.name));
         wanted.push(Wanted {
             groups: Edit::Set(entry.groups),
             locked: Some(entry.locked),
@@ -252,6 +272,10 @@ pub(super) fn apply(args: &args::Apply, database: &Path) -> Result<(), Failure> 
     let usual = Rule::new(Missing::Add, Existing::Compare, policy.cost);
     let rule = Rule { prune: args.prune, dry_run: args.dry_run, ..usual };
     let store = store::open(database)?;
+    let at = |index: usize| match wanted.get(index) {
+        Some(user) => format!("user {}", user.name),
+        None => String::new(),
+    };
     let changes = settle_all(&*store, &wanted, &rule, &at)?;
     for (n, change) in changes.iter().enumerate() {
         let generated = match wanted.get(n).map(|one| &one.secret) {
@@ -298,12 +322,11 @@ fn settle_all(
     store: &dyn Store,
     wanted: &[Wanted],
     rule: &Rule,
-    at: &[String],
+    at: &dyn Fn(usize) -> String,
 ) -> Result<Vec<Change>, Failure> {
     let progress = Progress::new();
     let settled = settle(store, wanted, rule, Moment::now(), &|done, of| progress.show(done, of));
     progress.end();
-    let at = |index: usize| at.get(index).map_or("", String::as_str);
     settled.map_err(|e| match e {
         SettleError::At { index, why } => {
             let why = match (&why, wanted.get(index).map(|one| &one.name)) {
