@@ -10,6 +10,7 @@ mod framing;
 mod gate;
 mod layers;
 mod load;
+mod migrate;
 mod peers;
 mod prompt;
 mod provision;

