@@ -189,7 +189,7 @@ fn lifetime(text: &str) -> Result<Duration, String> {
   resttool useradd roy                                      ask for the password on the terminal
   printf '%s' \"$PASSWORD\" | resttool useradd roy --password-stdin
   password=$(resttool useradd roy --generate)
-  htpasswd -nbB roy secret | cut -d: -f2 | resttool useradd roy --hash-stdin
+  resttool hash --password-file /run/secrets/roy | resttool useradd roy --hash-stdin
   resttool useradd roy --if-not-exists --password-file /run/secrets/roy
   resttool useradd roy --update --password-file /run/secrets/roy --group admin,staff")]
 pub(super) struct Useradd {
@@ -424,7 +424,7 @@ pub(super) enum OnConflict {
 #[command(after_long_help = "Examples:
   resttool import /etc/nginx/htpasswd
   resttool import users.jsonl --format jsonl --on-conflict replace
-  ssh old resttool export | resttool import - --on-conflict skip")]
+  resttool export --database old.db | resttool import - --on-conflict skip")]
 pub(super) struct Import {
     /// The file; - is standard input
     pub(super) file: PathBuf,
@@ -444,9 +444,9 @@ pub(super) struct Import {
 /// Write all users with their hashes to a file, for its owner alone
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
-  resttool export /etc/nginx/htpasswd                       without those who are locked or have expired
+  resttool export /etc/nginx/htpasswd                       not who is locked or has expired
   resttool export users.jsonl --format jsonl                a whole copy
-  resttool export | ssh new resttool import -")]
+  resttool export | resttool import - --database new.db")]
 pub(super) struct Export {
     /// The file, written aside and then put in place; - is standard output
     #[arg(default_value = "-")]

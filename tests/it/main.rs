@@ -14,6 +14,7 @@ mod migrate;
 mod peers;
 mod prompt;
 mod provision;
+mod provisioning;
 mod readme;
 mod serve;
 mod server;

@@ -1,0 +1,310 @@
+//! `docs/provisioning.md`, run as written but for where files stand and what a hash costs.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::server::Place;
+use crate::tool::{Outcome, Serving, finish};
+
+/// The code blocks of a section: what each is written in, and its text.
+fn blocks(section: &str) -> Vec<(String, String)> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/provisioning.md");
+    let page = format!("\n{}", fs::read_to_string(page).unwrap());
+    let (_, rest) = page.split_once(&format!("\n{section}\n")).unwrap();
+    let section = rest.split("\n## ").next().unwrap();
+    let parts: Vec<_> = section.split("\n```").collect();
+    parts
+        .chunks(2)
+        .filter(|chunk| chunk.len() == 2)
+        .map(|chunk| {
+            let (kind, text) = chunk[1].split_once('\n').unwrap();
+            (kind.to_owned(), format!("{text}\n"))
+        })
+        .collect()
+}
+
+fn block(section: &str, kind: &str) -> String {
+    let found = blocks(section).into_iter().find(|(of, _)| of == kind);
+    found.unwrap_or_else(|| panic!("no {kind} in {section}")).1
+}
+
+/// A machine with nothing on it but a secret and the file of another server.
+struct Machine(Place);
+
+impl Machine {
+    fn new() -> Self {
+        let machine = Self(Place::new());
+        for folder in ["var/lib", "run/secrets", "etc/resttool", "etc/nginx", "bin"] {
+            fs::create_dir_all(machine.path(folder)).unwrap();
+        }
+        fs::write(machine.path("run/secrets/roy"), "open-sesame\n").unwrap();
+        let old = "old:$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW\n";
+        fs::write(machine.path("etc/nginx/htpasswd"), old).unwrap();
+        let tool = machine.path("bin/resttool");
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_resttool"), tool).unwrap();
+        machine
+    }
+
+    fn path(&self, file: &str) -> std::path::PathBuf {
+        self.0.folder().join(file)
+    }
+
+    /// With the places of a whole machine in this one's folder.
+    fn moved(&self, text: &str) -> String {
+        let home = self.0.folder().display();
+        let mut text = text.to_owned();
+        for place in [
+            "/var/lib/",
+            "/run/secrets/",
+            "/etc/resttool/",
+            "/etc/nginx/",
+            "/etc/bash_completion.d/",
+            "/usr/local/share/",
+        ] {
+            text = text.replace(place, &format!("{home}{place}"));
+        }
+        text
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let path = std::env::var("PATH").unwrap();
+        command.env_clear().env("HOME", self.0.folder()).current_dir(self.0.folder());
+        command.env("PATH", format!("{}:{path}", self.path("bin").display()));
+        // What a hash costs is not what these tests are about.
+        command.env("RESTTOOL_COST", "4");
+        command.env("RESTTOOL_DATABASE", self.path("var/lib/resttool/users.db"));
+        command
+    }
+
+    fn shell(&self, script: &str) -> Outcome {
+        let mut shell = self.command("sh");
+        shell.arg("-euc").arg(self.moved(script));
+        let outcome = finish(shell, "");
+        assert_eq!(outcome.code, 0, "{script}: {}", outcome.stderr);
+        outcome
+    }
+
+    /// Of each user: name, groups, lock and whether there is an end.
+    fn users(&self) -> Vec<(String, String, bool, bool)> {
+        let lines = self.shell("resttool userlist --json").stdout;
+        let user = |line| {
+            let user: serde_json::Value = serde_json::from_str(line).unwrap();
+            let name = user["name"].as_str().unwrap().to_owned();
+            let locked = user["locked"].as_bool().unwrap();
+            (name, user["groups"].to_string(), locked, !user["expire"].is_null())
+        };
+        lines.lines().map(user).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.users().into_iter().map(|user| user.0).collect()
+    }
+
+    fn is_right(&self, user: &str) -> bool {
+        let verify = format!("resttool verify {user} --password-file /run/secrets/roy || echo no");
+        self.shell(&verify).stdout.is_empty()
+    }
+}
+
+#[test]
+fn plain_shell_makes_a_hundred_users_and_is_safe_to_repeat() {
+    let machine = Machine::new();
+    let steps = blocks("## Plain shell");
+    assert_eq!(steps.len(), 6);
+    // The page says where the users are first of all.
+    let first = block("# Provisioning", "sh");
+    for _ in 0..2 {
+        for (n, (kind, script)) in steps.iter().enumerate() {
+            assert_eq!(kind, "sh");
+            let said = machine.shell(&format!("{first}{script}"));
+            match n {
+                0 => assert!(machine.is_right("roy")),
+                1 => assert_eq!(
+                    machine.users().iter().find(|user| user.0 == "roy").unwrap().1,
+                    r#"["admin","staff"]"#
+                ),
+                2 => assert!(machine.users().len() > 100),
+                3 => assert!(said.stdout.contains("roy   admin,staff  active"), "{}", said.stdout),
+                _ => {}
+            }
+        }
+        let users = machine.users();
+        assert_eq!(users.len(), 1 + 99 + 1, "roy, a hundred but for the one removed, and old");
+        let user = |name: &str| users.iter().find(|user| user.0 == name).unwrap();
+        assert!(user("user-1").2 && user("user-2").3);
+        let exported = fs::read_to_string(machine.path("etc/nginx/htpasswd")).unwrap();
+        assert!(exported.contains("\nroy:$2y$") && !exported.contains("user-1:"), "{exported}");
+    }
+}
+
+/// The examples of each verb's help do what it says that they do: they succeed, in a place where there is what they name.
+#[test]
+fn the_examples_of_the_help_run() {
+    let help = |words: &str| Machine::new().shell(&format!("resttool {words} --help")).stdout;
+    let main = help("");
+    let (_, verbs) = main.split_once("Commands:\n").unwrap();
+    let verbs = verbs.lines().take_while(|line| !line.is_empty());
+    let verbs = verbs.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let verbs = verbs.filter(|verb| !["", "help"].contains(verb));
+    let mut seen = 0;
+    for verb in verbs {
+        let text = help(verb);
+        let (_, examples) = text.split_once("Examples:\n").unwrap_or_else(|| panic!("{verb}"));
+        for example in examples.lines() {
+            // What stands far to the right says what it is for.
+            let line = example.trim_start();
+            let line = line.split_once("   ").map_or(line, |(line, _)| line);
+            if example.contains("ask for the password on the terminal") {
+                continue; // prompt.rs is at a terminal
+            }
+            run_example(verb, line);
+            seen += 1;
+        }
+    }
+    assert!(seen > 35, "{seen}");
+}
+
+fn run_example(verb: &str, line: &str) {
+    let machine = Machine::new();
+    for folder in ["etc/bash_completion.d", ".config/fish/completions"] {
+        fs::create_dir_all(machine.path(folder)).unwrap();
+    }
+    let mut before = "export PASSWORD=open-sesame ANN=one-one-one BOB=two-two-two\n".to_owned();
+    if !["useradd", "import"].contains(&verb) {
+        before += "for user in roy ann bob; do
+            resttool useradd $user --password-file /run/secrets/roy
+        done\n";
+    }
+    before += "printf 'eve:three-three\\n' | RESTTOOL_DATABASE=old.db resttool chpasswd --create\n";
+    before += "RESTTOOL_DATABASE=old.db resttool export users.jsonl --format jsonl\n";
+    fs::write(machine.path("passwords"), "ann:one-one-one\nbob:two-two-two\n").unwrap();
+    let users = machine.moved(&block("## Who should be there", "toml"));
+    fs::write(machine.path("users.toml"), users).unwrap();
+    if verb != "serve" {
+        machine.shell(&format!("{before}{line}"));
+        return;
+    }
+    let mut serve = machine.command("sh");
+    serve.env("RESTTOOL_PORT", "0");
+    // The shell becomes the server, so that ending one ends the other.
+    let line = line.replace("8080", "0").replace("resttool serve", "exec resttool serve");
+    let line = line.replace("RESTTOOL_PORT=0 exec", "export RESTTOOL_PORT=0; exec");
+    serve.arg("-c").arg(line);
+    drop(Serving::start(serve));
+}
+
+const ROY_AND_ANN: [&str; 2] = ["ann", "roy"];
+
+#[test]
+fn a_file_says_who_should_be_there() {
+    let machine = Machine::new();
+    machine.shell("resttool useradd --generate by-hand");
+    let manifest = machine.path("etc/resttool/users.toml");
+    fs::write(manifest, machine.moved(&block("## Who should be there", "toml"))).unwrap();
+    let script = block("## Who should be there", "sh");
+    let (dry, real) = script.trim_end().split_once('\n').unwrap();
+    let would = machine.shell(dry).stdout;
+    assert_eq!(machine.names(), ["by-hand"]);
+    assert_eq!(machine.shell(real).stdout, would);
+    assert_eq!(machine.names(), ROY_AND_ANN);
+    assert!(machine.is_right("roy") && machine.is_right("ann"));
+    assert_eq!(machine.shell(real).stdout, "");
+}
+
+#[test]
+#[ignore = "needs ansible-playbook (the package ansible-core of Python)"]
+fn ansible_brings_the_users_and_reports_a_change_only_once() {
+    let machine = Machine::new();
+    let users = machine.moved(&block("## Who should be there", "toml"));
+    fs::write(machine.path("users.toml"), users).unwrap();
+    fs::write(machine.path("playbook.yml"), machine.moved(&block("## Ansible", "yaml"))).unwrap();
+    let play = || {
+        let mut ansible = machine.command("ansible-playbook");
+        ansible.args(["-i", "localhost,", "-c", "local", "playbook.yml"]);
+        ansible
+            .args(["-e", "ansible_python_interpreter=/usr/bin/python3"])
+            .env("LC_ALL", "C.UTF-8");
+        let outcome = finish(ansible, "");
+        assert_eq!(outcome.code, 0, "{}{}", outcome.stdout, outcome.stderr);
+        outcome.stdout
+    };
+    assert!(play().contains("changed=2 "));
+    assert_eq!(machine.names(), ROY_AND_ANN);
+    assert!(play().contains("changed=0 "));
+}
+
+#[test]
+#[ignore = "needs python3 with yaml (python3-yaml)"]
+fn cloud_init_would_bring_the_users() {
+    let machine = Machine::new();
+    let text = machine.moved(&block("## cloud-init", "yaml"));
+    assert!(text.starts_with("#cloud-config\n"));
+    // What cloud-init does with these keys: files first, and then commands without a shell.
+    let play = "import subprocess, sys, yaml
+config = yaml.safe_load(sys.stdin)
+assert set(config) == {'write_files', 'runcmd'}
+for file in config['write_files']: open(file['path'], 'w').write(file['content'])
+for command in config['runcmd']: subprocess.run(command, check=True)";
+    for _ in 0..2 {
+        let mut python = machine.command("/usr/bin/python3");
+        python.args(["-c", play]);
+        let outcome = finish(python, &text);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        assert_eq!(machine.users(), [("roy".to_owned(), r#"["admin"]"#.to_owned(), false, false)]);
+    }
+    assert!(machine.is_right("roy"));
+}
+
+/// Without an engine: each instruction does in a shell what it would in a container.
+#[test]
+fn a_container_makes_its_users_when_it_starts() {
+    let machine = Machine::new();
+    let file = block("## Docker", "dockerfile");
+    let instruction = |name: &str| {
+        let lines = file.lines().filter_map(|line| line.strip_prefix(name));
+        lines.map(|line| line.trim().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(instruction("COPY"), ["resttool /usr/local/bin/resttool"]);
+    for run in instruction("RUN") {
+        machine.shell(&run);
+    }
+    let [start] = &instruction("CMD")[..] else { panic!("one CMD: {file}") };
+    for _ in 0..2 {
+        let mut container = machine.command("sh");
+        for (name, value) in
+            instruction("ENV").join(" ").split(' ').map(|pair| pair.split_once('=').unwrap())
+        {
+            container.env(name, machine.moved(value));
+        }
+        // Of all addresses, only the one that the tests may use.
+        container.env("RESTTOOL_HOST", "127.0.0.1").env("RESTTOOL_PORT", "0");
+        container.arg("-c").arg(machine.moved(start));
+        let server = Serving::start(container);
+        let request = crate::client::Request::get("/rest-auth").basic("roy", "open-sesame");
+        assert_eq!(request.send(server.address).status, 200);
+        server.signal(rustix::process::Signal::TERM);
+        assert_eq!(server.end().0, Some(0), "the server is what the container stops");
+    }
+}
+
+#[test]
+#[ignore = "needs curl and jq"]
+fn a_user_for_one_run_and_a_nightly_broom() {
+    let machine = Machine::new();
+    let blocks = blocks("## cron and CI");
+    assert_eq!(blocks.len(), 2);
+    let mut serve = machine.command(env!("CARGO_BIN_EXE_resttool"));
+    serve.args(["serve", "--port", "0"]);
+    let server = Serving::start(serve);
+    let one_run = format!("URL=http://{}\n{}", server.address, blocks[0].1);
+    assert_eq!(machine.shell(&one_run).stdout, "\"You are authorized to see this message\"\n");
+    assert_eq!(machine.names(), [""; 0]);
+    machine.shell("for user in ann bob cid; do resttool useradd $user --generate; done");
+    machine.shell(
+        "resttool usermod ann --expire 2001-01-01; resttool usermod cid --expire 2001-01-01",
+    );
+    machine.shell(&blocks[1].1);
+    assert_eq!(machine.names(), ["bob"]);
+}
