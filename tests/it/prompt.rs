@@ -7,10 +7,19 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, ChildStdout, Stdio};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, tcgetattr};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
-use crate::server::Place;
+use crate::server::{Place, name};
 use crate::tool::{command, unaudited};
+
+/// Both ends of a new terminal.
+fn terminal() -> (File, File) {
+    let keyboard: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&keyboard).unwrap();
+    unlockpt(&keyboard).unwrap();
+    let path = ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
+    (keyboard.into(), OpenOptions::new().read(true).write(true).open(path).unwrap())
+}
 
 /// The program, at a terminal of its own.
 struct Session {
@@ -24,11 +33,7 @@ struct Session {
 
 impl Session {
     fn start(home: &Place, words: &str) -> Self {
-        let keyboard: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&keyboard).unwrap();
-        unlockpt(&keyboard).unwrap();
-        let path = ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
-        let terminal = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let (keyboard, terminal) = terminal();
         let mut child = command(home.folder(), words.split(' '))
             .stdin(terminal.try_clone().unwrap())
             .stdout(Stdio::piped())
@@ -36,7 +41,7 @@ impl Session {
             .spawn()
             .unwrap();
         let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        Self { keyboard: keyboard.into(), terminal, child, stdout, stderr }
+        Self { keyboard, terminal, child, stdout, stderr }
     }
 
     /// Waits until this has been asked, and then types.
@@ -132,4 +137,62 @@ fn nobody_is_asked_for_the_password_of_a_user_who_exists() {
     let session = Session::start(&home, &format!("useradd roy --database {database}"));
     let said = "resttool: cannot add user roy: there is a user of that name\n".to_owned();
     assert_eq!(session.end(), (Some(9), String::new(), said, String::new()));
+}
+
+/// L-05: at a terminal long work shows how far it is; broken off, it leaves the store as it was.
+#[test]
+fn long_work_shows_how_far_it_is_and_ctrl_c_leaves_the_store_as_it_was() {
+    let home = Place::new();
+    home.add("roy", "open-sesame");
+    let (mut keyboard, terminal) = terminal();
+    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&terminal, size).unwrap();
+    let words = format!("chpasswd --create --database {}", home.database().display());
+    // A hundred seconds of work.
+    let lines: String = (0..400).map(|n| format!("user-{n}:open-sesame\n")).collect();
+    let mut child = command(home.folder(), words.split(' '))
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stderr(terminal)
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let mut seen = String::new();
+    while !seen.contains("/400") || !seen.contains(" left") {
+        let mut bytes = [0; 1024];
+        let read = keyboard.read(&mut bytes).unwrap();
+        seen.push_str(&String::from_utf8_lossy(&bytes[..read]));
+    }
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(2));
+    let store = home.store();
+    assert!(store.contains(&name("roy")).unwrap());
+    assert!((0..400).all(|n| !store.contains(&name(&format!("user-{n}"))).unwrap()));
+}
+
+/// The habits of clap's programs: colours at a terminal, and none with `NO_COLOR`.
+#[test]
+fn help_has_colours_at_a_terminal_unless_no_color_is_set() {
+    let home = Place::new();
+    let shown = |no_color: bool| {
+        let (mut keyboard, terminal) = terminal();
+        let mut help = command(home.folder(), ["--help"]);
+        help.env("TERM", "xterm").stdout(terminal.try_clone().unwrap());
+        if no_color {
+            help.env("NO_COLOR", "1");
+        }
+        assert!(help.status().unwrap().success());
+        let mut terminal = terminal;
+        terminal.write_all(b"END").unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"END") {
+            let mut bytes = [0; 1024];
+            let read = keyboard.read(&mut bytes).unwrap();
+            seen.extend_from_slice(&bytes[..read]);
+        }
+        seen.contains(&0x1B)
+    };
+    assert!(shown(false));
+    assert!(!shown(true));
 }
