@@ -472,7 +472,22 @@ fn help_has_examples_variables_and_exit_codes() {
     for code in ["   0  done", "   6  there is no such user", "  19  that can't be a user's name"] {
         assert!(main.contains(code), "{code} in {main}");
     }
-    for verb in ["serve", "useradd", "userdel", "hash"] {
+    for verb in [
+        "serve",
+        "useradd",
+        "passwd",
+        "usermod",
+        "userdel",
+        "userlist",
+        "verify",
+        "chpasswd",
+        "import",
+        "export",
+        "apply",
+        "hash",
+        "completions",
+        "man",
+    ] {
         let text = help(&format!("{verb} --help"));
         assert!(text.contains(&format!("Examples:\n  resttool {verb}")), "{text}");
         for line in text.lines().map(str::trim).filter(|line| line.starts_with("--")) {
