@@ -197,11 +197,7 @@ pub(super) struct Useradd {
     pub(super) name: String,
 
     #[command(flatten)]
-    pub(super) password: PasswordSource,
-
-    /// Take a ready bcrypt hash ($2a$, $2b$ or $2y$) from standard input, and no password
-    #[arg(long, env = "RESTTOOL_HASH_STDIN", value_parser = BoolishValueParser::new())]
-    pub(super) hash_stdin: bool,
+    pub(super) secret: NewSecret,
 
     #[command(flatten)]
     pub(super) cost: Cost,
@@ -223,9 +219,8 @@ pub(super) struct Useradd {
     #[arg(long, value_name = "GROUP", env = "RESTTOOL_GROUP", value_delimiter = ',', value_parser = group)]
     pub(super) group: Option<Vec<Group>>,
 
-    /// From when on the user is refused: 2027-01-31, 2027-01-31T18:00:00Z or never
-    #[arg(long, value_name = "TIME", env = "RESTTOOL_EXPIRE", value_parser = expire)]
-    pub(super) expire: Option<Expire>,
+    #[command(flatten)]
+    pub(super) expiry: Expiry,
 
     /// Refuse the user although the password is right
     #[arg(long, env = "RESTTOOL_LOCKED", value_parser = BoolishValueParser::new())]
@@ -240,13 +235,14 @@ pub(super) struct Useradd {
 #[command(after_long_help = "Examples:
   resttool passwd roy                                       ask for the password on the terminal
   printf '%s' \"$PASSWORD\" | resttool passwd roy --password-stdin
-  password=$(resttool passwd roy --generate)")]
+  password=$(resttool passwd roy --generate)
+  resttool hash --password-file /run/secrets/roy | resttool passwd roy --hash-stdin")]
 pub(super) struct Passwd {
     /// The user's name
     pub(super) name: String,
 
     #[command(flatten)]
-    pub(super) password: PasswordSource,
+    pub(super) secret: NewSecret,
 
     #[command(flatten)]
     pub(super) cost: Cost,
@@ -279,9 +275,8 @@ pub(super) struct Usermod {
     #[arg(long, env = "RESTTOOL_UNLOCK", value_parser = BoolishValueParser::new())]
     pub(super) unlock: bool,
 
-    /// From when on the user is refused: 2027-01-31, 2027-01-31T18:00:00Z or never
-    #[arg(long, value_name = "TIME", env = "RESTTOOL_EXPIRE", value_parser = expire)]
-    pub(super) expire: Option<Expire>,
+    #[command(flatten)]
+    pub(super) expiry: Expiry,
 
     /// The groups that the user is in, in place of those before; may be repeated, or several with commas
     #[arg(long, value_name = "GROUP", env = "RESTTOOL_GROUP", value_delimiter = ',', value_parser = group)]
@@ -347,9 +342,8 @@ pub(super) struct Userlist {
     #[arg(long, value_name = "N", env = "RESTTOOL_COST_BELOW")]
     pub(super) cost_below: Option<u8>,
 
-    /// Print one JSON object for each user on standard output
-    #[arg(long, env = "RESTTOOL_JSON", value_parser = BoolishValueParser::new())]
-    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
 }
 
 /// Check a password the way the server does: exit 0 if it would let the user in, 3 if not, 6 if there is no such user
@@ -362,17 +356,11 @@ pub(super) struct Verify {
     /// The user's name
     pub(super) name: String,
 
-    /// Take the password from standard input: one line, its line end dropped
-    #[arg(long, env = "RESTTOOL_PASSWORD_STDIN", value_parser = BoolishValueParser::new())]
-    pub(super) password_stdin: bool,
+    #[command(flatten)]
+    pub(super) password: KnownPassword,
 
-    /// Take the password from a file: one line, its line end dropped
-    #[arg(long, value_name = "PATH", env = "RESTTOOL_PASSWORD_FILE")]
-    pub(super) password_file: Option<PathBuf>,
-
-    /// Print a JSON object on standard output
-    #[arg(long, env = "RESTTOOL_JSON", value_parser = BoolishValueParser::new())]
-    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
 
     /// Say nothing but errors
     #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new())]
@@ -544,12 +532,27 @@ pub(super) struct Man {
     pub(super) folder: PathBuf,
 }
 
-/// What is said of what was done.
+/// Whether programs are to read it.
 #[derive(Args, Debug)]
-pub(super) struct Output {
+pub(super) struct Json {
     /// Print one JSON object for each user on standard output
     #[arg(long, env = "RESTTOOL_JSON", value_parser = BoolishValueParser::new())]
     pub(super) json: bool,
+}
+
+/// When a user expires.
+#[derive(Args, Debug)]
+pub(super) struct Expiry {
+    /// From when on the user is refused: 2027-01-31, 2027-01-31T18:00:00Z or never
+    #[arg(long, value_name = "TIME", env = "RESTTOOL_EXPIRE", value_parser = expire)]
+    pub(super) expire: Option<Expire>,
+}
+
+/// What is said of what was done.
+#[derive(Args, Debug)]
+pub(super) struct Output {
+    #[command(flatten)]
+    pub(super) json: Json,
 
     /// Say nothing but results, warnings and errors
     #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new())]
@@ -590,10 +593,10 @@ fn hash_time(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a time from 1ms to 60s, as 250ms".to_owned())
 }
 
-/// Where a password comes from. Never from an argument or the environment: other users of the machine
-/// can read those.
+/// Where a password comes from that there is already. Never from an argument or the environment: other users of the machine can read
+/// those.
 #[derive(Args, Debug)]
-pub(super) struct PasswordSource {
+pub(super) struct KnownPassword {
     /// Take the password from standard input: one line, its line end dropped
     #[arg(long, env = "RESTTOOL_PASSWORD_STDIN", value_parser = BoolishValueParser::new())]
     pub(super) password_stdin: bool,
@@ -601,10 +604,28 @@ pub(super) struct PasswordSource {
     /// Take the password from a file: one line, its line end dropped
     #[arg(long, value_name = "PATH", env = "RESTTOOL_PASSWORD_FILE")]
     pub(super) password_file: Option<PathBuf>,
+}
+
+/// Where a new password comes from.
+#[derive(Args, Debug)]
+pub(super) struct PasswordSource {
+    #[command(flatten)]
+    pub(super) known: KnownPassword,
 
     /// Make up a random password, and print it on standard output
     #[arg(long, env = "RESTTOOL_GENERATE", value_parser = BoolishValueParser::new())]
     pub(super) generate: bool,
+}
+
+/// Where a new password comes from, or its hash.
+#[derive(Args, Debug)]
+pub(super) struct NewSecret {
+    #[command(flatten)]
+    pub(super) password: PasswordSource,
+
+    /// Take a ready bcrypt hash ($2a$, $2b$ or $2y$) from standard input, and no password
+    #[arg(long, env = "RESTTOOL_HASH_STDIN", value_parser = BoolishValueParser::new())]
+    pub(super) hash_stdin: bool,
 }
 
 #[derive(Args, Debug)]

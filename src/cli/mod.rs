@@ -16,6 +16,7 @@ mod terminal;
 mod verbs;
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -128,6 +129,18 @@ fn usage(e: &clap::Error) -> Failure {
         // Not shown: it may well be a password, and this line may well be kept.
         return Failure::new(Exit::Usage, "there is an argument too many").hint(
             "a password is never an argument: give --password-stdin or --password-file PATH",
+        );
+    }
+    if let Some(ContextValue::String(value)) = e.get(ContextKind::InvalidValue)
+        && printable(value) != *value
+    {
+        // clap shows the value as it came.
+        let argument = e.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+        let why = e.source().map(|e| format!(": {e}")).unwrap_or_default();
+        let value = printable(value);
+        return Failure::new(
+            Exit::Usage,
+            format_args!("invalid value '{value}' for '{argument}'{why}"),
         );
     }
     let text = e.render().to_string();

@@ -37,7 +37,7 @@ impl Report {
             None => Some(Box::new(BufWriter::new(io::stderr()))),
         };
         let out = BufWriter::new(io::stdout());
-        Ok(Self { json: args.json, quiet: args.quiet, dry_run: false, audit, out })
+        Ok(Self { json: args.json.json, quiet: args.quiet, dry_run: false, audit, out })
     }
 
     /// Of what would be done.

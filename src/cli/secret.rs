@@ -7,13 +7,32 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::args::PasswordSource;
+use super::args::{KnownPassword, NewSecret, PasswordSource};
 use super::exit::{Exit, Failure};
 use super::terminal;
 use crate::credential::{Password, PasswordHash, printable};
 
 /// More than any password or hash that can be right, in bytes.
 const MAX_INPUT: u64 = 4096;
+
+/// A new password, how to come by one, or its hash.
+#[derive(Debug)]
+pub(super) enum New {
+    Password(Source),
+    Hash(PasswordHash),
+}
+
+impl New {
+    /// Reads what is piped in or stands in a file. Nobody is asked yet.
+    pub(super) fn open(args: &NewSecret) -> Result<Self, Failure> {
+        only_one(&args.password.known, args.password.generate, args.hash_stdin)?;
+        if args.hash_stdin {
+            let hash = PasswordHash::parse(&one_line(io::stdin(), "standard input")?)?;
+            return Ok(Self::Hash(hash));
+        }
+        Source::open(&args.password).map(Self::Password)
+    }
+}
 
 /// A password that is known, or how to come by one.
 #[derive(Debug)]
@@ -26,27 +45,24 @@ pub(super) enum Source {
 impl Source {
     /// Reads what is piped in or stands in a file. Nobody is asked yet.
     pub(super) fn open(args: &PasswordSource) -> Result<Self, Failure> {
-        Self::choose(args, "give --password-stdin, --password-file PATH or --generate")
+        only_one(&args.known, args.generate, false)?;
+        if args.generate {
+            return Ok(Self::Generate);
+        }
+        Self::given(&args.known, "give --password-stdin, --password-file PATH or --generate")
     }
 
     /// The same for a password that there is already.
-    pub(super) fn open_known(stdin: bool, file: Option<&Path>) -> Result<Self, Failure> {
-        let args = PasswordSource {
-            password_stdin: stdin,
-            password_file: file.map(Path::to_owned),
-            generate: false,
-        };
-        Self::choose(&args, "give --password-stdin or --password-file PATH")
+    pub(super) fn open_known(args: &KnownPassword) -> Result<Self, Failure> {
+        only_one(args, false, false)?;
+        Self::given(args, "give --password-stdin or --password-file PATH")
     }
 
-    fn choose(args: &PasswordSource, without_terminal: &str) -> Result<Self, Failure> {
-        only_one(args, false)?;
+    fn given(args: &KnownPassword, without_terminal: &str) -> Result<Self, Failure> {
         if args.password_stdin {
             Ok(Self::Given(Password::parse(&one_line(io::stdin(), "standard input")?)?))
         } else if let Some(path) = &args.password_file {
             Ok(Self::Given(password_in(path)?))
-        } else if args.generate {
-            Ok(Self::Generate)
         } else if terminal::is_there() {
             Ok(Self::Ask)
         } else {
@@ -82,19 +98,13 @@ impl Source {
     }
 }
 
-/// The hash on standard input.
-pub(super) fn hash_from_stdin(others: &PasswordSource) -> Result<PasswordHash, Failure> {
-    only_one(others, true)?;
-    Ok(PasswordHash::parse(&one_line(io::stdin(), "standard input")?)?)
-}
-
 /// Refuses several sources at once. clap could, but it takes a variable that is set to `false` for one
 /// that is given.
-fn only_one(args: &PasswordSource, hash_stdin: bool) -> Result<(), Failure> {
+fn only_one(known: &KnownPassword, generate: bool, hash_stdin: bool) -> Result<(), Failure> {
     let given: Vec<_> = [
-        (args.password_stdin, "--password-stdin"),
-        (args.password_file.is_some(), "--password-file"),
-        (args.generate, "--generate"),
+        (known.password_stdin, "--password-stdin"),
+        (known.password_file.is_some(), "--password-file"),
+        (generate, "--generate"),
         (hash_stdin, "--hash-stdin"),
     ]
     .into_iter()

@@ -11,7 +11,7 @@ use wildmatch::WildMatch;
 use super::args;
 use super::exit::{Exit, Failure, print, say};
 use super::report::{Report, Shown, Verified};
-use super::secret::{Source, hash_from_stdin};
+use super::secret::{New, Source};
 use super::table::table;
 use crate::auth::{self, Finding};
 use crate::credential::{Credentials, Groups, Password, UserName};
@@ -31,11 +31,7 @@ pub(super) fn useradd(args: &args::Useradd, database: &Path) -> Result<(), Failu
     }
     let groups = args.group.as_deref().map(groups).transpose()?;
     // Pipes are read before anything else can fail: whoever writes into one is not cut off.
-    let given = if args.hash_stdin {
-        Given::Hash(Secret::Hash(hash_from_stdin(&args.password)?))
-    } else {
-        Given::Source(Source::open(&args.password)?)
-    };
+    let given = New::open(&args.secret)?;
     let mut report = Report::open(&args.output)?;
     let store = store::open(database)?;
     let existing = match (args.update, args.if_not_exists) {
@@ -49,12 +45,12 @@ pub(super) fn useradd(args: &args::Useradd, database: &Path) -> Result<(), Failu
         return Err(store::StoreError::UserExists.into());
     }
     let secret = match given {
-        Given::Hash(hash) => hash,
-        Given::Source(_) if exists && existing == Existing::Leave => Secret::Keep,
-        Given::Source(source) => {
+        New::Hash(hash) => Secret::Hash(hash),
+        New::Password(_) if exists && existing == Existing::Leave => Secret::Keep,
+        New::Password(source) => {
             let password = source.password()?;
             warn(&policy, &password, Some(&name))?;
-            if args.password.generate {
+            if args.secret.password.generate {
                 Secret::ForNew(password)
             } else {
                 Secret::Password(password)
@@ -64,7 +60,7 @@ pub(super) fn useradd(args: &args::Useradd, database: &Path) -> Result<(), Failu
     let wanted = Wanted {
         groups: groups.map_or(Edit::Keep, Edit::Set),
         locked: args.locked.then_some(true),
-        expires: args.expire.map(|expire| expire.0),
+        expires: args.expiry.expire.map(|expire| expire.0),
         ..Wanted::new(name.clone(), secret)
     };
     let rule = Rule::new(Missing::Add, existing, policy.cost);
@@ -87,11 +83,6 @@ pub(super) fn useradd(args: &args::Useradd, database: &Path) -> Result<(), Failu
     Ok(())
 }
 
-enum Given {
-    Source(Source),
-    Hash(Secret),
-}
-
 /// Tells of a change, and of the password that was made up for it: only now, since a password that is told is one that works.
 fn tell_one(
     report: &mut Report,
@@ -108,25 +99,38 @@ fn tell_one(
 pub(super) fn passwd(args: &args::Passwd, database: &Path) -> Result<(), Failure> {
     let name = UserName::parse(&args.name)?;
     let policy = policy(&args.cost, &args.length)?;
-    let source = Source::open(&args.password)?;
+    let given = New::open(&args.secret)?;
     let mut report = Report::open(&args.output)?;
     let store = store::open(database)?;
+    // Nobody is asked for a password in vain.
     if !store.contains(&name)? {
         return Err(store::StoreError::NoSuchUser.into());
     }
-    let password = source.password()?;
-    warn(&policy, &password, Some(&name))?;
-    let wanted = Wanted::new(name.clone(), Secret::Password(password.clone()));
+    let secret = match given {
+        New::Hash(hash) => Secret::Hash(hash),
+        New::Password(source) => {
+            let password = source.password()?;
+            warn(&policy, &password, Some(&name))?;
+            Secret::Password(password)
+        }
+    };
+    let wanted = Wanted::new(name.clone(), secret);
     let rule = Rule::new(Missing::Refuse, Existing::Replace, policy.cost);
     let change = settle_one(&*store, &wanted, &rule)?;
-    let generated = args.password.generate.then_some(&password);
+    let generated = match &wanted.secret {
+        Secret::Password(password) if args.secret.password.generate => Some(password),
+        _ => None,
+    };
     tell_one(&mut report, &change, generated).map_err(|e| match generated {
         Some(_) => {
             e.hint(format!("the password was changed, and nobody knows it: resttool passwd {name}"))
         }
         None => e,
     })?;
-    report.say(&format!("changed the password of {name}"));
+    report.say(&match change.outcome {
+        Outcome::Unchanged => format!("{name} has that hash already, nothing changed"),
+        _ => format!("changed the password of {name}"),
+    });
     Ok(())
 }
 
@@ -166,7 +170,7 @@ fn wanted_by(args: &args::Usermod, name: UserName) -> Result<Wanted, Failure> {
     let nothing = matches!(groups, Edit::Keep)
         && !args.lock
         && !args.unlock
-        && args.expire.is_none()
+        && args.expiry.expire.is_none()
         && args.rename.is_none();
     if nothing {
         return usage("nothing to change was named")
@@ -175,7 +179,7 @@ fn wanted_by(args: &args::Usermod, name: UserName) -> Result<Wanted, Failure> {
     Ok(Wanted {
         groups,
         locked: (args.lock || args.unlock).then_some(args.lock),
-        expires: args.expire.map(|expire| expire.0),
+        expires: args.expiry.expire.map(|expire| expire.0),
         rename: args.rename.as_deref().map(UserName::parse).transpose()?,
         ..Wanted::new(name, Secret::Keep)
     })
@@ -211,7 +215,7 @@ pub(super) fn userlist(args: &args::Userlist, database: &Path) -> Result<(), Fai
             && args.cost_below.is_none_or(|below| cost.is_some_and(|cost| cost < below))
     };
     let store = store::open(database)?;
-    if args.json {
+    if args.json.json {
         let mut out = io::BufWriter::new(io::stdout().lock());
         return super::bulk::write_each(&*store, &mut out, |user| {
             if !matches(user) {
@@ -253,7 +257,7 @@ fn row(user: &Account, expired: bool) -> [String; 6] {
 
 pub(super) fn verify(args: &args::Verify, database: &Path) -> Result<(), Failure> {
     let user = UserName::parse(&args.name)?;
-    let source = Source::open_known(args.password_stdin, args.password_file.as_deref())?;
+    let source = Source::open_known(&args.password)?;
     let store = store::open(database)?;
     let shown = Credentials { user, password: source.known()? };
     let finding = auth::check(&*store, &shown, crate::credential::Cost::DEFAULT)?;
@@ -264,7 +268,7 @@ pub(super) fn verify(args: &args::Verify, database: &Path) -> Result<(), Failure
         Finding::Locked => Some((Exit::Refused, "the user is locked")),
         Finding::Expired => Some((Exit::Refused, "the user has expired")),
     };
-    if args.json {
+    if args.json.json {
         let object = Verified::new(&shown.user, reason.map(|(_, why)| why));
         print(&serde_json::to_string(&object).map_err(|e| Failure::new(Exit::Failed, e))?)?;
     }

@@ -138,6 +138,17 @@ pub trait Transaction {
     fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
 
+/// All users.
+#[cfg(test)]
+pub(crate) fn all(store: &dyn Store) -> Vec<Account> {
+    let mut all = Vec::new();
+    let shown = store.each(&mut |account| {
+        all.push(account);
+        ControlFlow::Continue(())
+    });
+    shown.map(|()| all).unwrap()
+}
+
 /// How long a call waits for others to finish writing, before it fails as busy.
 pub(crate) const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 

@@ -724,6 +724,9 @@ fn shell_word(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::all;
     use super::*;
     use crate::credential::{Cost, HashError};
 
@@ -812,17 +815,6 @@ mod tests {
         remove(&other, "roy").unwrap();
         assert_eq!(one.find(&roy).unwrap(), None);
         assert!(matches!(remove(&one, "roy"), Err(StoreError::NoSuchUser)));
-    }
-
-    fn all(store: &SqliteStore) -> Vec<Account> {
-        let mut all = Vec::new();
-        store
-            .each(&mut |account| {
-                all.push(account);
-                ControlFlow::Continue(())
-            })
-            .unwrap();
-        all
     }
 
     fn groups(names: &[&str]) -> Groups {
@@ -1227,16 +1219,36 @@ mod tests {
     fn a_change_that_has_returned_is_in_every_revision_asked_for_after_it() {
         let place = Place::new();
         let (one, other) = (place.open(), place.open());
-        for _ in 0..50 {
-            add(&other, "roy").unwrap();
-            let before = one.revision().unwrap();
-            remove(&other, "roy").unwrap();
-            assert_ne!(one.revision().unwrap(), before);
-            // Nothing to remove: somebody else may have just done it.
-            let before = one.revision().unwrap();
-            place.sql("INSERT INTO users (name, hash) VALUES ('roy', ''); DELETE FROM users");
-            remove(&other, "roy").unwrap_err();
-            assert_ne!(one.revision().unwrap(), before);
+        add(&other, "roy").unwrap();
+        let theirs = Connection::open(place.path()).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Others ask all the time, so that the last reading is from just before the change.
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    one.revision().unwrap();
+                }
+            });
+            let _stop = Stop(&done);
+            for n in 0..100 {
+                let before = one.revision().unwrap();
+                add(&other, &format!("user-{n}")).unwrap();
+                assert_ne!(one.revision().unwrap(), before);
+                // Nothing to remove: somebody else may have just done it.
+                let before = one.revision().unwrap();
+                theirs.execute_batch("UPDATE users SET changed = changed + 1").unwrap();
+                remove(&other, "nobody").unwrap_err();
+                assert_ne!(one.revision().unwrap(), before);
+            }
+        });
+    }
+
+    /// Ends a thread, also when an assertion fails.
+    struct Stop<'a>(&'a AtomicBool);
+
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
         }
     }
 

@@ -507,8 +507,6 @@ fn compute(
 
 #[cfg(test)]
 mod tests {
-    use std::ops::ControlFlow;
-
     use super::*;
     use crate::store;
 
@@ -524,14 +522,7 @@ mod tests {
         }
 
         fn all(&self) -> Vec<Account> {
-            let mut all = Vec::new();
-            self.store()
-                .each(&mut |account| {
-                    all.push(account);
-                    ControlFlow::Continue(())
-                })
-                .unwrap();
-            all
+            store::all(&*self.store())
         }
 
         fn names(&self) -> Vec<String> {

@@ -88,6 +88,12 @@ fn a_password_is_changed_and_the_old_one_is_wrong() {
     assert_eq!(home.user("roy")["cost"], 10);
     let generated = home.done("passwd roy --generate --cost 4", "");
     assert!(home.is_password("roy", generated.trim_end()));
+    let taken_over = home.run("passwd roy --hash-stdin", HASH);
+    assert_eq!(taken_over.stderr, "resttool: changed the password of roy\n");
+    assert!(home.is_password("roy", "U*U"));
+    let again = home.run("passwd roy --hash-stdin", HASH);
+    assert_eq!(again.stderr, "resttool: roy has that hash already, nothing changed\n");
+    assert_eq!(home.failed("passwd roy", "open-sesame").0, 2, "nobody is there to be asked");
     let (code, why) = home.failed("passwd joe --password-stdin", "open-sesame");
     let none = "cannot change the password of joe: there is no user of that name";
     assert_eq!((code, why), (6, format!("resttool: {none}\n")));
@@ -465,6 +471,8 @@ fn users_are_brought_to_what_a_file_says_and_the_second_time_nothing_is_changed(
     let would = "resttool: would be: 2 added, 1 changed, 1 removed\n";
     assert_eq!(apply("--dry-run --prune"), Outcome::new(0, dry, would));
     assert_eq!(apply("-n --prune"), Outcome::new(0, dry, would));
+    let object = r#"{"name":"old","changed":true,"outcome":"removed","what":[],"dry_run":true}"#;
+    assert_eq!(apply("-n --prune --json").stdout.lines().last(), Some(object));
     assert_eq!(home.users(), before);
     let done = apply("");
     assert_eq!((done.code, &*done.stderr), (0, "resttool: 2 added, 1 changed\n"));
@@ -651,5 +659,58 @@ fn no_option_of_any_verb_takes_a_password_as_its_value() {
         let secret = run(home.0.folder(), &format!("{verb} roy open-sesame"), "");
         assert_eq!(secret.code, 2, "{verb}");
         assert!(!secret.stderr.contains("sesame"), "{verb}: {}", secret.stderr);
+    }
+}
+
+/// The shapes of `docs/commands.md` are those that programs get.
+#[test]
+fn the_docs_show_the_keys_of_every_object() {
+    let home = Home::new();
+    home.done("useradd roy --hash-stdin", HASH);
+    let docs = include_str!("../../docs/commands.md");
+    let shown = docs.lines().map(str::trim).filter(|line| line.starts_with("{\""));
+    let shown: Vec<_> = shown.map(|line| keys(&json(line))).collect();
+    let printed = [
+        home.done("export --format jsonl", ""),
+        home.done("usermod roy --lock --json", ""),
+        home.done("userlist --json", ""),
+        home.run("verify roy --password-stdin --json", "wrong").stdout,
+    ];
+    assert_eq!(printed.map(|line| keys(&json(&line))).to_vec(), shown);
+}
+
+fn keys(object: &serde_json::Value) -> Vec<String> {
+    object.as_object().unwrap().keys().cloned().collect()
+}
+
+/// X-02, C-10: of a name or a line that is shown in an error.
+#[test]
+fn foreign_text_is_shown_on_one_line_without_harm() {
+    let home = Home::new();
+    home.done("useradd roy --hash-stdin", HASH);
+    let evil = "a\u{1B}[2J\u{2028}\u{202E}b";
+    let toml = format!("[[user]]\nname = \"{}\"\ngenerate = true\n", r"a\u001B[2J\u2028\u202Eb");
+    write(&home.path("evil.toml"), &toml);
+    let mut runs: Vec<_> = ["passwd", "usermod", "verify", "useradd", "hash --htpasswd"]
+        .into_iter()
+        .map(|verb| {
+            let more = if verb == "usermod" { "--lock" } else { "--password-stdin" };
+            let mut command = home.command(verb);
+            command.args([evil, more]);
+            finish(command, "open-sesame")
+        })
+        .collect();
+    runs.push(home.run("chpasswd", format!("{evil}:open-sesame\n")));
+    runs.push(home.run("import -", format!("{evil}:{HASH}\n")));
+    runs.push(home.run("import - --format jsonl", format!("{{\"{evil}\":1}}\n")));
+    runs.push(home.run("apply evil.toml", ""));
+    runs.push(home.run(&format!("import {evil}"), ""));
+    runs.push(home.run(&format!("usermod roy --group {evil}"), ""));
+    for outcome in runs {
+        assert!([1, 2, 7, 19].contains(&outcome.code), "{outcome:?}");
+        let harmless = |c: char| c == '\n' || !(c.is_control() || "\u{2028}\u{202E}".contains(c));
+        assert!(outcome.stderr.chars().all(harmless), "{:?}", outcome.stderr);
+        let lines = outcome.stderr.lines().filter(|line| !line.starts_with("hint: ")).count();
+        assert_eq!(lines, 1, "{}", outcome.stderr);
     }
 }
