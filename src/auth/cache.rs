@@ -1,75 +1,15 @@
 //! What was verified before: which credentials were right for which stored hash, as of which revision.
 //!
-//! Only right ones are ever entered. Nothing in it can be turned back into a name or a password: it holds digests
-//! under a key that is made at start and written nowhere. Whether somebody may enter is not decided here, and
-//! time comes as a parameter.
+//! Only right ones are ever entered. Nothing in it can be turned back into a name or a password: it holds digests.
+//! Whether somebody may enter is not decided here, and time comes as a parameter.
 
-use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use super::bounded::OfDigests;
+use super::keyed::{HashDigest, Key};
 use super::throttle::Source;
-use crate::credential::{Credentials, PasswordHash, UserName};
 use crate::moment::Moment;
 use crate::store::Revision;
-
-/// Makes digests that say nothing to anybody who has not this key: BLAKE3 in its keyed mode.
-pub(super) struct Keyed([u8; 32]);
-
-/// The digest of a name and a password.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Key([u8; 32]);
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let [a, b, c, d, e, f, g, h, ..] = self.0;
-        state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
-    }
-}
-
-/// The digest of a stored hash.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct HashDigest([u8; 32]);
-
-/// The digest of a name.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct UserDigest([u8; 32]);
-
-impl Keyed {
-    /// With a new random key.
-    ///
-    /// # Errors
-    /// When the system's random source can't be read.
-    pub(super) fn new() -> Result<Self, getrandom::Error> {
-        let mut key = [0; 32];
-        getrandom::fill(&mut key)?;
-        Ok(Self(key))
-    }
-
-    pub(super) fn credentials(&self, shown: &Credentials) -> Key {
-        let (user, password) = (shown.user.as_str(), shown.password.reveal());
-        Key(self.digest(b'c', &[user.as_bytes(), password.as_bytes()]))
-    }
-
-    pub(super) fn hash(&self, hash: &PasswordHash) -> HashDigest {
-        HashDigest(self.digest(b'h', &[hash.as_str().as_bytes()]))
-    }
-
-    pub(super) fn user(&self, user: &UserName) -> UserDigest {
-        UserDigest(self.digest(b'u', &[user.as_str().as_bytes()]))
-    }
-
-    /// Each part goes in with its length before it: `a` with `bc` is not `ab` with `c`.
-    fn digest(&self, of: u8, parts: &[&[u8]]) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        hasher.update(&[of]);
-        for part in parts {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part);
-        }
-        *hasher.finalize().as_bytes()
-    }
-}
 
 /// Credentials that were right.
 #[derive(Clone, Copy, PartialEq)]
@@ -125,14 +65,13 @@ impl Cache {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
+    use super::super::keyed::Keyed;
     use super::*;
-    use crate::credential::{Cost, Password};
+    use crate::credential::{Cost, Credentials, Password, PasswordHash, UserName};
 
-    fn credentials(user: &str, password: &str) -> Credentials {
-        Credentials {
-            user: UserName::parse(user).unwrap(),
-            password: Password::parse(password).unwrap(),
-        }
+    fn key(keyed: &Keyed, user: &str) -> Key {
+        let (user, password) = (UserName::parse(user).unwrap(), Password::parse("x").unwrap());
+        keyed.credentials(&Credentials { user, password })
     }
 
     fn verified(keyed: &Keyed) -> Verified {
@@ -144,29 +83,11 @@ mod tests {
         }
     }
 
-    /// B-05, B-03
-    #[test]
-    fn a_key_is_of_name_and_password_each_for_itself_and_of_this_process() {
-        let keyed = Keyed::new().unwrap();
-        let key = |user, password| keyed.credentials(&credentials(user, password));
-        assert!(key("roy", "open") == key("roy", "open"));
-        for (user, password) in
-            [("ro", "yopen"), ("royo", "pen"), ("roy", "opem"), ("Roy", "open"), ("roy", "open ")]
-        {
-            assert!(key(user, password) != key("roy", "open"), "{user} {password}");
-        }
-        let other = Keyed::new().unwrap().credentials(&credentials("roy", "open"));
-        assert!(key("roy", "open") != other, "the key is another one in every process");
-    }
-
     /// B-05: an entry that is not used expires; time that another thread has seen may be a little ahead.
     #[test]
     fn an_entry_is_forgotten_when_it_was_not_used_for_its_lifetime() {
         let keyed = Keyed::new().unwrap();
-        let (roy, ann) = (
-            keyed.credentials(&credentials("roy", "x")),
-            keyed.credentials(&credentials("ann", "x")),
-        );
+        let (roy, ann) = (key(&keyed, "roy"), key(&keyed, "ann"));
         let entry = verified(&keyed);
         let lifetime = Duration::from_secs(60);
         let mut cache = Cache::new(8, lifetime);
@@ -198,7 +119,7 @@ mod tests {
         let mut none = Cache::new(0, Duration::MAX);
         let now = Instant::now();
         for n in 0..100 {
-            let key = keyed.credentials(&credentials(&format!("user-{n}"), "x"));
+            let key = key(&keyed, &format!("user-{n}"));
             cache.insert(key, entry, now);
             none.insert(key, entry, now);
             assert!(cache.entries.len() <= 10);

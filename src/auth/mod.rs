@@ -8,6 +8,7 @@ mod cache;
 pub(crate) mod hash;
 #[cfg(test)]
 mod interleavings;
+mod keyed;
 mod throttle;
 mod workers;
 
@@ -27,7 +28,8 @@ use crate::credential::{Cost, Credentials, PasswordHash, UserName};
 use crate::moment::Moment;
 use crate::store::{Revision, Store, StoreError, User};
 use audit::{Audit, Kind};
-use cache::{Cache, Key, Keyed, Verified};
+use cache::{Cache, Verified};
+use keyed::{Key, Keyed};
 pub use throttle::Limit;
 use throttle::{Outcome, Refused, Source, Throttle, Try};
 use workers::{NotTaken, Workers};

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::bounded::Bounded;
-use super::cache::UserDigest;
+use super::keyed::UserDigest;
 
 /// How many sources, users, and pairs of them are kept track of; the same bound for each. Only tries that
 /// cost a hash get in, so a flood can't push others out faster than hashes are computed.
@@ -203,7 +203,7 @@ impl<K: Copy + Eq + Hash> Counts<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::cache::Keyed;
+    use crate::auth::keyed::Keyed;
     use crate::credential::UserName;
 
     const SECOND: Duration = Duration::from_secs(1);

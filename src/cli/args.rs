@@ -11,6 +11,7 @@ use crate::auth::Limit;
 use crate::credential::{self, GroupName, HashError, printable};
 use crate::moment::Moment;
 use crate::server::Network;
+use crate::users::Policy;
 
 /// A gate in front of REST APIs: HTTP Basic against users in one SQLite file with bcrypt hashes
 #[derive(Parser, Debug)]
@@ -200,10 +201,7 @@ pub(super) struct Useradd {
     pub(super) secret: NewSecret,
 
     #[command(flatten)]
-    pub(super) cost: Cost,
-
-    #[command(flatten)]
-    pub(super) length: MinLength,
+    pub(super) hashing: Hashing,
 
     /// Succeed without changing anything if there is a user of that name
     #[arg(long, env = "RESTTOOL_IF_NOT_EXISTS", value_parser = BoolishValueParser::new())]
@@ -245,10 +243,7 @@ pub(super) struct Passwd {
     pub(super) secret: NewSecret,
 
     #[command(flatten)]
-    pub(super) cost: Cost,
-
-    #[command(flatten)]
-    pub(super) length: MinLength,
+    pub(super) hashing: Hashing,
 
     #[command(flatten)]
     pub(super) output: Output,
@@ -378,10 +373,7 @@ pub(super) struct Chpasswd {
     pub(super) create: bool,
 
     #[command(flatten)]
-    pub(super) cost: Cost,
-
-    #[command(flatten)]
-    pub(super) length: MinLength,
+    pub(super) hashing: Hashing,
 
     #[command(flatten)]
     pub(super) output: Output,
@@ -478,10 +470,7 @@ pub(super) struct Apply {
     pub(super) prune: bool,
 
     #[command(flatten)]
-    pub(super) cost: Cost,
-
-    #[command(flatten)]
-    pub(super) length: MinLength,
+    pub(super) hashing: Hashing,
 
     #[command(flatten)]
     pub(super) output: Output,
@@ -507,10 +496,7 @@ pub(super) struct Hash {
     pub(super) password: PasswordSource,
 
     #[command(flatten)]
-    pub(super) cost: Cost,
-
-    #[command(flatten)]
-    pub(super) length: MinLength,
+    pub(super) hashing: Hashing,
 }
 
 /// Print the completions of a shell
@@ -657,7 +643,23 @@ pub(super) struct MinLength {
         env = "RESTTOOL_MIN_LENGTH",
         value_parser = value_parser!(u8).range(1..=72)
     )]
-    pub(super) min_length: u8,
+    min_length: u8,
+}
+
+/// What hashes are to be, and the passwords that they are made of.
+#[derive(Args, Debug)]
+pub(super) struct Hashing {
+    #[command(flatten)]
+    cost: Cost,
+
+    #[command(flatten)]
+    length: MinLength,
+}
+
+impl Hashing {
+    pub(super) fn policy(&self) -> Result<Policy, HashError> {
+        Ok(Policy { min_length: self.length.min_length.into(), cost: self.cost.parse()? })
+    }
 }
 
 /// What the verb is to do, as in "cannot add user roy".

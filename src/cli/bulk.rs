@@ -1,19 +1,17 @@
 //! What the verbs for many users do, a function each. All of it is done or nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::ops::ControlFlow;
+use std::fs::File;
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::args::{self, Format, OnConflict};
-use super::exit::{Exit, Failure, cannot_print, say};
+use super::exit::{Exit, Failure, say};
 use super::lines::{Input, bad_line, lines};
 use super::progress::Progress;
-use super::report::{Report, diff, summary};
+use super::report::{Report, diff, summary, write_each};
 use super::secret::password_in;
-use super::verbs::policy;
 use crate::credential::{Cost, Password, UserName, printable};
 use crate::htpasswd;
 use crate::jsonl;
@@ -26,7 +24,7 @@ use crate::users::settle::{
 use crate::users::{Policy, Warning};
 
 pub(super) fn chpasswd(args: &args::Chpasswd, database: &Path) -> Result<(), Failure> {
-    let policy = policy(&args.cost, &args.length)?;
+    let policy = args.hashing.policy()?;
     let input = Input::stdin().read_secret()?;
     let mut warnings = Warnings::default();
     let mut file = InFile::default();
@@ -194,24 +192,6 @@ pub(super) fn export(args: &args::Export, database: &Path) -> Result<(), Failure
     Ok(())
 }
 
-/// Writes a line for each user that has one, as they come.
-pub(super) fn write_each(
-    store: &dyn Store,
-    out: &mut impl Write,
-    mut line: impl FnMut(&Account) -> Result<Option<String>, Failure>,
-) -> Result<(), Failure> {
-    let mut done = Ok(());
-    store.each(&mut |user| {
-        done = line(&user).and_then(|line| match line {
-            Some(line) => writeln!(out, "{line}").map_err(cannot_print),
-            None => Ok(()),
-        });
-        if done.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
-    done?;
-    out.flush().map_err(cannot_print)
-}
-
 /// A file that is written aside, for its owner alone, and then put in place.
 struct Aside {
     place: PathBuf,
@@ -249,7 +229,7 @@ fn cannot_write(path: &Path, e: &io::Error) -> Failure {
 }
 
 pub(super) fn apply(args: &args::Apply, database: &Path) -> Result<(), Failure> {
-    let policy = policy(&args.cost, &args.length)?;
+    let policy = args.hashing.policy()?;
     let text = Input::open(&args.file)?.read_text()?;
     let entries = manifest::parse(&text).map_err(|e| Failure::new(Exit::BadInput, e))?;
     let mut warnings = Warnings::default();
@@ -370,20 +350,4 @@ impl Warnings {
             say(&format!("resttool: warning: {line}"));
         }
     }
-}
-
-pub(super) fn completions(
-    args: &args::Completions,
-    mut command: clap::Command,
-) -> Result<(), Failure> {
-    let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut command, "resttool", &mut script);
-    let mut out = io::stdout();
-    out.write_all(&script).and_then(|()| out.flush()).map_err(cannot_print)
-}
-
-pub(super) fn man(args: &args::Man, command: clap::Command) -> Result<(), Failure> {
-    fs::create_dir_all(&args.folder)
-        .and_then(|()| clap_mangen::generate_to(command, &args.folder))
-        .map_err(|e| cannot_write(&args.folder, &e))
 }

@@ -7,6 +7,7 @@ mod args;
 mod bulk;
 mod exit;
 mod lines;
+mod manual;
 mod progress;
 mod report;
 mod secret;
@@ -70,8 +71,8 @@ fn dispatch(cli: Cli) -> Exit {
         Verb::Export(args) => bulk::export(&args, &database),
         Verb::Apply(args) => bulk::apply(&args, &database),
         Verb::Hash(args) => verbs::hash(&args),
-        Verb::Completions(args) => bulk::completions(&args, command()),
-        Verb::Man(args) => bulk::man(&args, command()),
+        Verb::Completions(args) => manual::completions(&args, command()),
+        Verb::Man(args) => manual::man(&args, command()),
     });
     match done {
         Ok(()) => Exit::Done,

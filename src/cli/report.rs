@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use super::args;
 use super::exit::{Exit, Failure, cannot_print, say};
 use crate::credential::{GroupName, Password, UserName, printable};
 use crate::moment::Moment;
-use crate::store::Account;
+use crate::store::{Account, Store};
 use crate::users::settle::{Change, Difference, Outcome};
 
 /// Where changes are told.
@@ -171,6 +172,24 @@ pub(super) fn summary(changes: &[Change]) -> String {
     });
     let counted: Vec<_> = counted.collect();
     if counted.is_empty() { "nothing to do".to_owned() } else { counted.join(", ") }
+}
+
+/// Writes a line for each user that has one, as they come.
+pub(super) fn write_each(
+    store: &dyn Store,
+    out: &mut impl Write,
+    mut line: impl FnMut(&Account) -> Result<Option<String>, Failure>,
+) -> Result<(), Failure> {
+    let mut done = Ok(());
+    store.each(&mut |user| {
+        done = line(&user).and_then(|line| match line {
+            Some(line) => writeln!(out, "{line}").map_err(cannot_print),
+            None => Ok(()),
+        });
+        if done.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    done?;
+    out.flush().map_err(cannot_print)
 }
 
 /// A user, for programs: all but the hash.

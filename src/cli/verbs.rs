@@ -10,7 +10,7 @@ use wildmatch::WildMatch;
 
 use super::args;
 use super::exit::{Exit, Failure, print, say};
-use super::report::{Report, Shown, Verified};
+use super::report::{Report, Shown, Verified, write_each};
 use super::secret::{New, Source};
 use super::table::table;
 use crate::auth::{self, Finding};
@@ -25,7 +25,7 @@ use crate::users::{self, Policy};
 
 pub(super) fn useradd(args: &args::Useradd, database: &Path) -> Result<(), Failure> {
     let name = UserName::parse(&args.name)?;
-    let policy = policy(&args.cost, &args.length)?;
+    let policy = args.hashing.policy()?;
     if args.update && args.if_not_exists {
         return Err(Failure::new(Exit::Usage, "--update and --if-not-exists can't be combined"));
     }
@@ -98,7 +98,7 @@ fn tell_one(
 
 pub(super) fn passwd(args: &args::Passwd, database: &Path) -> Result<(), Failure> {
     let name = UserName::parse(&args.name)?;
-    let policy = policy(&args.cost, &args.length)?;
+    let policy = args.hashing.policy()?;
     let given = New::open(&args.secret)?;
     let mut report = Report::open(&args.output)?;
     let store = store::open(database)?;
@@ -217,7 +217,7 @@ pub(super) fn userlist(args: &args::Userlist, database: &Path) -> Result<(), Fai
     let store = store::open(database)?;
     if args.json.json {
         let mut out = io::BufWriter::new(io::stdout().lock());
-        return super::bulk::write_each(&*store, &mut out, |user| {
+        return write_each(&*store, &mut out, |user| {
             if !matches(user) {
                 return Ok(None);
             }
@@ -288,7 +288,7 @@ pub(super) fn hash(args: &args::Hash) -> Result<(), Failure> {
         return print(&users::calibrate(limit, users::time_of_hash)?.get().to_string());
     }
     let name = args.htpasswd.as_deref().map(UserName::parse).transpose()?;
-    let policy = policy(&args.cost, &args.length)?;
+    let policy = args.hashing.policy()?;
     let password = Source::open(&args.password)?.password()?;
     warn(&policy, &password, name.as_ref())?;
     let hash = policy.hash(&password)?;
@@ -302,10 +302,6 @@ pub(super) fn hash(args: &args::Hash) -> Result<(), Failure> {
         say(&format!("password: {}", password.reveal()));
     }
     print(&line)
-}
-
-pub(super) fn policy(cost: &args::Cost, length: &args::MinLength) -> Result<Policy, Failure> {
-    Ok(Policy { min_length: length.min_length.into(), cost: cost.parse()? })
 }
 
 /// Says what is unwise about a password.
