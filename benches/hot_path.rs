@@ -10,8 +10,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_executor::block_on;
 use resttool::{
-    AuthSettings, Authenticator, Cost, Credentials, Decision, Existing, Limit, Missing, Moment,
-    Password, Rule, Secret, UserName, Wanted, basic_credentials, open_store, settle,
+    Ask, AuthSettings, Authenticator, Cost, Credentials, Decision, Existing, Limit, Missing,
+    Moment, Password, Rule, Secret, UserName, Wanted, basic_credentials, open_store, settle,
 };
 
 const ROUNDS: usize = 11;
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let once_a_day = Limit::new(1, Limit::MAX_PERIOD);
     let settings = AuthSettings { cost, source_limit: once_a_day, ..AuthSettings::default() };
     let authenticator = Authenticator::new(store, &settings)?;
-    let decide = |shown| block_on(authenticator.decide(here, shown));
+    let decide = |shown| block_on(authenticator.decide(here, shown, &Ask::ANYTHING));
 
     let mut fields = HeaderMap::new();
     let value = format!("Basic {}", STANDARD.encode("roy:open-sesame"));
@@ -42,7 +42,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         black_box(right.clone());
         true
     })?;
-    measure("that, and a hit in the cache", || decide(right.clone()) == Decision::Granted)?;
+    measure("that, and a hit in the cache", || {
+        matches!(decide(right.clone()), Decision::Granted(_))
+    })?;
     let wrong = credentials("wrong")?;
     decide(wrong.clone());
     measure("that, and a refusal by the throttle", || {

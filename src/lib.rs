@@ -14,7 +14,9 @@ mod server;
 mod store;
 mod users;
 
-pub use auth::{Authenticator, Counts, Decision, Limit, Settings as AuthSettings, Unfit};
+pub use auth::{
+    Ask, Authenticator, Counts, Decision, Grant, Limit, Settings as AuthSettings, Unfit,
+};
 pub use cli::run;
 pub use credential::{
     Cost, Credentials, GroupName, Groups, HashError, NameError, Password, PasswordError,

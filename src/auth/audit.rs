@@ -39,13 +39,14 @@ pub(super) enum Kind {
     WrongPassword,
     Locked,
     Expired,
+    Forbidden,
     Throttled,
     Overloaded,
     Unavailable,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Remembered,
         Self::Verified,
         Self::NoCredentials,
@@ -54,6 +55,7 @@ impl Kind {
         Self::WrongPassword,
         Self::Locked,
         Self::Expired,
+        Self::Forbidden,
         Self::Throttled,
         Self::Overloaded,
         Self::Unavailable,
@@ -69,6 +71,7 @@ impl Kind {
             Self::WrongPassword => ("denied", "wrong-password"),
             Self::Locked => ("denied", "locked"),
             Self::Expired => ("denied", "expired"),
+            Self::Forbidden => ("forbidden", "not-in-group"),
             Self::Throttled => ("throttled", "too-many-failures"),
             Self::Overloaded => ("overloaded", "too-many-waiting"),
             Self::Unavailable => ("unavailable", "failure"),
@@ -89,12 +92,15 @@ struct Event {
     source: IpAddr,
     /// Only a user's.
     user: Option<UserName>,
+    /// What they are after, where that is known.
+    target: Option<String>,
 }
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} source={}", self.kind, self.source)?;
-        self.user.as_ref().map_or(Ok(()), |user| write!(f, " user={user}"))
+        self.user.as_ref().map_or(Ok(()), |user| write!(f, " user={user}"))?;
+        self.target.as_ref().map_or(Ok(()), |target| write!(f, " request=\"{target}\""))
     }
 }
 
@@ -140,14 +146,21 @@ impl Audit {
         Ok(Self { shared, lines: Some(lines), writer: Some(writer), hits, counters })
     }
 
-    /// Counts what was decided, and tells it. `user` is who it was about, if that is a user.
-    pub(super) fn decided(&self, kind: Kind, source: IpAddr, user: Option<&UserName>) {
+    /// Counts what was decided, and tells it. `user` is who it was about, if that is a user; `target` says what they were after, and
+    /// is asked only for a line.
+    pub(super) fn decided(
+        &self,
+        kind: Kind,
+        source: IpAddr,
+        user: Option<&UserName>,
+        target: &dyn Fn() -> Option<String>,
+    ) {
         self.counters[kind as usize].fetch_add(1, Ordering::Relaxed);
         let told = kind != Kind::Remembered || self.hits;
         if told && log::log_enabled!(target: TARGET, log::Level::Info) {
             self.tell(kind as usize, || {
                 let source = source.to_canonical();
-                Line::Event(Event { kind, source, user: user.cloned() })
+                Line::Event(Event { kind, source, user: user.cloned(), target: target() })
             });
         }
     }

@@ -3,16 +3,18 @@
 //! Only right ones are ever entered. Nothing in it can be turned back into a name or a password: it holds digests.
 //! Whether somebody may enter is not decided here, and time comes as a parameter.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::bounded::OfDigests;
 use super::keyed::{HashDigest, Key};
 use super::throttle::Source;
+use crate::credential::Groups;
 use crate::moment::Moment;
 use crate::store::Revision;
 
 /// Credentials that were right.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Verified {
     /// The stored hash for which they were.
     pub(super) hash: HashDigest,
@@ -20,6 +22,8 @@ pub(super) struct Verified {
     pub(super) revision: Revision,
     /// When the user expires, as last read.
     pub(super) expires: Option<Moment>,
+    /// The groups that the user is in, as last read.
+    pub(super) groups: Arc<Groups>,
     /// Who showed them last.
     pub(super) source: Source,
 }
@@ -44,7 +48,7 @@ impl Cache {
             return None;
         }
         *used = now;
-        Some(*verified)
+        Some(verified.clone())
     }
 
     pub(super) fn insert(&mut self, key: Key, verified: Verified, now: Instant) {
@@ -79,6 +83,7 @@ mod tests {
             hash: keyed.hash(&PasswordHash::decoy(Cost::DEFAULT)),
             revision: Revision(1),
             expires: None,
+            groups: Arc::default(),
             source: Source::of(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         }
     }
@@ -92,10 +97,10 @@ mod tests {
         let lifetime = Duration::from_secs(60);
         let mut cache = Cache::new(8, lifetime);
         let mut now = Instant::now();
-        cache.insert(roy, entry, now);
+        cache.insert(roy, entry.clone(), now);
         for _ in 0..5 {
             now += lifetime - Duration::from_nanos(1);
-            assert!(cache.get(&roy, now) == Some(entry), "used in time");
+            assert!(cache.get(&roy, now) == Some(entry.clone()), "used in time");
         }
         assert!(cache.get(&roy, now - Duration::from_secs(1)).is_some());
         now += lifetime;
@@ -103,9 +108,9 @@ mod tests {
         assert_eq!(cache.entries.len(), 0);
 
         // Nobody asks for roy's again, and it goes all the same.
-        cache.insert(roy, entry, now);
+        cache.insert(roy, entry.clone(), now);
         for n in 1..=2 {
-            cache.insert(ann, entry, now + lifetime * n);
+            cache.insert(ann, entry.clone(), now + lifetime * n);
         }
         assert_eq!(cache.entries.len(), 1);
     }
@@ -120,8 +125,8 @@ mod tests {
         let now = Instant::now();
         for n in 0..100 {
             let key = key(&keyed, &format!("user-{n}"));
-            cache.insert(key, entry, now);
-            none.insert(key, entry, now);
+            cache.insert(key, entry.clone(), now);
+            none.insert(key, entry.clone(), now);
             assert!(cache.entries.len() <= 10);
             assert!(cache.get(&key, now).is_some() && none.get(&key, now).is_none());
         }

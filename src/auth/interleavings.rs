@@ -154,7 +154,12 @@ const OLD: &str = "$2y$04$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui"
 const NEW: &str = "$2y$04$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 
 fn user(hash: &str) -> User {
-    User { hash: PasswordHash::parse(hash).unwrap(), locked: false, expires: None }
+    User {
+        hash: PasswordHash::parse(hash).unwrap(),
+        locked: false,
+        expires: None,
+        groups: Arc::default(),
+    }
 }
 
 /// Quicker than bcrypt: `old` is right for one hash, and `new` for the other one.
@@ -168,8 +173,8 @@ fn request(verifier: &Verifier, password: &str) -> bool {
     let key = verifier.keyed.credentials(&shown);
     let source = Source::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let revision = verifier.revision();
-    revision.is_some_and(|revision| verifier.recall(&key, &shown, source, revision))
-        || verifier.verify(&key, &shown, source, revision) == Verdict::Verified
+    revision.is_some_and(|revision| verifier.recall(&key, &shown, source, revision).is_some())
+        || matches!(verifier.verify(&key, &shown, source, revision), Verdict::Verified(_))
 }
 
 /// What is known when it begins.

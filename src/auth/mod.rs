@@ -24,7 +24,7 @@ use futures_util::FutureExt;
 use futures_util::future::{Shared, WeakShared};
 use tokio::sync::oneshot;
 
-use crate::credential::{Cost, Credentials, PasswordHash, UserName};
+use crate::credential::{Cost, Credentials, GroupName, Groups, PasswordHash, UserName};
 use crate::moment::Moment;
 use crate::store::{Revision, Store, StoreError, User};
 use audit::{Audit, Kind};
@@ -35,10 +35,12 @@ use throttle::{Outcome, Refused, Source, Throttle, Try};
 use workers::{NotTaken, Workers};
 
 /// What becomes of a request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Decision {
     /// Name and password are right, and the user may enter.
-    Granted,
+    Granted(Grant),
+    /// They are right, but the user is in none of the groups that open this door.
+    Forbidden,
     /// They are not, or the user may not. Which of them it was is nobody's business.
     Denied,
     /// Too many were wrong, from there or for that user, or are pending. Nothing was looked at.
@@ -50,6 +52,29 @@ pub enum Decision {
     Overloaded,
     /// It could not be found out, by a failure on our side.
     Unavailable,
+}
+
+/// Who may pass.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Grant {
+    /// Their name.
+    pub user: UserName,
+    /// The groups that they are in.
+    pub groups: Arc<Groups>,
+}
+
+/// What somebody asks to be let through to.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    /// They have to be in one of these groups; if none is named, no group is asked for.
+    pub groups: &'a [GroupName],
+    /// What they are after, as the audit log is to say it: fit for a line, and without secrets. Made only if there is to be a line.
+    pub target: &'a dyn Fn() -> Option<String>,
+}
+
+impl Ask<'_> {
+    /// To whatever it is, in any group or none.
+    pub const ANYTHING: Ask<'static> = Ask { groups: &[], target: &|| None };
 }
 
 /// Why a request shows nothing to decide on.
@@ -74,6 +99,8 @@ pub struct Settings {
     pub cache_entries: usize,
     /// How long they are remembered when nobody shows them.
     pub cache_lifetime: Duration,
+    /// Nobody may enter who is in none of these groups; if none is named, no group is asked for.
+    pub require_groups: Vec<GroupName>,
     /// How often one source may fail.
     pub source_limit: Option<Limit>,
     /// How often somebody may fail to be one user.
@@ -91,6 +118,7 @@ impl Default for Settings {
             queue: None,
             cache_entries: 65_536,
             cache_lifetime: 60 * minute,
+            require_groups: Vec::new(),
             source_limit: Limit::new(10, minute),
             user_limit: Limit::new(30, minute),
             audit_hits: false,
@@ -103,6 +131,7 @@ pub struct Authenticator {
     verifier: Arc<Verifier>,
     workers: Workers,
     queue: Option<usize>,
+    require_groups: Vec<GroupName>,
 }
 
 impl Authenticator {
@@ -113,21 +142,27 @@ impl Authenticator {
     pub fn new(store: Box<dyn Store>, settings: &Settings) -> io::Result<Self> {
         let workers = Workers::start(settings.workers)?;
         let verifier = Verifier::new(store, settings)?;
-        Ok(Self { verifier: Arc::new(verifier), workers, queue: settings.queue })
+        Ok(Self {
+            verifier: Arc::new(verifier),
+            workers,
+            queue: settings.queue,
+            require_groups: settings.require_groups.clone(),
+        })
     }
 
     /// Decides on what somebody has shown who comes from `peer`.
-    pub async fn decide(&self, peer: IpAddr, shown: Credentials) -> Decision {
+    pub async fn decide(&self, peer: IpAddr, shown: Credentials, ask: &Ask<'_>) -> Decision {
         let verifier = &*self.verifier;
         let key = verifier.keyed.credentials(&shown);
         let source = Source::of(peer);
         let revision = verifier.revision();
-        if revision.is_some_and(|revision| verifier.recall(&key, &shown, source, revision)) {
-            verifier.audit.decided(Kind::Remembered, peer, Some(&shown.user));
-            return Decision::Granted;
+        let known = revision.and_then(|revision| verifier.recall(&key, &shown, source, revision));
+        if let Some(groups) = known {
+            let grant = Grant { user: shown.user, groups };
+            return self.let_in(grant, Kind::Remembered, peer, ask);
         }
         // Boxed, since its size would count for every request.
-        Box::pin(self.find_out(peer, key, source, shown, revision)).await
+        Box::pin(self.find_out(peer, key, source, shown, revision, ask)).await
     }
 
     /// Has a worker find out what is not known, and waits for it.
@@ -138,25 +173,50 @@ impl Authenticator {
         source: Source,
         shown: Credentials,
         revision: Option<Revision>,
+        ask: &Ask<'_>,
     ) -> Decision {
-        let audit = &self.verifier.audit;
         let shown = Arc::new(shown);
         let verdict = match self.line_up(key, source, &shown, revision) {
             Ok(answer) => answer.await.unwrap_or_else(|_| self.without_a_worker()),
             Err(verdict) => verdict,
         };
-        let user = verdict.is_about_a_user().then_some(&shown.user);
-        audit.decided(verdict.kind(), peer, user);
-        verdict.decision()
+        let kind = verdict.kind();
+        let about = verdict.is_about_a_user().then_some(&shown.user);
+        let decision = match verdict {
+            Verdict::Verified(groups) => {
+                let grant = Grant { user: shown.user.clone(), groups };
+                return self.let_in(grant, kind, peer, ask);
+            }
+            Verdict::UnknownUser | Verdict::WrongPassword | Verdict::Locked | Verdict::Expired => {
+                Decision::Denied
+            }
+            Verdict::Throttled(retry_after) => Decision::Throttled { retry_after },
+            Verdict::Overloaded => Decision::Overloaded,
+            Verdict::Unavailable => Decision::Unavailable,
+        };
+        self.verifier.audit.decided(kind, peer, about, ask.target);
+        decision
+    }
+
+    /// Lets a user in whose password is right, if their groups open the door. A door can ask for more than all of them do, never
+    /// for less.
+    fn let_in(&self, grant: Grant, kind: Kind, peer: IpAddr, ask: &Ask<'_>) -> Decision {
+        let open = |door: &[GroupName]| {
+            door.is_empty() || door.iter().any(|group| grant.groups.contains(group))
+        };
+        let admitted = open(&self.require_groups) && open(ask.groups);
+        let kind = if admitted { kind } else { Kind::Forbidden };
+        self.verifier.audit.decided(kind, peer, Some(&grant.user), ask.target);
+        if admitted { Decision::Granted(grant) } else { Decision::Forbidden }
     }
 
     /// Denies a request that shows nothing to decide on.
-    pub fn turn_away(&self, peer: IpAddr, why: Unfit) -> Decision {
+    pub fn turn_away(&self, peer: IpAddr, why: Unfit, ask: &Ask<'_>) -> Decision {
         let kind = match why {
             Unfit::Missing => Kind::NoCredentials,
             Unfit::Malformed => Kind::Malformed,
         };
-        self.verifier.audit.decided(kind, peer, None);
+        self.verifier.audit.decided(kind, peer, None, ask.target);
         Decision::Denied
     }
 
@@ -193,7 +253,7 @@ impl Authenticator {
                 return; // nobody waits for it any more
             }
             let verdict = verifier.verify(&key, &shown, source, revision);
-            ticket.settle(verdict);
+            ticket.settle(&verdict);
             // Nobody may wait for it any more by now: then it is dropped.
             let _ = reply.send(verdict);
         };
@@ -231,6 +291,7 @@ impl Authenticator {
             wrong_password: audit.count(Kind::WrongPassword),
             locked: audit.count(Kind::Locked),
             expired: audit.count(Kind::Expired),
+            forbidden: audit.count(Kind::Forbidden),
             throttled: audit.count(Kind::Throttled),
             overloaded: audit.count(Kind::Overloaded),
             unavailable: audit.count(Kind::Unavailable),
@@ -255,6 +316,7 @@ pub struct Counts {
     pub wrong_password: u64,
     pub locked: u64,
     pub expired: u64,
+    pub forbidden: u64,
     pub throttled: u64,
     pub overloaded: u64,
     pub unavailable: u64,
@@ -269,9 +331,9 @@ pub struct Counts {
 type Answer = Shared<oneshot::Receiver<Verdict>>;
 
 /// What was found out, or why nothing was.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Verdict {
-    Verified,
+    Verified(Arc<Groups>),
     UnknownUser,
     WrongPassword,
     Locked,
@@ -282,21 +344,9 @@ enum Verdict {
 }
 
 impl Verdict {
-    fn decision(self) -> Decision {
+    fn kind(&self) -> Kind {
         match self {
-            Self::Verified => Decision::Granted,
-            Self::UnknownUser | Self::WrongPassword | Self::Locked | Self::Expired => {
-                Decision::Denied
-            }
-            Self::Throttled(retry_after) => Decision::Throttled { retry_after },
-            Self::Overloaded => Decision::Overloaded,
-            Self::Unavailable => Decision::Unavailable,
-        }
-    }
-
-    fn kind(self) -> Kind {
-        match self {
-            Self::Verified => Kind::Verified,
+            Self::Verified(_) => Kind::Verified,
             Self::UnknownUser => Kind::UnknownUser,
             Self::WrongPassword => Kind::WrongPassword,
             Self::Locked => Kind::Locked,
@@ -308,8 +358,8 @@ impl Verdict {
     }
 
     /// Whether the name that was shown is a user's, as far as is known.
-    fn is_about_a_user(self) -> bool {
-        matches!(self, Self::Verified | Self::WrongPassword | Self::Locked | Self::Expired)
+    fn is_about_a_user(&self) -> bool {
+        matches!(self, Self::Verified(_) | Self::WrongPassword | Self::Locked | Self::Expired)
     }
 }
 
@@ -326,13 +376,13 @@ impl Ticket {
         Self { verifier: Arc::clone(verifier), of, outcome: Outcome::Open }
     }
 
-    fn settle(mut self, verdict: Verdict) {
-        self.outcome = match verdict.decision() {
-            Decision::Granted => Outcome::Right,
-            Decision::Denied => Outcome::Wrong,
-            Decision::Throttled { .. } | Decision::Overloaded | Decision::Unavailable => {
-                Outcome::Open
+    fn settle(mut self, verdict: &Verdict) {
+        self.outcome = match verdict {
+            Verdict::Verified(_) => Outcome::Right,
+            Verdict::UnknownUser | Verdict::WrongPassword | Verdict::Locked | Verdict::Expired => {
+                Outcome::Wrong
             }
+            Verdict::Throttled(_) | Verdict::Overloaded | Verdict::Unavailable => Outcome::Open,
         };
     }
 }
@@ -394,11 +444,17 @@ impl Verifier {
             .ok()
     }
 
-    /// Whether these credentials were right before, and still are at this revision. Takes microseconds.
-    fn recall(&self, key: &Key, shown: &Credentials, source: Source, revision: Revision) -> bool {
+    /// The groups of the user, if these credentials were right before, and still are at this revision. Takes microseconds.
+    fn recall(
+        &self,
+        key: &Key,
+        shown: &Credentials,
+        source: Source,
+        revision: Revision,
+    ) -> Option<Arc<Groups>> {
         let now = Instant::now();
-        let Some(known) = self.cache().get(key, now) else { return false };
-        let mut current = Verified { source, ..known };
+        let known = self.cache().get(key, now)?;
+        let mut current = Verified { source, ..known.clone() };
         let expired = has_passed(known.expires, SystemTime::now());
         if known.revision != revision || expired {
             // The user is read after the revision: what changes between them is read again the next time.
@@ -411,21 +467,23 @@ impl Verifier {
                 }
                 Ok(_) => {
                     self.cache().remove(key);
-                    return false;
+                    return None;
                 }
                 // Whoever verifies it will meet the error too, and tell.
-                Err(_) => return false,
+                Err(_) => return None,
             };
-            current = Verified { revision, expires: user.expires, ..current };
+            let User { expires, groups, .. } = user;
+            current = Verified { revision, expires, groups, ..current };
         }
+        let groups = Arc::clone(&current.groups);
         if current != known {
             self.cache().insert(*key, current, now);
         }
-        if current.source != known.source {
+        if source != known.source {
             let user = self.keyed.user(&shown.user);
             self.throttle().remember(Try { user, source });
         }
-        true
+        Some(groups)
     }
 
     /// Finds out whether these credentials are right. Takes as long as a hash. `revision` is one from before.
@@ -458,12 +516,14 @@ impl Verifier {
         })?;
         Ok(match finding {
             Finding::Right(user) => {
+                let User { expires, groups, .. } = user;
                 if let Some(revision) = revision {
                     let hash = self.keyed.hash(&user.hash);
-                    let verified = Verified { hash, revision, expires: user.expires, source };
+                    let groups = Arc::clone(&groups);
+                    let verified = Verified { hash, revision, expires, groups, source };
                     self.cache().insert(*key, verified, Instant::now());
                 }
-                Verdict::Verified
+                Verdict::Verified(groups)
             }
             Finding::UnknownUser => Verdict::UnknownUser,
             Finding::WrongPassword => Verdict::WrongPassword,
@@ -617,10 +677,15 @@ mod tests {
         }
     }
 
+    fn granted() -> Decision {
+        let user = UserName::parse("roy").unwrap();
+        Decision::Granted(Grant { user, groups: Arc::default() })
+    }
+
     fn user(password: &str) -> User {
         let cost = Cost::new(4).unwrap();
         let hash = hash::hash(&Password::parse(password).unwrap(), cost).unwrap();
-        User { hash, locked: false, expires: None }
+        User { hash, locked: false, expires: None, groups: Arc::default() }
     }
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -635,14 +700,14 @@ mod tests {
     /// hashes that took.
     fn decide(answers: Vec<Result<Option<User>, StoreError>>) -> (Decision, u64) {
         let authenticator = authenticator(answers, 4);
-        let decision = block_on(authenticator.decide(HERE, shown("right")));
+        let decision = block_on(authenticator.decide(HERE, shown("right"), &Ask::ANYTHING));
         (decision, authenticator.counts().hashes)
     }
 
     #[test]
     fn the_right_password_is_granted_and_a_wrong_one_denied() {
         let roy = user("right");
-        assert_eq!(decide(vec![Ok(Some(roy.clone())), Ok(Some(roy))]), (Decision::Granted, 1));
+        assert_eq!(decide(vec![Ok(Some(roy.clone())), Ok(Some(roy))]), (granted(), 1));
         assert_eq!(decide(vec![Ok(Some(user("wrong")))]), (Decision::Denied, 1));
     }
 
@@ -740,18 +805,24 @@ mod tests {
         };
         let authenticator = Authenticator::new(Box::new(store), &settings).unwrap();
         let mut idle = Context::from_waker(Waker::noop());
-        let mut begun = Box::pin(authenticator.decide(HERE, shown("begun")));
+        let mut begun = Box::pin(authenticator.decide(HERE, shown("begun"), &Ask::ANYTHING));
         assert!(begun.as_mut().poll(&mut idle).is_pending());
         looks.recv().unwrap();
-        let mut queued = Box::pin(authenticator.decide(HERE, shown("queued")));
+        let mut queued = Box::pin(authenticator.decide(HERE, shown("queued"), &Ask::ANYTHING));
         assert!(queued.as_mut().poll(&mut idle).is_pending());
         drop((begun, queued));
         drop((looks, go_on));
         // After what has begun, and what was skipped.
-        assert_eq!(block_on(authenticator.decide(HERE, shown("third"))), Decision::Denied);
+        assert_eq!(
+            block_on(authenticator.decide(HERE, shown("third"), &Ask::ANYTHING)),
+            Decision::Denied
+        );
         assert_eq!(authenticator.counts().hashes, 2);
-        assert_eq!(block_on(authenticator.decide(HERE, shown("fourth"))), Decision::Denied);
-        let fifth = block_on(authenticator.decide(HERE, shown("fifth")));
+        assert_eq!(
+            block_on(authenticator.decide(HERE, shown("fourth"), &Ask::ANYTHING)),
+            Decision::Denied
+        );
+        let fifth = block_on(authenticator.decide(HERE, shown("fifth"), &Ask::ANYTHING));
         assert!(matches!(fifth, Decision::Throttled { .. }), "{fifth:?}");
     }
 
@@ -761,14 +832,14 @@ mod tests {
         let roy = user("right");
         let authenticator = authenticator(vec![Ok(Some(roy.clone())), Ok(Some(roy))], 4);
         let decide = |authenticator: &Authenticator, password| {
-            block_on(authenticator.decide(HERE, shown(password)))
+            block_on(authenticator.decide(HERE, shown(password), &Ask::ANYTHING))
         };
-        assert_eq!(decide(&authenticator, "right"), Decision::Granted);
+        assert_eq!(decide(&authenticator, "right"), granted());
         authenticator.workers.kill();
         for _ in 0..20 {
             assert_eq!(decide(&authenticator, "wrong"), Decision::Unavailable);
         }
-        assert_eq!(decide(&authenticator, "right"), Decision::Granted);
+        assert_eq!(decide(&authenticator, "right"), granted());
         let counts = authenticator.counts();
         assert_eq!((counts.remembered, counts.unavailable, counts.throttled), (1, 20, 0));
         assert!(authenticator.verifier.waiting().is_empty(), "nothing is kept of them");
@@ -783,14 +854,17 @@ mod tests {
         let mut answers = vec![Ok(Some(roy.clone())), Ok(Some(roy))];
         answers.extend([Ok(Some(expired.clone())), Ok(Some(expired.clone())), Ok(Some(expired))]);
         let authenticator = authenticator(answers, 4);
-        assert_eq!(block_on(authenticator.decide(HERE, shown("right"))), Decision::Granted);
+        assert_eq!(block_on(authenticator.decide(HERE, shown("right"), &Ask::ANYTHING)), granted());
         // As it was read when the end was still to come.
         let key = authenticator.verifier.keyed.credentials(&shown("right"));
         let now = Instant::now();
         let known = authenticator.verifier.cache().get(&key, now).unwrap();
         let known = Verified { expires: end, ..known };
         authenticator.verifier.cache().insert(key, known, now);
-        assert_eq!(block_on(authenticator.decide(HERE, shown("right"))), Decision::Denied);
+        assert_eq!(
+            block_on(authenticator.decide(HERE, shown("right"), &Ask::ANYTHING)),
+            Decision::Denied
+        );
         assert_eq!(authenticator.counts().expired, 1);
     }
 

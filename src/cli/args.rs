@@ -53,8 +53,10 @@ pub(super) enum Verb {
 /// Answer /rest-auth for users who show the right name and password
 #[derive(Args, Debug)]
 #[command(after_long_help = "Routes:
-  GET /rest-auth   200 with the right name and password, 401 with others, 429 after too many wrong ones,
-                   503 when it can't be found out
+  GET /rest-auth   200 with the right name and password, 401 with others, 403 without the group, 429 after
+                   too many wrong ones, 503 when it can't be found out
+  /auth            the same for proxies, in their dialect: 200 with Remote-User and Remote-Groups, 401 or 403;
+                   ?group=admin asks for a group
   GET /healthz     200, without credentials and without a look at the users
 
 SIGTERM and SIGINT (Ctrl-C) let the requests in flight finish.
@@ -150,6 +152,10 @@ pub(super) struct Serve {
     /// A proxy whose X-Forwarded-For is believed: an address or a network, as 10.0.0.0/8; may be repeated
     #[arg(long, value_name = "CIDR", env = "RESTTOOL_TRUSTED_PROXY", value_delimiter = ',')]
     pub(super) trusted_proxy: Vec<Network>,
+
+    /// Let in only users who are in this group; may be repeated, or several with commas: any of them
+    #[arg(long, value_name = "GROUP", env = "RESTTOOL_REQUIRE_GROUP", value_delimiter = ',', value_parser = group_name)]
+    pub(super) require_group: Vec<GroupName>,
 
     /// How much to log, on stderr: off, error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "RESTTOOL_LOG_LEVEL")]

@@ -60,6 +60,7 @@ fn decisions(args: &args::Serve) -> Result<auth::Settings, Failure> {
         queue: args.queue,
         cache_entries: args.cache_entries,
         cache_lifetime: args.cache_lifetime,
+        require_groups: args.require_group.clone(),
         source_limit: args.source_failures.0,
         user_limit: args.user_failures.0,
         audit_hits: args.audit_hits,

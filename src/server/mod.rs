@@ -5,6 +5,7 @@
 
 mod basic;
 mod challenge;
+mod forward;
 mod peer;
 
 use std::future::Future;
@@ -26,7 +27,7 @@ use actix_web::{
 };
 use futures_util::FutureExt;
 
-use crate::auth::{Authenticator, Decision, Unfit};
+use crate::auth::{Ask, Authenticator, Decision, Unfit};
 pub use basic::{NoCredentials, credentials};
 pub use challenge::{Realm, RealmError};
 pub use peer::{Network, NetworkError};
@@ -69,11 +70,14 @@ impl Delays {
     /// Everything at once.
     pub const NONE: Self = Self { throttled: Duration::ZERO, overloaded: Duration::ZERO };
 
-    fn before(self, decision: Decision) -> Option<Duration> {
+    fn before(self, decision: &Decision) -> Option<Duration> {
         match decision {
             Decision::Throttled { .. } => Some(self.throttled),
             Decision::Overloaded => Some(self.overloaded),
-            Decision::Granted | Decision::Denied | Decision::Unavailable => None,
+            Decision::Granted(_)
+            | Decision::Forbidden
+            | Decision::Denied
+            | Decision::Unavailable => None,
         }
     }
 }
@@ -124,18 +128,49 @@ impl Gate {
         peer::source(trusted, peer, request.headers())
     }
 
+    /// Decides on what a request shows, once everything is known that has to be.
+    async fn decide(
+        &self,
+        request: &HttpRequest,
+        ask: &Ask<'_>,
+    ) -> Result<Decision, NoCredentials> {
+        let source = self.source(request);
+        let why = match credentials(request.headers()) {
+            Ok(shown) => {
+                let decision = self.authenticator.decide(source, shown, ask).await;
+                if let Some(delay) = self.settings.delays.before(&decision) {
+                    // Boxed, since its size would count for every request.
+                    Box::pin(rt::time::sleep(delay)).await;
+                }
+                return Ok(decision);
+            }
+            Err(why) => why,
+        };
+        let missing = why == NoCredentials::Missing;
+        let unfit = if missing { Unfit::Missing } else { Unfit::Malformed };
+        let denied = self.authenticator.turn_away(source, unfit, ask);
+        match why {
+            NoCredentials::Missing | NoCredentials::Malformed => Ok(denied),
+            NoCredentials::Repeated | NoCredentials::TooLong => Err(why),
+        }
+    }
+
+    /// The challenge.
+    fn denied(&self) -> HttpResponse {
+        let mut response = HttpResponse::new(StatusCode::UNAUTHORIZED);
+        response.headers_mut().clone_from(&self.denied);
+        response.set_body(BoxBody::new("Unauthorized Access"))
+    }
+
     // A new decision must be given its response here: nothing may fall through to another one's.
     #[deny(clippy::wildcard_enum_match_arm)]
     fn answer(&self, decision: Decision) -> HttpResponse {
         match decision {
-            Decision::Granted => response(StatusCode::OK)
+            Decision::Granted(_) => response(StatusCode::OK)
                 .insert_header(JSON)
                 .body(concat!(r#""You are authorized to see this message""#, "\n")),
-            Decision::Denied => {
-                let mut response = HttpResponse::new(StatusCode::UNAUTHORIZED);
-                response.headers_mut().clone_from(&self.denied);
-                response.set_body(BoxBody::new("Unauthorized Access"))
-            }
+            Decision::Denied => self.denied(),
+            Decision::Forbidden => text(StatusCode::FORBIDDEN, "Forbidden"),
             Decision::Throttled { retry_after } => response(StatusCode::TOO_MANY_REQUESTS)
                 .insert_header((header::RETRY_AFTER, whole_seconds(retry_after)))
                 .insert_header(PLAIN_TEXT)
@@ -176,6 +211,7 @@ where
                 .app_data(gate.clone())
                 .wrap(from_fn(contain))
                 .service(resource("/rest-auth", rest_auth))
+                .service(forward::resource())
                 .service(resource("/healthz", healthz))
                 .default_service(web::to(not_found))
         })
@@ -194,26 +230,10 @@ where
 }
 
 async fn rest_auth(request: HttpRequest, gate: web::Data<Gate>) -> HttpResponse {
-    let source = gate.source(&request);
-    let authenticator = &gate.authenticator;
-    let why = match credentials(request.headers()) {
-        Ok(shown) => {
-            let decision = authenticator.decide(source, shown).await;
-            if let Some(delay) = gate.settings.delays.before(decision) {
-                // Boxed, since its size would count for every request.
-                Box::pin(rt::time::sleep(delay)).await;
-            }
-            return gate.answer(decision);
-        }
-        Err(why) => why,
-    };
-    let missing = why == NoCredentials::Missing;
-    let unfit = if missing { Unfit::Missing } else { Unfit::Malformed };
-    let denied = authenticator.turn_away(source, unfit);
-    match why {
-        NoCredentials::Missing | NoCredentials::Malformed => gate.answer(denied),
-        NoCredentials::Repeated => text(StatusCode::BAD_REQUEST, "Bad Request"),
-        NoCredentials::TooLong => too_long(),
+    match gate.decide(&request, &Ask::ANYTHING).await {
+        Ok(decision) => gate.answer(decision),
+        Err(NoCredentials::TooLong) => too_long(),
+        Err(_) => text(StatusCode::BAD_REQUEST, "Bad Request"),
     }
 }
 
@@ -225,8 +245,12 @@ async fn not_found() -> HttpResponse {
     text(StatusCode::NOT_FOUND, "Not Found")
 }
 
-/// A route that answers GET and HEAD at exactly this path: the framework would also match what decodes to
-/// it. For the body, HEAD is left to the framework: it sends what GET would, without it.
+/// A route at exactly this path: the framework would also match what decodes to it.
+fn exactly(path: &'static str) -> Resource {
+    web::resource(path).guard(guard::fn_guard(move |context| context.head().uri.path() == path))
+}
+
+/// A route that answers GET and HEAD. For the body, HEAD is left to the framework: it sends what GET would, without it.
 fn resource<F, Args>(path: &'static str, handler: F) -> Resource
 where
     F: Handler<Args>,
@@ -234,8 +258,7 @@ where
     F::Output: Responder<Body = BoxBody> + 'static,
 {
     const ALLOW: (HeaderName, &str) = (header::ALLOW, "GET, HEAD, OPTIONS");
-    web::resource(path)
-        .guard(guard::fn_guard(move |context| context.head().uri.path() == path))
+    exactly(path)
         .route(web::get().to(handler.clone()))
         .route(web::head().to(handler))
         .route(
@@ -255,11 +278,17 @@ async fn contain(
     request: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse, actix_web::Error> {
+    let forwarded = request.path() == forward::PATH;
     if head_length(&request) > MAX_HEAD {
-        return Ok(request.into_response(too_long()));
+        let response = if forwarded { forward::too_long() } else { too_long() };
+        return Ok(request.into_response(response));
     }
     AssertUnwindSafe(next.call(request)).catch_unwind().await.unwrap_or_else(|_| {
-        let response = text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error");
+        let response = if forwarded {
+            forward::failed()
+        } else {
+            text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
+        };
         Err(InternalError::from_response("a handler panicked", response).into())
     })
 }
@@ -332,9 +361,12 @@ mod tests {
         let realm = Realm::new(Realm::DEFAULT).unwrap();
         let settings = Settings { realm, trusted_proxies: Vec::new(), delays: Delays::NONE };
         let gate = Gate::new(Arc::new(authenticator), &settings);
+        let user = UserName::parse("roy").unwrap();
+        let grant = auth::Grant { user, groups: Arc::default() };
         let throttled = |millis| Decision::Throttled { retry_after: Duration::from_millis(millis) };
         for (decision, status, retry_after) in [
-            (Decision::Granted, 200, None),
+            (Decision::Granted(grant), 200, None),
+            (Decision::Forbidden, 403, None),
             (Decision::Denied, 401, None),
             (throttled(6000), 429, Some("6")),
             (throttled(6001), 429, Some("7")),
@@ -342,10 +374,11 @@ mod tests {
             (Decision::Overloaded, 503, Some("1")),
             (Decision::Unavailable, 503, None),
         ] {
+            let what = format!("{decision:?}");
             let answer = gate.answer(decision);
             let seen =
                 answer.headers().get(header::RETRY_AFTER).map(|value| value.to_str().unwrap());
-            assert_eq!((answer.status().as_u16(), seen), (status, retry_after), "{decision:?}");
+            assert_eq!((answer.status().as_u16(), seen), (status, retry_after), "{what}");
             assert_eq!(answer.headers().get(header::CACHE_CONTROL).unwrap(), "no-store");
         }
     }

@@ -44,9 +44,8 @@ impl std::error::Error for NetworkError {}
 /// trusted, it is the last address in X-Forwarded-For that is not such a proxy. All that stands before that was
 /// written by whoever has it, and is not looked at.
 pub(super) fn source(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.0.contains(&address));
     let peer = peer.to_canonical();
-    if trusted.is_empty() || !is_trusted(peer) {
+    if !is_trusted(trusted, peer) {
         return peer;
     }
     let mut source = peer;
@@ -56,11 +55,16 @@ pub(super) fn source(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> 
         // Up to here it was said by proxies that are trusted; whoever said this is the last of them.
         let Some(address) = address(hop) else { break };
         source = address;
-        if !is_trusted(address) {
+        if !is_trusted(trusted, address) {
             break;
         }
     }
     source
+}
+
+/// Whether this is one of the proxies.
+pub(super) fn is_trusted(trusted: &[Network], address: IpAddr) -> bool {
+    trusted.iter().any(|network| network.0.contains(&address.to_canonical()))
 }
 
 /// An address, with or without a port.

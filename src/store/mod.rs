@@ -9,6 +9,7 @@ mod sqlite;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::credential::{Groups, HashError, PasswordHash, UserName};
 use crate::moment::Moment;
@@ -28,6 +29,8 @@ pub struct User {
     pub locked: bool,
     /// Refused from this time on.
     pub expires: Option<Moment>,
+    /// The groups that they are in.
+    pub groups: Arc<Groups>,
 }
 
 /// All that is kept of a user.

@@ -10,7 +10,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,13 @@ use super::lease::{LEASE, Lease};
 use super::{Account, BUSY_TIMEOUT, BadRecord, Revision, Store, StoreError, Transaction, User};
 use crate::credential::{GroupName, Groups, PasswordHash, UserName, printable};
 use crate::moment::Moment;
+
+/// A user's groups, with commas between; NULL for none.
+macro_rules! groups {
+    () => {
+        "(SELECT group_concat(\"group\", ',') FROM memberships WHERE user = name)"
+    };
+}
 
 /// Says whose file it is, in the header of the file: `rest` in ASCII.
 const APPLICATION_ID: i32 = i32::from_be_bytes(*b"rest");
@@ -227,7 +234,11 @@ impl Store for SqliteStore {
         let files = self.files()?;
         let found = files
             .main()
-            .prepare_cached("SELECT hash, locked, expires FROM users WHERE name = ?1")
+            .prepare_cached(concat!(
+                "SELECT hash, locked, expires, ",
+                groups!(),
+                " FROM users WHERE name = ?1"
+            ))
             .and_then(|mut statement| {
                 statement.query_row([name.as_str()], |row| Ok(user(row))).optional()
             })
@@ -280,9 +291,7 @@ impl Store for SqliteStore {
 /// The columns of an [`Account`].
 macro_rules! account_columns {
     () => {
-        "SELECT name, hash, locked, expires, created, changed,
-                (SELECT group_concat(\"group\", ',') FROM memberships WHERE user = name)
-         FROM users"
+        concat!("SELECT name, hash, locked, expires, created, changed, ", groups!(), " FROM users")
     };
 }
 
@@ -411,12 +420,13 @@ impl Drop for Changes {
     }
 }
 
-/// What decides, from the columns hash, locked and expires.
+/// What decides, from the columns hash, locked, expires and groups.
 fn user(row: &Row<'_>) -> Result<User, BadRecord> {
     Ok(User {
         hash: hash(row, 0)?,
         locked: flag(row, 1, "lock")?,
         expires: moment(row, 2, "expiry")?,
+        groups: Arc::new(groups(row, 3)?),
     })
 }
 
@@ -808,7 +818,7 @@ mod tests {
         let roy = name("roy");
         assert!(other.is_empty().unwrap());
         add(&one, "roy").unwrap();
-        let user = User { hash: hash(), locked: false, expires: None };
+        let user = User { hash: hash(), locked: false, expires: None, groups: Arc::default() };
         assert_eq!(other.find(&roy).unwrap(), Some(user));
         assert!(other.contains(&roy).unwrap() && !other.is_empty().unwrap());
         assert_eq!(other.find(&name("Roy")).unwrap(), None, "case matters");
@@ -991,7 +1001,7 @@ mod tests {
         add(&store, "roy").unwrap();
         place.sql("UPDATE users SET locked = 1, expires = 1000");
         let expires = Moment::from_seconds(1000);
-        let user = User { hash: hash(), locked: true, expires };
+        let user = User { hash: hash(), locked: true, expires, groups: Arc::default() };
         assert_eq!(store.find(&name("roy")).unwrap(), Some(user));
     }
 

@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use resttool::{
@@ -206,7 +206,7 @@ fn gated(settings: AuthSettings, proxies: &[&str]) -> (Server, Receiver<()>, Sen
     let (looked, looks) = channel();
     let (go_on, may_go_on) = channel();
     let store = Gated {
-        roy: User { hash, locked: false, expires: None },
+        roy: User { hash, locked: false, expires: None, groups: Arc::default() },
         looked: Mutex::new(looked),
         go_on: Mutex::new(may_go_on),
     };

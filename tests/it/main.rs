@@ -6,6 +6,7 @@
 mod client;
 mod command;
 mod faults;
+mod forward;
 mod framing;
 mod gate;
 mod layers;

@@ -278,6 +278,37 @@ fn the_audit_log_has_a_line_for_every_decision_but_what_is_remembered() {
     }
 }
 
+/// X-02: what a proxy was asked for is told if the proxy is trusted, on one line, cut, and without a query.
+#[test]
+fn the_audit_log_says_what_a_trusted_proxy_was_asked_for() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let asked = |flags: &str| {
+        let serving = serve(&place, &format!("--require-group admin {flags}"));
+        let evil = "/a\"b\\c\u{2028}\u{202E}";
+        let long = format!("/{}", "x".repeat(8000));
+        for fields in [
+            vec![("X-Forwarded-Method", "POST"), ("X-Forwarded-Uri", "/orders?token=secret")],
+            vec![("X-Original-Method", "GET"), ("X-Original-URI", evil)],
+            vec![("X-Original-URL", &long)],
+        ] {
+            let request = Request::get("/auth").basic("roy", "open-sesame");
+            let request =
+                fields.into_iter().fold(request, |r, (name, value)| r.header(name, value));
+            assert_eq!(request.send(serving.address).status, 403);
+        }
+        serving.stop()
+    };
+    let line = "outcome=forbidden reason=not-in-group source=127.0.0.1 user=roy";
+    let expected = [
+        format!("{line} request=\"POST /orders\""),
+        format!(r#"{line} request="GET /a\"b\\c\u{{2028}}\u{{202e}}""#),
+        format!("{line} request=\"- /{}…\"", "x".repeat(197)),
+    ];
+    assert_eq!(asked("--trusted-proxy 127.0.0.1"), expected);
+    assert_eq!(asked(""), [line; 3]);
+}
+
 /// Beyond a rate, lines are counted and summed up; of each kind for itself, so none hides another one.
 #[test]
 fn a_flood_of_failures_is_no_flood_of_lines() {
