@@ -454,13 +454,17 @@ impl Verifier {
     ) -> Option<Arc<Groups>> {
         let now = Instant::now();
         let known = self.cache().get(key, now)?;
-        let mut current = Verified { source, ..known.clone() };
-        let expired = has_passed(known.expires, SystemTime::now());
-        if known.revision != revision || expired {
+        let elsewhere = known.source != source;
+        let outdated = known.revision != revision || has_passed(known.expires, SystemTime::now());
+        if !elsewhere && !outdated {
+            return Some(known.groups);
+        }
+        let mut current = Verified { source, ..known };
+        if outdated {
             // The user is read after the revision: what changes between them is read again the next time.
             let user = match self.store.find(&shown.user) {
                 Ok(Some(user))
-                    if self.keyed.hash(&user.hash) == known.hash
+                    if self.keyed.hash(&user.hash) == current.hash
                         && may_enter(&user, SystemTime::now()) =>
                 {
                     user
@@ -476,10 +480,8 @@ impl Verifier {
             current = Verified { revision, expires, groups, ..current };
         }
         let groups = Arc::clone(&current.groups);
-        if current != known {
-            self.cache().insert(*key, current, now);
-        }
-        if source != known.source {
+        self.cache().insert(*key, current, now);
+        if elsewhere {
             let user = self.keyed.user(&shown.user);
             self.throttle().remember(Try { user, source });
         }
