@@ -46,6 +46,7 @@ pub(super) enum Verb {
     Export(Export),
     Apply(Apply),
     Hash(Hash),
+    Print(Print),
     Completions(Completions),
     Man(Man),
 }
@@ -67,13 +68,8 @@ Examples:
   resttool serve --trusted-proxy 127.0.0.1 --source-failures 5/10m
   RESTTOOL_PORT=8080 resttool serve")]
 pub(super) struct Serve {
-    /// The address to listen on
-    #[arg(long, value_name = "HOST", default_value = "127.0.0.1", env = "RESTTOOL_HOST")]
-    pub(super) host: String,
-
-    /// The port to listen on; 0 takes a free one, and the log says which
-    #[arg(long, value_name = "PORT", default_value_t = 5000, env = "RESTTOOL_PORT")]
-    pub(super) port: u16,
+    #[command(flatten)]
+    pub(super) address: Address,
 
     /// Listen on an address that other machines reach, although passwords travel in the clear
     #[arg(long, env = "RESTTOOL_ALLOW_PLAINTEXT", value_parser = BoolishValueParser::new())]
@@ -164,6 +160,18 @@ pub(super) struct Serve {
     /// Log every grant, those of remembered passwords too
     #[arg(long, env = "RESTTOOL_AUDIT_HITS", value_parser = BoolishValueParser::new())]
     pub(super) audit_hits: bool,
+}
+
+/// Where the server listens.
+#[derive(Args, Debug)]
+pub(super) struct Address {
+    /// The address to listen on
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1", env = "RESTTOOL_HOST")]
+    pub(super) host: String,
+
+    /// The port to listen on; 0 takes a free one, and the log says which
+    #[arg(long, value_name = "PORT", default_value_t = 5000, env = "RESTTOOL_PORT")]
+    pub(super) port: u16,
 }
 
 /// A limit on failures, or none.
@@ -505,6 +513,79 @@ pub(super) struct Hash {
     pub(super) hashing: Hashing,
 }
 
+/// What somebody else's configuration is printed for.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
+pub(super) enum Snippet {
+    /// A server block
+    Nginx,
+    /// A Caddyfile
+    Caddy,
+    /// A file for the file provider
+    Traefik,
+    /// A frontend, and the Lua that it needs
+    Haproxy,
+    /// A unit
+    Systemd,
+    /// A file for docker compose
+    Compose,
+    /// A filter, and the jail that it is for
+    Fail2ban,
+}
+
+/// Print a configuration that puts resttool in front of an API, or runs it
+#[derive(Args, Debug)]
+#[command(
+    after_long_help = "The address of resttool is that of serve, by the same options and variables.
+
+Examples:
+  resttool print nginx --upstream 127.0.0.1:8000
+  resttool print caddy --group admin,staff                  any of these groups
+  resttool print systemd --port 5000 >resttool.service"
+)]
+pub(super) struct Print {
+    /// For whom
+    pub(super) snippet: Snippet,
+
+    #[command(flatten)]
+    pub(super) address: Address,
+
+    /// Where the API listens
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:8000",
+        env = "RESTTOOL_UPSTREAM",
+        value_parser = authority
+    )]
+    pub(super) upstream: String,
+
+    /// Where the proxy is to listen
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:8080",
+        env = "RESTTOOL_LISTEN",
+        value_parser = authority
+    )]
+    pub(super) listen: String,
+
+    /// The groups that may pass; may be repeated, or several with commas: any of them
+    #[arg(long, value_name = "GROUP", env = "RESTTOOL_GROUP", value_delimiter = ',', value_parser = group_name)]
+    pub(super) group: Vec<GroupName>,
+}
+
+/// A host and a port, which can stand in any configuration as it is.
+fn authority(text: &str) -> Result<String, String> {
+    let fit = |host: &str| {
+        let fit = |c: char| c.is_ascii_alphanumeric() || ".-_[]:".contains(c);
+        !host.is_empty() && host.chars().all(fit)
+    };
+    match text.rsplit_once(':') {
+        Some((host, port)) if fit(host) && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        _ => Err("expected a host and a port, as 127.0.0.1:8000".to_owned()),
+    }
+}
+
 /// Print the completions of a shell
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
@@ -683,6 +764,7 @@ impl fmt::Display for Verb {
             Self::Import(args) => write!(f, "import {}", shown(&args.file)),
             Self::Export(args) => write!(f, "export to {}", shown(&args.file)),
             Self::Apply(args) => write!(f, "apply {}", shown(&args.file)),
+            Self::Print(_) => f.write_str("print a configuration"),
             Self::Completions(_) => f.write_str("print completions"),
             Self::Man(_) => f.write_str("write the manual"),
             Self::Hash(_) => f.write_str("make a hash"),

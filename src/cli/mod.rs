@@ -8,6 +8,7 @@ mod bulk;
 mod exit;
 mod lines;
 mod manual;
+mod print;
 mod progress;
 mod report;
 mod secret;
@@ -71,6 +72,7 @@ fn dispatch(cli: Cli) -> Exit {
         Verb::Export(args) => bulk::export(&args, &database),
         Verb::Apply(args) => bulk::apply(&args, &database),
         Verb::Hash(args) => verbs::hash(&args),
+        Verb::Print(args) => print::print(&args),
         Verb::Completions(args) => manual::completions(&args, command()),
         Verb::Man(args) => manual::man(&args, command()),
     });

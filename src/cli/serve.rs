@@ -79,9 +79,14 @@ fn start_log(level: LevelFilter) {
 
 /// The addresses that the host stands for. Passwords must not leave the machine in the clear unasked.
 fn addresses(args: &args::Serve) -> Result<Vec<SocketAddr>, Failure> {
-    let host = printable(&args.host);
-    let bare = args.host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(&args.host);
-    let addresses: Vec<_> = (bare, args.port)
+    let host = printable(&args.address.host);
+    let bare = args
+        .address
+        .host
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(&args.address.host);
+    let addresses: Vec<_> = (bare, args.address.port)
         .to_socket_addrs()
         .map_err(|e| Failure::new(Exit::Usage, format_args!("--host {host} is no address: {e}")))?
         .collect();
@@ -98,7 +103,11 @@ fn addresses(args: &args::Serve) -> Result<Vec<SocketAddr>, Failure> {
 fn cannot_listen(args: &args::Serve, e: &io::Error) -> Failure {
     let failure = Failure::new(
         Exit::Failed,
-        format_args!("cannot listen on {} port {}: {e}", printable(&args.host), args.port),
+        format_args!(
+            "cannot listen on {} port {}: {e}",
+            printable(&args.address.host),
+            args.address.port
+        ),
     );
     match e.kind() {
         io::ErrorKind::AddrInUse => {

@@ -16,6 +16,7 @@ mod peers;
 mod prompt;
 mod provision;
 mod provisioning;
+mod proxies;
 mod readme;
 mod serve;
 mod server;

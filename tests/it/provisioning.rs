@@ -9,7 +9,11 @@ use crate::tool::{Outcome, Serving, finish};
 
 /// The code blocks of a section: what each is written in, and its text.
 fn blocks(section: &str) -> Vec<(String, String)> {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/provisioning.md");
+    blocks_of("docs/provisioning.md", section)
+}
+
+fn blocks_of(page: &str, section: &str) -> Vec<(String, String)> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
     let page = format!("\n{}", fs::read_to_string(page).unwrap());
     let (_, rest) = page.split_once(&format!("\n{section}\n")).unwrap();
     let section = rest.split("\n## ").next().unwrap();
@@ -136,6 +140,27 @@ fn plain_shell_makes_a_hundred_users_and_is_safe_to_repeat() {
         assert!(user("user-1").2 && user("user-2").3);
         let exported = fs::read_to_string(machine.path("etc/nginx/htpasswd")).unwrap();
         assert!(exported.contains("\nroy:$2y$") && !exported.contains("user-1:"), "{exported}");
+    }
+}
+
+/// `docs/forward-auth.md`: its commands run, and its configurations are those that are printed.
+#[test]
+fn the_page_on_proxies_shows_what_is_printed() {
+    let page = "docs/forward-auth.md";
+    let machine = Machine::new();
+    let commands = blocks_of(page, "# In front of an API");
+    let [(_, start), (_, print)] = &commands[..] else { panic!("{commands:?}") };
+    let (add, serve) = start.trim_end().rsplit_once('\n').unwrap();
+    machine.shell(add);
+    let mut shell = machine.command("sh");
+    shell.arg("-c").arg(format!("exec {serve} --port 0"));
+    let gate = Serving::start(shell);
+    let request = crate::client::Request::get("/auth?group=admin").basic("roy", "open-sesame");
+    assert_eq!(request.send(gate.address).status, 200);
+    let shown = blocks_of(page, "## The configurations");
+    assert_eq!(shown.len(), print.lines().count());
+    for (line, (_, shown)) in print.lines().zip(shown) {
+        assert_eq!(machine.shell(line).stdout, shown, "{line}");
     }
 }
 
