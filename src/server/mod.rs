@@ -213,6 +213,7 @@ where
                 .service(resource("/rest-auth", rest_auth))
                 .service(forward::resource())
                 .service(resource("/healthz", healthz))
+                .service(resource("/openapi.json", openapi))
                 .default_service(web::to(not_found))
         })
         .disable_signals()
@@ -239,6 +240,11 @@ async fn rest_auth(request: HttpRequest, gate: web::Data<Gate>) -> HttpResponse 
 
 async fn healthz() -> HttpResponse {
     text(StatusCode::OK, "ok")
+}
+
+/// What this server answers, as OpenAPI 3.1 has it.
+async fn openapi() -> HttpResponse {
+    response(StatusCode::OK).insert_header(JSON).body(include_str!("../../docs/openapi.json"))
 }
 
 async fn not_found() -> HttpResponse {

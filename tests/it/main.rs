@@ -12,6 +12,7 @@ mod gate;
 mod layers;
 mod load;
 mod migrate;
+mod openapi;
 mod peers;
 mod prompt;
 mod provision;

@@ -39,6 +39,76 @@ fn curl_gets_in_with_the_right_password_only() {
     assert_eq!(curl(&["--netrc-file", netrc.to_str().unwrap(), &url]), granted);
 }
 
+/// The clients of people who write programs: right, wrong, and none.
+#[test]
+#[ignore = "needs python3 with requests (python3-requests)"]
+fn python_requests_gets_in_with_the_right_password_only() {
+    let (_place, server) = with_roy();
+    let script = "import sys, requests
+url = sys.stdin.read()
+for auth in [('roy', 'open-sesame'), ('roy', 'wrong'), None]:
+    reply = requests.get(url, auth=auth)
+    print(reply.status_code, reply.json() if reply.ok else reply.text)";
+    let said = python(script, &format!("http://{}/rest-auth", server.address));
+    let expected = "200 You are authorized to see this message
+401 Unauthorized Access
+401 Unauthorized Access\n";
+    assert_eq!(said, expected);
+}
+
+#[test]
+#[ignore = "needs node"]
+fn fetch_of_node_gets_in_with_the_right_password_only() {
+    let (_place, server) = with_roy();
+    let script = "const url = process.argv[1];
+(async () => {
+    for (const pair of ['roy:open-sesame', 'roy:wrong', null]) {
+        const headers = pair ? { Authorization: 'Basic ' + btoa(pair) } : {};
+        const reply = await fetch(url, { headers });
+        console.log(reply.status, reply.ok ? await reply.json() : await reply.text());
+    }
+})();";
+    let url = format!("http://{}/rest-auth", server.address);
+    let outcome = other("node", &["-e", script, &url], "");
+    let expected = "200 You are authorized to see this message
+401 Unauthorized Access
+401 Unauthorized Access\n";
+    assert_eq!((outcome.code, &*outcome.stdout), (0, expected), "{}", outcome.stderr);
+}
+
+#[test]
+#[ignore = "needs newman"]
+fn the_postman_collection_finds_what_it_expects() {
+    let (place, server) = with_roy();
+    place.add("joe", "open-sesame");
+    place.remove("joe");
+    let collection = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/resttool.postman_collection.json");
+    let url = format!("url=http://{}", server.address);
+    let words = ["run", collection, "--env-var", &url, "--reporters", "json,cli", "--color", "off"];
+    let report = place.folder().join("report.json").display().to_string();
+    let words = [&words[..], &["--reporter-json-export", &report]].concat();
+    let outcome = other("newman", &words, "");
+    assert_eq!(outcome.code, 0, "{}{}", outcome.stdout, outcome.stderr);
+    let report: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
+    let stats = &report["run"]["stats"]["assertions"];
+    assert_eq!((&stats["total"], &stats["failed"]), (&8.into(), &0.into()));
+}
+
+/// Whatever a program makes up of the document, the answer is one that stands in it.
+#[test]
+#[ignore = "needs schemathesis (the package of that name of Python)"]
+fn the_server_answers_as_its_openapi_document_says() {
+    let (place, server) = with_roy();
+    let url = format!("http://{}/openapi.json", server.address);
+    let mut schemathesis = Command::new("schemathesis");
+    schemathesis.args(["run", &url, "-a", "roy:open-sesame", "-c", "all", "--max-examples", "50"]);
+    schemathesis.current_dir(place.folder());
+    let outcome = finish(schemathesis, "");
+    assert_eq!(outcome.code, 0, "{}{}", outcome.stdout, outcome.stderr);
+    assert!(outcome.stdout.contains("No issues found"), "{}", outcome.stdout);
+}
+
 const PASSWORDS: [&str; 4] = ["open-sesame", "a:b c'd\"e$f", "café olé €", LONGEST];
 const LONGEST: &str = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
 

@@ -1,0 +1,119 @@
+//! `/openapi.json`: every answer of the server stands in it, and every answer in it is one of the server's.
+
+use std::collections::BTreeSet;
+
+use resttool::{AuthSettings, GroupName, Limit};
+use serde_json::Value;
+
+use crate::client::{Reply, Request};
+use crate::server::{Place, Server, unlimited};
+
+fn document() -> Value {
+    serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap()
+}
+
+/// What stands at this place, or where it leads.
+fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    match value.get("$ref") {
+        Some(to) => document.pointer(to.as_str().unwrap().strip_prefix('#').unwrap()).unwrap(),
+        None => value,
+    }
+}
+
+/// Holds an answer against the document.
+fn check(document: &Value, path: &str, method: &str, reply: &Reply) {
+    let what = format!("{method} {path} {}", reply.status);
+    let responses = &document["paths"][path][method.to_lowercase()]["responses"];
+    let response = &responses[reply.status.to_string()];
+    assert!(response.is_object(), "{what} is not in the document");
+    let response = resolve(document, response);
+    let fields = response["headers"].as_object();
+    for (name, field) in fields.into_iter().flatten() {
+        let value = reply.header(&name.to_lowercase());
+        assert!(value.is_some() || field["required"] != true, "{what} has no {name}");
+        let Some(value) = value else { continue };
+        if let Some(only) = field["schema"]["const"].as_str() {
+            assert_eq!(value, only, "{what}: {name}");
+        }
+        if let Some(some) = field["schema"]["enum"].as_array() {
+            assert!(some.contains(&value.into()), "{what}: {name} is {value}");
+        }
+    }
+    let content = response["content"].as_object();
+    for (kind, body) in content.into_iter().flatten() {
+        assert!(reply.header("content-type").unwrap().starts_with(kind), "{what}");
+        let said = match kind.as_str() {
+            "application/json" => serde_json::from_str(&reply.body).unwrap(),
+            _ => Value::from(reply.body.clone()),
+        };
+        assert!(
+            body["schema"]["const"].is_null() || said == body["schema"]["const"],
+            "{what}: {said}"
+        );
+    }
+}
+
+#[test]
+fn it_is_served_as_it_is_kept() {
+    let place = Place::new();
+    let reply = place.serve().ask(&Request::get("/openapi.json"));
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.body, include_str!("../../docs/openapi.json"));
+}
+
+#[test]
+fn every_answer_stands_in_it_and_every_one_in_it_is_given() {
+    let document = document();
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    place.add("ann", "open-sesame");
+    place.change("INSERT INTO memberships VALUES ('roy', 'staff')");
+    let settings = AuthSettings {
+        require_groups: vec![GroupName::parse("staff").unwrap()],
+        source_limit: Limit::new(3, Limit::MAX_PERIOD),
+        ..unlimited()
+    };
+    let server = Server::with(place.store(), &settings, &["127.0.0.1"]);
+    let mut seen = BTreeSet::new();
+    let mut ask = |path: &str, method: &str, request: Request| {
+        let reply = server.ask(&request);
+        check(&document, path, method, &reply);
+        seen.insert((path.to_owned(), method.to_lowercase(), reply.status.to_string()));
+    };
+    let paths = document["paths"].as_object().unwrap();
+    for (path, methods) in paths {
+        for method in methods.as_object().unwrap().keys().filter(|key| *key != "parameters") {
+            let method = &method.to_uppercase();
+            let new = || Request::new(method, path);
+            let elsewhere = |request: Request| {
+                request.header("X-Forwarded-For", format!("192.0.2.{}", method.len()))
+            };
+            ask(path, method, new());
+            ask(path, method, new().basic("roy", "open-sesame"));
+            ask(path, method, new().basic("ann", "open-sesame"));
+            ask(path, method, new().authorization("x").authorization("y"));
+            ask(path, method, new().authorization(format!("Basic {}", "x".repeat(9000))));
+            ask(path, method, new().header("X-Long", "x".repeat(70_000)));
+            for guess in ["one", "two", "three", "four"] {
+                ask(path, method, elsewhere(new().basic("roy", guess)));
+            }
+        }
+    }
+    place.change("ALTER TABLE users RENAME TO gone");
+    for method in ["GET", "HEAD"] {
+        ask("/rest-auth", method, Request::new(method, "/rest-auth").basic("roy", "open-sesame"));
+    }
+    let documented: BTreeSet<_> = paths
+        .iter()
+        .flat_map(|(path, methods)| {
+            let methods =
+                methods.as_object().unwrap().iter().filter(|(key, _)| *key != "parameters");
+            methods.flat_map(move |(method, operation)| {
+                let statuses = operation["responses"].as_object().unwrap().keys();
+                statuses.map(move |status| (path.clone(), method.clone(), status.clone()))
+            })
+        })
+        .collect();
+    let missing: Vec<_> = documented.difference(&seen).collect();
+    assert!(missing.is_empty(), "in the document and never given: {missing:?}");
+}
