@@ -46,6 +46,8 @@ pub(super) enum Verb {
     Export(Export),
     Apply(Apply),
     Hash(Hash),
+    Check(Check),
+    Backup(Backup),
     Print(Print),
     Completions(Completions),
     Man(Man),
@@ -514,6 +516,48 @@ pub(super) struct Hash {
     pub(super) hashing: Hashing,
 }
 
+/// Look for what is wrong with the store, and say how to mend it: exit 0 if nothing is, 1 if something is
+#[derive(Args, Debug)]
+#[command(
+    after_long_help = "It looks at the rights and the owner of the files, at the integrity and the version of the database, and at each
+user's record. Nothing is changed.
+
+Examples:
+  resttool check --cost 4
+  resttool check --json | jq -r .mend"
+)]
+pub(super) struct Check {
+    /// What hashes should cost at least
+    #[command(flatten)]
+    pub(super) cost: Cost,
+
+    #[command(flatten)]
+    pub(super) json: Json,
+
+    /// Say nothing but what is wrong
+    #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new())]
+    pub(super) quiet: bool,
+}
+
+/// Copy the store as it is at one moment, while others go on using it
+#[derive(Args, Debug)]
+#[command(
+    after_long_help = "The copy is written aside, for its owner alone, and then put in place. To restore one, move it into the place of
+the store: a running server takes it up at the next request.
+
+Examples:
+  resttool backup users.backup
+  resttool check --database users.backup --cost 4"
+)]
+pub(super) struct Backup {
+    /// The file, also in place of an older one
+    pub(super) file: PathBuf,
+
+    /// Say nothing but errors
+    #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new())]
+    pub(super) quiet: bool,
+}
+
 /// What somebody else's configuration is printed for.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
 pub(super) enum Snippet {
@@ -765,6 +809,8 @@ impl fmt::Display for Verb {
             Self::Import(args) => write!(f, "import {}", shown(&args.file)),
             Self::Export(args) => write!(f, "export to {}", shown(&args.file)),
             Self::Apply(args) => write!(f, "apply {}", shown(&args.file)),
+            Self::Check(_) => f.write_str("check the store"),
+            Self::Backup(args) => write!(f, "back the store up to {}", shown(&args.file)),
             Self::Print(_) => f.write_str("print a configuration"),
             Self::Completions(_) => f.write_str("print completions"),
             Self::Man(_) => f.write_str("write the manual"),

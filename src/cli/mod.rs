@@ -15,6 +15,7 @@ mod secret;
 mod serve;
 mod table;
 mod terminal;
+mod upkeep;
 mod verbs;
 
 use std::collections::BTreeSet;
@@ -72,6 +73,8 @@ fn dispatch(cli: Cli) -> Exit {
         Verb::Export(args) => bulk::export(&args, &database),
         Verb::Apply(args) => bulk::apply(&args, &database),
         Verb::Hash(args) => verbs::hash(&args),
+        Verb::Check(args) => upkeep::check(&args, &database),
+        Verb::Backup(args) => upkeep::backup(&args, &database),
         Verb::Print(args) => print::print(&args),
         Verb::Completions(args) => manual::completions(&args, command()),
         Verb::Man(args) => manual::man(&args, command()),

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::credential::{Groups, HashError, PasswordHash, UserName};
+use crate::credential::{Cost, Groups, HashError, PasswordHash, UserName};
 use crate::moment::Moment;
 #[cfg(test)]
 pub(crate) use lease::{LEASE, Lease};
@@ -163,6 +163,35 @@ pub(crate) const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_s
 /// read or written by other users; otherwise as for every method of [`Store`].
 pub fn open(path: &Path) -> Result<Box<dyn Store>, StoreError> {
     Ok(Box::new(sqlite::SqliteStore::open(path)?))
+}
+
+/// Copies the store at `path` to a file, as it is at one moment, while others go on changing it. The copy is written aside, for its
+/// owner alone, and then put in place, also of an older one.
+///
+/// # Errors
+/// As [`open()`], but a missing store is not made; and when the copy can't be written.
+pub fn backup(path: &Path, to: &Path) -> Result<(), StoreError> {
+    sqlite::backup(path, to)
+}
+
+/// What is wrong with the store at `path`, as far as it can be seen from here; hashes that cost less than `cost` are. Nothing is
+/// changed.
+///
+/// # Errors
+/// When the system fails, or others keep the store locked.
+pub fn check(path: &Path, cost: Cost) -> Result<Vec<Flaw>, StoreError> {
+    sqlite::check(path, cost)
+}
+
+/// Something that is wrong with a store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Flaw {
+    /// What is wrong.
+    pub what: String,
+    /// Whose record it is about, if it is about one.
+    pub user: Option<UserName>,
+    /// What to do about it: a command, where one is enough.
+    pub mend: Option<String>,
 }
 
 /// Name and version of the library that keeps the users.

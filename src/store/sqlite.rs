@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rusqlite::backup::Backup;
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior};
@@ -21,8 +22,10 @@ use rustix::fs::OFlags;
 use rustix::process::geteuid;
 
 use super::lease::{LEASE, Lease};
-use super::{Account, BUSY_TIMEOUT, BadRecord, Revision, Store, StoreError, Transaction, User};
-use crate::credential::{GroupName, Groups, PasswordHash, UserName, printable};
+use super::{
+    Account, BUSY_TIMEOUT, BadRecord, Flaw, Revision, Store, StoreError, Transaction, User,
+};
+use crate::credential::{Cost, GroupName, Groups, PasswordHash, UserName, printable};
 use crate::moment::Moment;
 
 /// A user's groups, with commas between; NULL for none.
@@ -505,6 +508,151 @@ fn kept(moment: Moment) -> i64 {
     i64::try_from(moment.seconds()).unwrap_or(i64::MAX)
 }
 
+pub(super) fn backup(path: &Path, to: &Path) -> Result<(), StoreError> {
+    let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
+    let failed = |e: &io::Error| cannot("write", to, e);
+    let source = Files::open(&path, 0)?;
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let aside = tempfile::Builder::new()
+        .prefix(".resttool-backup-")
+        .tempfile_in(folder)
+        .map_err(|e| failed(&e))?;
+    // The creation mask may have taken away the owner's own rights.
+    aside.as_file().set_permissions(Permissions::from_mode(0o600)).map_err(|e| failed(&e))?;
+    let copy = || -> rusqlite::Result<()> {
+        let mut target = Connection::open(aside.path())?;
+        // All at once: a reader keeps nobody from writing, and sees one moment.
+        Backup::new(&source.main(), &mut target)?.run_to_completion(
+            i32::MAX,
+            Duration::from_millis(10),
+            None,
+        )?;
+        target.close().map_err(|(_, e)| e)
+    };
+    copy().map_err(|e| store_error(e, &path))?;
+    aside.as_file().sync_all().map_err(|e| failed(&e))?;
+    aside.persist(to).map_err(|e| failed(&e.error))?;
+    sync_folder(folder).map_err(|e| failed(&e))
+}
+
+pub(super) fn check(path: &Path, cost: Cost) -> Result<Vec<Flaw>, StoreError> {
+    let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
+    let word = shell_word(&path);
+    let of_file = |what: String, mend| Flaw { what, user: None, mend };
+    let meta = match fs::metadata(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let mend = format!("resttool useradd NAME --database {word}");
+            return Ok(vec![of_file("there is no store".to_owned(), Some(mend))]);
+        }
+        meta => meta.map_err(|e| cannot("open", &path, &e))?,
+    };
+    let mut flaws = rights(&path, &meta)?;
+    // What can't be opened can't be looked into; and it is not repaired behind anybody's back.
+    let refused = |e| match e {
+        StoreError::Refused { why, hint, .. } => Ok(vec![of_file(why, hint)]),
+        e => Err(e),
+    };
+    if let Err(e) = check_files(&path) {
+        flaws.extend(if flaws.is_empty() { refused(e)? } else { Vec::new() });
+        return Ok(flaws);
+    }
+    let connection = connect_to_read(&path)?;
+    let looked = connection
+        .busy_timeout(BUSY_TIMEOUT)
+        .map_err(|e| store_error(e, &path))
+        .and_then(|()| version(&connection, &path))
+        .and_then(|_| integrity(&connection, &path))
+        .and_then(|whole| Ok([whole, records(&connection, &path, cost)?].concat()));
+    flaws.extend(looked.or_else(refused)?);
+    Ok(flaws)
+}
+
+/// Who may get at the files.
+fn rights(path: &Path, meta: &Metadata) -> Result<Vec<Flaw>, StoreError> {
+    let mut flaws = Vec::new();
+    let mut flaw = |what, mend| flaws.push(Flaw { what, user: None, mend: Some(mend) });
+    for file in std::iter::once(path.to_owned()).chain(companions(path)) {
+        let Ok(meta) = fs::metadata(&file) else { continue };
+        let mode = meta.permissions().mode() & 0o7777;
+        let word = shell_word(&file);
+        if mode & 0o077 != 0 {
+            flaw(
+                format!("other users may read or write {word} (mode {mode:04o})"),
+                format!("chmod 600 {word}"),
+            );
+        }
+    }
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let owner = fs::metadata(folder).map_err(|e| cannot("open", folder, &e))?;
+    if meta.uid() != owner.uid() && owner.uid() != 0 {
+        let word = shell_word(path);
+        flaw(
+            format!(
+                "it belongs to another user than its folder (ids {} and {})",
+                meta.uid(),
+                owner.uid()
+            ),
+            format!("chown {}:{} {word}*", owner.uid(), owner.gid()),
+        );
+    }
+    Ok(flaws)
+}
+
+fn integrity(connection: &Connection, path: &Path) -> Result<Vec<Flaw>, StoreError> {
+    let failed = |e| store_error(e, path);
+    let mut statement = connection.prepare("PRAGMA integrity_check").map_err(failed)?;
+    let said = statement.query_map([], |row| row.get::<_, String>(0)).map_err(failed)?;
+    let said = said.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let mend = "put a backup in its place, or rescue what is left with sqlite3's .recover";
+    let flaw = |what: String| Flaw {
+        what: format!("it is damaged: {}", printable(&what)),
+        user: None,
+        mend: Some(mend.to_owned()),
+    };
+    Ok(said.into_iter().filter(|line| line != "ok").map(flaw).collect())
+}
+
+fn records(connection: &Connection, path: &Path, cost: Cost) -> Result<Vec<Flaw>, StoreError> {
+    let failed = |e| store_error(e, path);
+    let sql = "SELECT name, hash, locked, expires, created, changed FROM users ORDER BY name";
+    let mut statement = connection.prepare(sql).map_err(failed)?;
+    let mut rows = statement.query([]).map_err(failed)?;
+    let mut flaws = Vec::new();
+    while let Some(row) = rows.next().map_err(failed)? {
+        flaws.extend(record(row, cost));
+    }
+    Ok(flaws)
+}
+
+/// What is wrong with one user's record.
+fn record(row: &Row<'_>, cost: Cost) -> Option<Flaw> {
+    let name = match user_name(row) {
+        Ok(name) => name,
+        Err(e) => return Some(Flaw { what: e.to_string(), user: None, mend: None }),
+    };
+    let word = shell_word(Path::new(name.as_str()));
+    let flaw = |what: String, command: &str| {
+        let mend = Some(format!("resttool {command} {word}"));
+        Some(Flaw { what, user: Some(name.clone()), mend })
+    };
+    let unusable = |why| StoreError::BadRecord { user: name.clone(), why }.to_string();
+    let fields = flag(row, 2, "lock").map(|_| ()).and_then(|()| {
+        [(3, "expiry"), (4, "time of creation"), (5, "time of change")]
+            .into_iter()
+            .try_for_each(|(column, field)| moment(row, column, field).map(|_| ()))
+    });
+    match (hash(row, 1), fields) {
+        (_, Err(why)) => flaw(unusable(why), "userdel"),
+        (Err(why), Ok(())) => flaw(unusable(why), "passwd"),
+        (Ok(hash), Ok(())) if hash.cost() < cost => {
+            let (has, least) = (hash.cost().get(), cost.get());
+            flaw(format!("the hash of user {name} is of cost {has}, below {least}"), "passwd")
+        }
+        (Ok(_), Ok(())) => None,
+    }
+}
+
 /// Makes an empty store beside `path` and then gives it that name, unless somebody was faster.
 fn create(path: &Path) -> Result<(), StoreError> {
     let folder = path.parent().unwrap_or(Path::new("/"));
@@ -738,7 +886,7 @@ mod tests {
 
     use super::super::all;
     use super::*;
-    use crate::credential::{Cost, HashError};
+    use crate::credential::HashError;
 
     struct Place(tempfile::TempDir);
 

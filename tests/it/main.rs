@@ -23,3 +23,4 @@ mod serve;
 mod server;
 mod store;
 mod tool;
+mod upkeep;

@@ -672,6 +672,7 @@ fn the_docs_show_the_keys_of_every_object() {
     let shown: Vec<_> = shown.map(|line| keys(&json(line))).collect();
     let printed = [
         home.done("export --format jsonl", ""),
+        home.run("check --json", "").stdout,
         home.done("usermod roy --lock --json", ""),
         home.done("userlist --json", ""),
         home.run("verify roy --password-stdin --json", "wrong").stdout,

@@ -204,6 +204,9 @@ fn run_example(verb: &str, line: &str) {
     }
     before += "printf 'eve:three-three\\n' | RESTTOOL_DATABASE=old.db resttool chpasswd --create\n";
     before += "RESTTOOL_DATABASE=old.db resttool export users.jsonl --format jsonl\n";
+    if verb == "backup" {
+        before += "resttool backup users.backup\n";
+    }
     fs::write(machine.path("passwords"), "ann:one-one-one\nbob:two-two-two\n").unwrap();
     let users = machine.moved(&block("## Who should be there", "toml"));
     fs::write(machine.path("users.toml"), users).unwrap();

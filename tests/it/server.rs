@@ -135,6 +135,12 @@ impl Place {
         settle(&*self.store(), &[wanted], &rule, Moment::now(), &|_, _| {}).unwrap();
     }
 
+    pub fn rename(&self, from: &str, to: &str) {
+        let wanted = Wanted { rename: Some(name(to)), ..Wanted::new(name(from), Secret::Keep) };
+        let rule = Rule::new(Missing::Refuse, Existing::Replace, cheap());
+        settle(&*self.store(), &[wanted], &rule, Moment::now(), &|_, _| {}).unwrap();
+    }
+
     pub fn remove(&self, user: &str) {
         remove_user(&*self.store(), &name(user)).unwrap();
     }

@@ -1,0 +1,53 @@
+//! What keeps a store well over the years.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::args;
+use super::exit::{Exit, Failure, print, say};
+use crate::credential::{UserName, printable};
+use crate::store::{self, Flaw};
+
+pub(super) fn check(args: &args::Check, database: &Path) -> Result<(), Failure> {
+    let flaws = store::check(database, args.cost.parse()?)?;
+    for flaw in &flaws {
+        let Flaw { what, user, mend } = flaw;
+        if args.json.json {
+            let user = user.as_ref().map(UserName::as_str);
+            let object = Object { name: user, what, mend: mend.as_deref() };
+            print(&serde_json::to_string(&object).map_err(|e| Failure::new(Exit::Failed, e))?)?;
+        } else {
+            print(what)?;
+            if let Some(mend) = mend {
+                print(&format!("  mend: {mend}"))?;
+            }
+        }
+    }
+    let store = printable(&database.to_string_lossy());
+    match flaws.len() {
+        0 if args.quiet => Ok(()),
+        0 => {
+            say(&format!("resttool: nothing is wrong with {store}"));
+            Ok(())
+        }
+        1 => Err(Failure::new(Exit::Failed, format_args!("something is wrong with {store}"))),
+        n => Err(Failure::new(Exit::Failed, format_args!("{n} things are wrong with {store}"))),
+    }
+}
+
+/// Something that is wrong, for programs.
+#[derive(Serialize)]
+struct Object<'a> {
+    name: Option<&'a str>,
+    what: &'a str,
+    mend: Option<&'a str>,
+}
+
+pub(super) fn backup(args: &args::Backup, database: &Path) -> Result<(), Failure> {
+    store::backup(database, &args.file)?;
+    if !args.quiet {
+        say(&format!("resttool: backed up to {}", printable(&args.file.to_string_lossy())));
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! `check` and `backup`: a store that is to live for years.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::server::Place;
+use crate::tool::{Outcome, run};
+
+/// The hash of `U*U`, of cost 5: a vector of crypt_blowfish 1.3 (wrapper.c).
+const HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+
+fn tool(place: &Place, words: &str) -> Outcome {
+    run(place.folder(), &format!("{} --database {}", words.trim(), place.database().display()), "")
+}
+
+/// What is wrong, each with its mend.
+fn flaws(place: &Place, more: &str) -> Vec<(String, String)> {
+    let outcome = tool(place, &format!("check {more}"));
+    assert_eq!(outcome.code, i32::from(!outcome.stdout.is_empty()), "{}", outcome.stderr);
+    let mut lines = outcome.stdout.lines().peekable();
+    let mut flaws = Vec::new();
+    while let Some(what) = lines.next() {
+        let mend = lines.next_if(|line| line.starts_with("  mend: "));
+        let mend = mend.map_or("", |line| line.strip_prefix("  mend: ").unwrap());
+        flaws.push((what.to_owned(), mend.to_owned()));
+    }
+    flaws
+}
+
+#[test]
+fn a_store_that_is_well_is_said_to_be() {
+    let place = Place::new();
+    place.hashed("roy", HASH);
+    let well = format!("resttool: nothing is wrong with {}\n", place.database().display());
+    assert_eq!(tool(&place, "check --cost 5"), Outcome::new(0, "", &well));
+    assert_eq!(tool(&place, "check --cost 5 --quiet --json"), Outcome::new(0, "", ""));
+}
+
+/// S-01, S-08, S-09, C-07
+#[test]
+fn what_is_wrong_is_named_with_its_mend_and_nothing_is_changed() {
+    let place = Place::new();
+    let database = place.database();
+    let shown = database.display();
+    let none =
+        vec![("there is no store".to_owned(), format!("resttool useradd NAME --database {shown}"))];
+    assert_eq!(flaws(&place, ""), none);
+    assert!(!database.exists(), "it is not made for that");
+    for user in ["ann", "bob", "cid", "dan"] {
+        place.hashed(user, HASH);
+    }
+    place.sql(
+        "UPDATE users SET hash = '$2x$' || substr(hash, 5) WHERE name = 'bob';
+         UPDATE users SET expires = -1 WHERE name = 'cid'",
+    );
+    place.sql(&format!(
+        "UPDATE users SET hash = '{}' WHERE name = 'dan'",
+        HASH.replacen("05", "12", 1)
+    ));
+    let before = fs::read(&database).unwrap();
+    let expected = [
+        ("the hash of user ann is of cost 5, below 12", "resttool passwd ann"),
+        (
+            "the stored hash of user bob can't be used: it is a $2x$ hash, made by a flawed program",
+            "resttool passwd bob",
+        ),
+        (
+            "the stored expiry of user cid can't be used: it is of the wrong type or out of range",
+            "resttool userdel cid",
+        ),
+    ];
+    let expected = expected.map(|(what, mend)| (what.to_owned(), mend.to_owned()));
+    assert_eq!(flaws(&place, ""), expected);
+    assert_eq!(flaws(&place, "--cost 5"), expected[1..]);
+    let line = tool(&place, "check --json").stdout.lines().next().unwrap().to_owned();
+    assert_eq!(
+        line,
+        r#"{"name":"ann","what":"the hash of user ann is of cost 5, below 12","mend":"resttool passwd ann"}"#
+    );
+    let three = tool(&place, "check --quiet").stderr;
+    assert_eq!(
+        three,
+        format!("resttool: cannot check the store: 3 things are wrong with {shown}\n")
+    );
+    assert_eq!(fs::read(&database).unwrap(), before);
+
+    fs::set_permissions(&database, fs::Permissions::from_mode(0o644)).unwrap();
+    let open = format!("other users may read or write {shown} (mode 0644)");
+    assert_eq!(flaws(&place, ""), [(open, format!("chmod 600 {shown}"))]);
+    fs::set_permissions(&database, fs::Permissions::from_mode(0o600)).unwrap();
+    place.sql("PRAGMA user_version = 9");
+    let newer = "its schema is version 9, and this resttool knows up to 2".to_owned();
+    assert_eq!(flaws(&place, ""), [(newer, "use a newer resttool".to_owned())]);
+    fs::write(&database, "something else").unwrap();
+    assert_eq!(flaws(&place, "")[0].0, "it is no resttool store");
+    assert_eq!(fs::read(&database).unwrap(), b"something else");
+}
+
+/// S-08: a page of the middle is gone.
+#[test]
+fn damage_is_seen_where_a_look_for_one_user_would_not_meet_it() {
+    let place = Place::new();
+    for n in 0..200 {
+        place.hashed(&format!("user-{n}"), HASH);
+    }
+    drop(place.store());
+    let mut bytes = fs::read(place.database()).unwrap();
+    let middle = 4096 * 3;
+    bytes[middle..middle + 4096].fill(0x55);
+    fs::write(place.database(), bytes).unwrap();
+    let found = flaws(&place, "--cost 4");
+    assert!(found.iter().any(|(what, _)| what.starts_with("it is damaged")), "{found:?}");
+    assert!(found[0].1.contains("put a backup in its place"), "{found:?}");
+}
+
+/// S-14
+#[test]
+fn a_backup_taken_while_others_write_is_a_whole_store_of_one_moment() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let copy = place.folder().join("copy.db");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Each change adds one and removes one: at any moment there are roy and one other.
+        scope.spawn(|| {
+            place.hashed("user-0", HASH);
+            for n in 1.. {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                let (from, to) = (format!("user-{}", n - 1), format!("user-{n}"));
+                place.rename(&from, &to);
+            }
+        });
+        for round in 0..20 {
+            let words = format!("backup {}", copy.display());
+            let said = format!("resttool: backed up to {}\n", copy.display());
+            assert_eq!(tool(&place, &words), Outcome::new(0, "", &said));
+            assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
+            let database = copy.display();
+            let check = run(place.folder(), &format!("check --cost 4 --database {database}"), "");
+            assert_eq!(check.code, 0, "{}", check.stdout);
+            let users = run(place.folder(), &format!("export --database {database}"), "").stdout;
+            let others = users.lines().filter(|line| line.starts_with("user-")).count();
+            // The first may be from before there was another one.
+            assert!(others == 1 || (round == 0 && others == 0), "{users}");
+            assert!(users.contains("roy:"), "{users}");
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let left = fs::read_dir(place.folder()).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("backup")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// S-12, S-14: as docs/operations.md tells it.
+#[test]
+fn a_backup_that_is_moved_into_place_is_what_a_running_server_decides_by() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let copy = place.folder().join("copy.db");
+    assert_eq!(tool(&place, &format!("backup -q {}", copy.display())), Outcome::new(0, "", ""));
+    let server = place.serve();
+    place.remove("roy");
+    assert_eq!(server.login("roy", "open-sesame").status, 401);
+    fs::rename(&copy, place.database()).unwrap();
+    assert_eq!(server.login("roy", "open-sesame").status, 200);
+}
+
+#[test]
+fn a_backup_that_cannot_be_made_changes_nothing() {
+    let place = Place::new();
+    let copy = place.folder().join("copy.db");
+    fs::write(&copy, "an older one").unwrap();
+    let words = format!("backup {}", copy.display());
+    assert_eq!(tool(&place, &words).code, 1);
+    assert!(!place.database().exists());
+    place.add("roy", "open-sesame");
+    fs::set_permissions(place.database(), fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(tool(&place, &words).code, 1);
+    assert_eq!(fs::read(&copy).unwrap(), b"an older one");
+    fs::set_permissions(place.database(), fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(tool(&place, "backup no/such/folder/copy.db").code, 1);
+}
