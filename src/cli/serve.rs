@@ -118,12 +118,20 @@ fn cannot_listen(args: &args::Serve, e: &io::Error) -> Failure {
     }
 }
 
-/// Ends at the first SIGTERM or SIGINT from now on.
+/// Ends at the first SIGTERM or SIGINT from now on. After that, a second one ends the program at once, whatever is in flight.
 fn signals() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // It ends programs that do not listen to it, and terminals send it to what they leave behind.
+    let hangup = signal(SignalKind::hangup())?;
     Ok(async move {
         select(pin!(terminate.recv()), pin!(interrupt.recv())).await;
         log::info!("stopping: requests in flight may finish");
+        tokio::spawn(async move {
+            select(pin!(terminate.recv()), pin!(interrupt.recv())).await;
+            drop(hangup);
+            log::warn!("stopped at once: requests in flight are cut off");
+            std::process::exit(i32::from(Exit::Failed as u8));
+        });
     })
 }

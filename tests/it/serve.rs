@@ -159,6 +159,60 @@ fn sigterm_and_sigint_let_requests_in_flight_finish_and_exit_0() {
     }
 }
 
+/// O-01: whoever does not want to wait says so again.
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let place = Place::new();
+    let database = place.database().display().to_string();
+    // At this cost the hash is under way for seconds after the signals.
+    let words = format!("useradd roy --password-stdin --cost 15 --database {database}");
+    assert_eq!(run(place.folder(), &words, "open-sesame").code, 0);
+    let mut serving = serve(&place, "");
+    let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
+    let mut waiting = Connection::open(serving.address);
+    waiting.write(&[Request::get("/healthz").bytes(), roy.bytes()].concat());
+    assert_eq!(waiting.read().status, 200);
+    serving.signal(Signal::TERM);
+    serving.wait_for("stopping: requests in flight may finish");
+    serving.signal(Signal::INT);
+    let (code, log) = serving.end();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.trim_end().ends_with("stopped at once: requests in flight are cut off"), "{log}");
+    assert_eq!(waiting.rest(), "");
+}
+
+/// O-02
+#[test]
+fn a_hangup_and_a_log_that_nobody_reads_do_not_end_it() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let mut serving = serve(&place, "--audit-hits");
+    assert_eq!(status(&serving, "roy", "open-sesame"), 200);
+    serving.signal(Signal::HUP);
+    serving.signal(Signal::PIPE);
+    serving.hang_up();
+    for _ in 0..50 {
+        assert_eq!(status(&serving, "roy", "open-sesame"), 200);
+    }
+    assert_eq!(status(&serving, "roy", "wrong"), 401);
+    serving.signal(Signal::TERM);
+    assert_eq!(serving.end().0, Some(0));
+}
+
+/// O-01: what stands beside the database is folded into it, so that one file is all there is to move.
+#[test]
+fn a_server_that_has_ended_leaves_one_file() {
+    let place = Place::new();
+    let serving = serve(&place, "");
+    place.add("roy", "open-sesame");
+    assert_eq!(status(&serving, "roy", "open-sesame"), 200);
+    let beside = |suffix: &str| place.folder().join(format!("users.db{suffix}")).exists();
+    assert!(beside("-wal"));
+    serving.signal(Signal::TERM);
+    assert_eq!(serving.end().0, Some(0));
+    assert!(!beside("-wal") && !beside("-shm"));
+}
+
 /// C-07: at the most talkative level.
 #[test]
 fn no_log_holds_a_secret_or_a_name_that_is_no_users() {

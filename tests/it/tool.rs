@@ -1,7 +1,7 @@
 //! The real program, run with an environment of its own, and what it printed and returned.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -77,7 +77,8 @@ pub fn run(home: &Path, words: &str, input: impl AsRef<[u8]>) -> Outcome {
 /// A running `resttool serve`. Dropped, it is killed.
 pub struct Serving {
     child: Child,
-    stderr: BufReader<std::process::ChildStderr>,
+    /// `None` when nobody reads it any more.
+    stderr: Option<BufReader<std::process::ChildStderr>>,
     pub address: SocketAddr,
     /// The log up to now.
     pub log: String,
@@ -96,7 +97,20 @@ impl Serving {
                 break address.parse().unwrap();
             }
         };
-        Self { child, stderr, address, log }
+        Self { child, stderr: Some(stderr), address, log }
+    }
+
+    /// Reads on in the log until this has been said.
+    pub fn wait_for(&mut self, text: &str) {
+        while !self.log.contains(text) {
+            let read = self.stderr.as_mut().unwrap().read_line(&mut self.log).unwrap();
+            assert!(read > 0, "it ended: {}", self.log);
+        }
+    }
+
+    /// Closes what it writes its log to.
+    pub fn hang_up(&mut self) {
+        self.stderr = None;
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -118,7 +132,9 @@ impl Serving {
 
     /// Waits for its end; how it ended, and the whole log.
     pub fn status(mut self) -> (ExitStatus, String) {
-        while self.stderr.read_line(&mut self.log).unwrap() > 0 {}
+        if let Some(stderr) = &mut self.stderr {
+            stderr.read_to_string(&mut self.log).unwrap();
+        }
         (self.child.wait().unwrap(), std::mem::take(&mut self.log))
     }
 
