@@ -35,7 +35,12 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let address = listener.local_addr()?;
     let realm = Realm::new(Realm::DEFAULT)?;
     let delays = Delays::default();
-    let settings = ServerSettings { realm, trusted_proxies: Vec::new(), delays };
+    let settings = ServerSettings {
+        realm,
+        trusted_proxies: Vec::new(),
+        delays,
+        patience: ServerSettings::PATIENCE,
+    };
     let (ready, is_ready) = channel();
     // It serves until this program ends.
     std::thread::spawn(move || {

@@ -273,9 +273,13 @@ impl Authenticator {
         Verdict::Unavailable
     }
 
-    /// Returns when every line about what was decided so far is in the log.
-    pub fn flush_audit(&self) {
+    /// Brings everything to an end that nobody is to wait for later: returns when every line about what was decided is in the log, and
+    /// everything that was changed in the store's one file.
+    pub fn finish(&self) {
         self.verifier.audit.flush();
+        if let Err(e) = self.verifier.store.fold() {
+            log::warn!("what stands beside the store could not be brought into it: {e}");
+        }
     }
 
     /// What has happened so far.

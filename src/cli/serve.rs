@@ -27,6 +27,7 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
         realm,
         trusted_proxies: args.trusted_proxy.clone(),
         delays: server::Delays::default(),
+        patience: server::Settings::PATIENCE,
     };
     let addresses = addresses(args)?;
     start_log(args.log_level);
@@ -46,7 +47,7 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
         Ok(stop)
     })
     .map_err(|e| Failure::new(Exit::Failed, e))?;
-    authenticator.flush_audit();
+    authenticator.finish();
     log::info!("stopped");
     Ok(())
 }

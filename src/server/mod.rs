@@ -6,26 +6,33 @@
 mod basic;
 mod challenge;
 mod forward;
+mod patient;
 mod peer;
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
+use actix_http::HttpService;
+use actix_http::error::DispatchError;
+use actix_server::Server;
+use actix_service::{ServiceFactoryExt, fn_service, map_config};
 use actix_web::body::BoxBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
+use actix_web::rt::net::TcpStream;
 use actix_web::{
-    App, FromRequest, Handler, HttpRequest, HttpResponse, HttpResponseBuilder, HttpServer,
-    Resource, Responder, guard, rt, web,
+    App, FromRequest, Handler, HttpRequest, HttpResponse, HttpResponseBuilder, Resource, Responder,
+    guard, rt, web,
 };
 use futures_util::FutureExt;
+use patient::Patient;
 
 use crate::auth::{Ask, Authenticator, Decision, Unfit};
 pub use basic::{NoCredentials, credentials};
@@ -54,6 +61,14 @@ pub struct Settings {
     pub trusted_proxies: Vec<Network>,
     /// How long some answers are held back.
     pub delays: Delays,
+    /// How long a connection may get nowhere: a head or a body that does not end, an answer that is not read. It ends when half of
+    /// that is over at the earliest.
+    pub patience: Duration,
+}
+
+impl Settings {
+    /// What is waited for slow clients.
+    pub const PATIENCE: Duration = Duration::from_secs(10);
 }
 
 /// How long answers are held back that cost nothing to make. Otherwise they are quicker than any other, and who asks
@@ -191,37 +206,52 @@ fn whole_seconds(time: Duration) -> u64 {
 
 /// Serves `listener` until told to stop, then lets requests in flight finish, for 10 seconds at most.
 ///
-/// `ready` is called once, when connections are taken; the future that it gives says when to stop.
+/// `ready_to_serve` is called once, when connections are taken; the future that it gives says when to stop.
 ///
 /// # Errors
-/// When the system gives no threads, or `ready` fails.
+/// When the system gives no threads, or `ready_to_serve` fails.
 pub fn run<S>(
     listener: TcpListener,
     authenticator: Arc<Authenticator>,
     settings: &Settings,
-    ready: impl FnOnce() -> io::Result<S>,
+    ready_to_serve: impl FnOnce() -> io::Result<S>,
 ) -> io::Result<()>
 where
     S: Future<Output = ()> + 'static,
 {
     let gate = web::Data::new(Gate::new(authenticator, settings));
+    let patience = settings.patience;
     rt::System::new().block_on(async move {
-        let server = HttpServer::new(move || {
-            App::new()
-                .app_data(gate.clone())
-                .wrap(from_fn(contain))
-                .service(resource("/rest-auth", rest_auth))
-                .service(forward::resource())
-                .service(resource("/healthz", healthz))
-                .service(resource("/openapi.json", openapi))
-                .default_service(web::to(not_found))
-        })
-        .disable_signals()
-        .shutdown_timeout(SHUTDOWN_SECONDS)
-        .listen(listener)?
-        .run();
+        let server = Server::build().disable_signals().shutdown_timeout(SHUTDOWN_SECONDS);
+        let stopping = server.graceful_shutdown_signal();
+        let server = server
+            .listen("http", listener, move || {
+                let gate = gate.clone();
+                let app = App::new()
+                    .app_data(gate)
+                    .wrap(from_fn(contain))
+                    .service(resource("/rest-auth", rest_auth))
+                    .service(forward::resource())
+                    .service(resource("/healthz", healthz))
+                    .service(resource("/openapi.json", openapi))
+                    .default_service(web::to(not_found));
+                let stopping = stopping.clone();
+                let http = HttpService::build()
+                    .graceful_shutdown_signal(move || {
+                        let stopping = stopping.clone();
+                        async move { stopping.notified().await }
+                    })
+                    .h1(map_config(app, |()| AppConfig::default()));
+                fn_service(move |connection: TcpStream| {
+                    let peer = connection.peer_addr().ok();
+                    let connection = Patient::new(connection, patience);
+                    ready(Ok::<_, DispatchError>((connection, peer)))
+                })
+                .and_then(http)
+            })?
+            .run();
         let handle = server.handle();
-        let stop = ready()?;
+        let stop = ready_to_serve()?;
         rt::spawn(async move {
             stop.await;
             handle.stop(true).await;
@@ -365,7 +395,12 @@ mod tests {
         let authenticator =
             Authenticator::new(Box::new(Nobody), &auth::Settings::default()).unwrap();
         let realm = Realm::new(Realm::DEFAULT).unwrap();
-        let settings = Settings { realm, trusted_proxies: Vec::new(), delays: Delays::NONE };
+        let settings = Settings {
+            realm,
+            trusted_proxies: Vec::new(),
+            delays: Delays::NONE,
+            patience: Settings::PATIENCE,
+        };
         let gate = Gate::new(Arc::new(authenticator), &settings);
         let user = UserName::parse("roy").unwrap();
         let grant = auth::Grant { user, groups: Arc::default() };

@@ -93,6 +93,15 @@ pub trait Store: Send + Sync {
     /// [`StoreError::BadRecord`] when anything but the hash of a user can't be used; others can. Those before were shown.
     fn each(&self, visit: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError>;
 
+    /// Brings all that was changed into the one file that the store is, as far as others who use it let that happen: so it may be moved
+    /// when nobody uses it any more.
+    ///
+    /// # Errors
+    /// Only those that every method has.
+    fn fold(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Begins to change users. Until the end of it nobody else can change any, and nobody sees what was changed.
     ///
     /// # Errors

@@ -283,6 +283,11 @@ impl Store for SqliteStore {
         Ok(())
     }
 
+    fn fold(&self) -> Result<(), StoreError> {
+        let files = self.files()?;
+        fold(&files.main()).map_err(|e| self.error(e))
+    }
+
     fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
         let path = self.files()?.path.clone();
         let connection = connect(&path)?;
@@ -325,17 +330,15 @@ impl Changes {
             .and_then(|mut statement| statement.execute(values))
             .map_err(|e| self.error(e))
     }
+}
 
-    /// A forgotten hash stands in the write-ahead log until that is folded into the database, where nothing is left of it. While
-    /// somebody reads, that has to wait for the next change, or for the last one who closes the store.
-    fn fold(&self) -> Result<(), StoreError> {
-        self.connection
-            .busy_timeout(FOLD_TIMEOUT)
-            .and_then(|()| {
-                self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-            })
-            .map_err(|e| self.error(e))
-    }
+/// Brings the write-ahead log into the database, and leaves it empty. While somebody reads, that has to wait for the next change, or for
+/// the last one who closes the store.
+fn fold(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(FOLD_TIMEOUT)?;
+    let folded = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    folded
 }
 
 impl Transaction for Changes {
@@ -412,7 +415,8 @@ impl Transaction for Changes {
 
     fn commit(self: Box<Self>) -> Result<(), StoreError> {
         self.connection.execute_batch("COMMIT").map_err(|e| self.error(e))?;
-        if self.forgets { self.fold() } else { Ok(()) }
+        // A forgotten hash stands in the log until that is folded into the database, where nothing is left of it.
+        if self.forgets { fold(&self.connection).map_err(|e| self.error(e)) } else { Ok(()) }
     }
 }
 

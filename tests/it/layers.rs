@@ -15,7 +15,11 @@ const ROOMS: [(&str, &[&str], &[&str]); 11] = [
     ("jsonl", &["moment", "credential", "store"], &[]),
     ("auth", &["moment", "credential", "store"], &["bcrypt", "blake3"]),
     ("users", &["moment", "credential", "store", "auth::hash"], &[]),
-    ("server", &["credential", "auth"], &["actix_web", "base64", "ipnet"]),
+    (
+        "server",
+        &["credential", "auth"],
+        &["actix_http", "actix_server", "actix_service", "actix_web", "base64", "ipnet"],
+    ),
     (
         "cli",
         &[

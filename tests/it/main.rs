@@ -21,6 +21,7 @@ mod proxies;
 mod readme;
 mod serve;
 mod server;
+mod slow;
 mod store;
 mod tool;
 mod upkeep;

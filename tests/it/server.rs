@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use resttool::{
     AuthSettings, Authenticator, Cost, Counts, Delays, Existing, Missing, Moment, Password,
@@ -42,10 +43,25 @@ impl Server {
         proxies: &[&str],
         delays: Delays,
     ) -> Self {
+        Self::start(store, settings, proxies, delays, ServerSettings::PATIENCE)
+    }
+
+    /// Serves from this store, with this patience for slow clients.
+    pub fn impatient(store: Box<dyn Store>, patience: Duration) -> Self {
+        Self::start(store, &unlimited(), &[], Delays::NONE, patience)
+    }
+
+    fn start(
+        store: Box<dyn Store>,
+        settings: &AuthSettings,
+        proxies: &[&str],
+        delays: Delays,
+        patience: Duration,
+    ) -> Self {
         let authenticator = Arc::new(Authenticator::new(store, settings).unwrap());
         let realm = Realm::new(Realm::DEFAULT).unwrap();
         let trusted_proxies = proxies.iter().map(|proxy| proxy.parse().unwrap()).collect();
-        let settings = ServerSettings { realm, trusted_proxies, delays };
+        let settings = ServerSettings { realm, trusted_proxies, delays, patience };
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();

@@ -1,0 +1,100 @@
+//! Clients that take their time, or take nothing at all. The patience with them is short here.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::client::{Connection, Request};
+use crate::server::{Place, Server};
+
+const PATIENCE: Duration = Duration::from_millis(300);
+
+fn impatient() -> (Place, Server) {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let server = Server::impatient(place.store(), PATIENCE);
+    (place, server)
+}
+
+/// Somebody else is served all the while.
+fn beside<T>(server: &Server, slow: impl FnOnce() -> T) -> T {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let mut connection = Connection::open(server.address);
+            while !done.load(Ordering::Relaxed) {
+                let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
+                assert_eq!(connection.ask(&roy).status, 200);
+            }
+        });
+        let result = slow();
+        done.store(true, Ordering::Relaxed);
+        other.join().unwrap();
+        result
+    })
+}
+
+/// B-12: the framework waits for the first head only.
+#[test]
+fn a_head_that_does_not_end_ends_the_connection_whichever_it_is() {
+    let (_place, server) = impatient();
+    for answered in 0..3 {
+        let mut slow = Connection::open(server.address);
+        for _ in 0..answered {
+            assert_eq!(slow.ask(&Request::get("/healthz")).status, 200);
+        }
+        let rest = beside(&server, || {
+            slow.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Slow: ");
+            slow.rest()
+        });
+        assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 408"), "{rest}");
+    }
+}
+
+/// B-12: a byte now and then buys no time.
+#[test]
+fn a_head_that_comes_in_drips_ends_the_connection_too() {
+    let (_place, server) = impatient();
+    let mut slow = TcpStream::connect(server.address).unwrap();
+    slow.write_all(&Request::get("/healthz").bytes()).unwrap();
+    slow.write_all(b"GET /healthz HTTP/1.1\r\nX-Slow: ").unwrap();
+    beside(&server, || {
+        let start = std::time::Instant::now();
+        // It ends with an error, once the other side has closed.
+        while slow.write_all(b"x").is_ok() {
+            assert!(start.elapsed() < 20 * PATIENCE, "it waits for ever");
+            std::thread::yield_now();
+        }
+    });
+}
+
+/// B-12
+#[test]
+fn a_body_that_does_not_end_ends_the_connection() {
+    let (_place, server) = impatient();
+    for target in ["/auth", "/rest-auth", "/nowhere"] {
+        let mut slow = Connection::open(server.address);
+        let head = Request::new("POST", target).header("Content-Length", "1000000");
+        slow.write(&head.bytes());
+        slow.write(b"only this");
+        let reply = slow.read();
+        assert!([401, 404, 405].contains(&reply.status), "{}", reply.status);
+        assert_eq!(beside(&server, || slow.rest()), "", "{target}");
+    }
+}
+
+/// B-12: who sends requests and reads no answer.
+#[test]
+fn answers_that_nobody_reads_end_the_connection() {
+    let (_place, server) = impatient();
+    let mut deaf = TcpStream::connect(server.address).unwrap();
+    let many = Request::get("/openapi.json").bytes().repeat(100);
+    beside(&server, || {
+        // First the buffers fill up, and then nothing can be sent any more; only the end of the connection ends this.
+        while deaf.write_all(&many).is_ok() {}
+    });
+    let mut rest = Vec::new();
+    // What the buffers held may still be read; then there is an end or an error.
+    let _ = deaf.read_to_end(&mut rest);
+}
