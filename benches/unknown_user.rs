@@ -40,6 +40,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         trusted_proxies: Vec::new(),
         delays,
         patience: ServerSettings::PATIENCE,
+        tls: None,
     };
     let (ready, is_ready) = channel();
     // It serves until this program ends.

@@ -63,16 +63,26 @@ pub(super) enum Verb {
   GET /healthz     200, without credentials and without a look at the users
   GET /openapi.json   what the server answers, as OpenAPI 3.1 has it
 
-SIGTERM and SIGINT (Ctrl-C) let the requests in flight finish.
+SIGTERM and SIGINT (Ctrl-C) let the requests in flight finish; a second one does not wait for them. SIGHUP
+has the certificate read again.
 
 Examples:
   resttool serve
   resttool serve --port 0 --realm 'Wine cellar'
   resttool serve --trusted-proxy 127.0.0.1 --source-failures 5/10m
+  resttool serve --host 0.0.0.0 --tls-cert /etc/resttool/cert.pem --tls-key /etc/resttool/key.pem
   RESTTOOL_PORT=8080 resttool serve")]
 pub(super) struct Serve {
     #[command(flatten)]
     pub(super) address: Address,
+
+    /// Speak TLS, with the certificate chain in this file (PEM); read again when it changes, or at SIGHUP
+    #[arg(long, value_name = "PATH", env = "RESTTOOL_TLS_CERT", requires = "tls_key")]
+    pub(super) tls_cert: Option<PathBuf>,
+
+    /// The private key of the certificate (PEM), for its owner alone
+    #[arg(long, value_name = "PATH", env = "RESTTOOL_TLS_KEY", requires = "tls_cert")]
+    pub(super) tls_key: Option<PathBuf>,
 
     /// Listen on an address that other machines reach, although passwords travel in the clear
     #[arg(long, env = "RESTTOOL_ALLOW_PLAINTEXT", value_parser = BoolishValueParser::new())]

@@ -17,17 +17,19 @@ use super::args;
 use super::exit::{Exit, Failure};
 use crate::auth::{self, Authenticator};
 use crate::credential::printable;
-use crate::server::{self, Realm};
+use crate::server::{self, Realm, Tls};
 use crate::store;
 
 pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> {
     let realm = Realm::new(&args.realm)
         .map_err(|e| Failure::new(Exit::Usage, format_args!("--realm: {e}")))?;
+    let tls = tls(args)?;
     let settings = server::Settings {
         realm,
         trusted_proxies: args.trusted_proxy.clone(),
         delays: server::Delays::default(),
         patience: server::Settings::PATIENCE,
+        tls: tls.clone(),
     };
     let addresses = addresses(args)?;
     start_log(args.log_level);
@@ -42,14 +44,28 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
         .map_err(|e| Failure::new(Exit::Failed, format_args!("cannot start hash workers: {e}")))?;
     let authenticator = Arc::new(authenticator);
     server::run(listener, Arc::clone(&authenticator), &settings, || {
-        let stop = signals()?;
-        log::info!("listening on http://{address}");
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let stop = signals(tls)?;
+        log::info!("listening on {scheme}://{address}");
         Ok(stop)
     })
     .map_err(|e| Failure::new(Exit::Failed, e))?;
     authenticator.finish();
     log::info!("stopped");
     Ok(())
+}
+
+/// With what TLS is spoken, if it is to be.
+fn tls(args: &args::Serve) -> Result<Option<Tls>, Failure> {
+    let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
+    Tls::open(certificate, key).map(Some).map_err(|e| {
+        let failure = Failure::new(Exit::Failed, format_args!("cannot speak TLS: {e}"));
+        if e.is_about_rights() {
+            let key = printable(&key.to_string_lossy());
+            return failure.hint(format!("chmod 600 {key}"));
+        }
+        failure
+    })
 }
 
 /// How decisions are to be made.
@@ -91,12 +107,13 @@ fn addresses(args: &args::Serve) -> Result<Vec<SocketAddr>, Failure> {
         .to_socket_addrs()
         .map_err(|e| Failure::new(Exit::Usage, format_args!("--host {host} is no address: {e}")))?
         .collect();
-    if !args.allow_plaintext && !addresses.iter().all(|address| address.ip().is_loopback()) {
+    let clear = args.tls_cert.is_none() && !args.allow_plaintext;
+    if clear && !addresses.iter().all(|address| address.ip().is_loopback()) {
         return Err(Failure::new(
             Exit::Usage,
             format_args!("--host {host} can be reached from other machines, and passwords would travel in the clear"),
         )
-        .hint("listen on 127.0.0.1 behind a proxy that speaks TLS, or give --allow-plaintext"));
+        .hint("give --tls-cert and --tls-key, listen on 127.0.0.1 behind a proxy that speaks TLS, or give --allow-plaintext"));
     }
     Ok(addresses)
 }
@@ -120,17 +137,22 @@ fn cannot_listen(args: &args::Serve, e: &io::Error) -> Failure {
 }
 
 /// Ends at the first SIGTERM or SIGINT from now on. After that, a second one ends the program at once, whatever is in flight.
-fn signals() -> io::Result<impl Future<Output = ()>> {
+///
+/// SIGHUP has the certificate read again. It would end a program that does not listen to it.
+fn signals(tls: Option<Tls>) -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    // It ends programs that do not listen to it, and terminals send it to what they leave behind.
-    let hangup = signal(SignalKind::hangup())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                tls.iter().for_each(Tls::reload);
+            }
+        });
         select(pin!(terminate.recv()), pin!(interrupt.recv())).await;
         log::info!("stopping: requests in flight may finish");
         tokio::spawn(async move {
             select(pin!(terminate.recv()), pin!(interrupt.recv())).await;
-            drop(hangup);
             log::warn!("stopped at once: requests in flight are cut off");
             std::process::exit(i32::from(Exit::Failed as u8));
         });

@@ -5,11 +5,13 @@
 
 mod basic;
 mod challenge;
+mod connection;
 mod forward;
 mod patient;
 mod peer;
+mod tls;
 
-use std::future::{Future, ready};
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::panic::AssertUnwindSafe;
@@ -25,19 +27,20 @@ use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
-use actix_web::middleware::{Next, from_fn};
+use actix_web::middleware::{Condition, DefaultHeaders, Next, from_fn};
 use actix_web::rt::net::TcpStream;
 use actix_web::{
     App, FromRequest, Handler, HttpRequest, HttpResponse, HttpResponseBuilder, Resource, Responder,
     guard, rt, web,
 };
 use futures_util::FutureExt;
-use patient::Patient;
 
 use crate::auth::{Ask, Authenticator, Decision, Unfit};
 pub use basic::{NoCredentials, credentials};
 pub use challenge::{Realm, RealmError};
+use connection::Connection;
 pub use peer::{Network, NetworkError};
+pub use tls::{Tls, TlsError};
 
 const PLAIN_TEXT: (HeaderName, HeaderValue) =
     (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -45,6 +48,10 @@ const JSON: (HeaderName, HeaderValue) =
     (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
 const NO_STORE: (HeaderName, HeaderValue) =
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+
+/// RFC 6797: from now on, for a year, by TLS only.
+const TLS_ONLY: (HeaderName, HeaderValue) =
+    (header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
 
 /// The longest head of a request, in bytes, that is looked at.
 const MAX_HEAD: usize = 64 * 1024;
@@ -64,6 +71,8 @@ pub struct Settings {
     /// How long a connection may get nowhere: a head or a body that does not end, an answer that is not read. It ends when half of
     /// that is over at the earliest.
     pub patience: Duration,
+    /// With what TLS is spoken, if it is.
+    pub tls: Option<Tls>,
 }
 
 impl Settings {
@@ -220,7 +229,7 @@ where
     S: Future<Output = ()> + 'static,
 {
     let gate = web::Data::new(Gate::new(authenticator, settings));
-    let patience = settings.patience;
+    let (patience, tls) = (settings.patience, settings.tls.clone());
     rt::System::new().block_on(async move {
         let server = Server::build().disable_signals().shutdown_timeout(SHUTDOWN_SECONDS);
         let stopping = server.graceful_shutdown_signal();
@@ -230,6 +239,7 @@ where
                 let app = App::new()
                     .app_data(gate)
                     .wrap(from_fn(contain))
+                    .wrap(Condition::new(tls.is_some(), DefaultHeaders::new().add(TLS_ONLY)))
                     .service(resource("/rest-auth", rest_auth))
                     .service(forward::resource())
                     .service(resource("/healthz", healthz))
@@ -242,10 +252,15 @@ where
                         async move { stopping.notified().await }
                     })
                     .h1(map_config(app, |()| AppConfig::default()));
-                fn_service(move |connection: TcpStream| {
-                    let peer = connection.peer_addr().ok();
-                    let connection = Patient::new(connection, patience);
-                    ready(Ok::<_, DispatchError>((connection, peer)))
+                let tls = tls.clone();
+                fn_service(move |stream: TcpStream| {
+                    let tls = tls.clone();
+                    async move {
+                        let peer = stream.peer_addr().ok();
+                        let connection = Connection::begin(stream, tls, patience).await;
+                        let connection = connection.inspect_err(|e| log::debug!("no TLS: {e}"));
+                        Ok::<_, DispatchError>((connection.map_err(DispatchError::Io)?, peer))
+                    }
                 })
                 .and_then(http)
             })?
@@ -400,6 +415,7 @@ mod tests {
             trusted_proxies: Vec::new(),
             delays: Delays::NONE,
             patience: Settings::PATIENCE,
+            tls: None,
         };
         let gate = Gate::new(Arc::new(authenticator), &settings);
         let user = UserName::parse("roy").unwrap();

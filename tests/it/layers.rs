@@ -18,7 +18,16 @@ const ROOMS: [(&str, &[&str], &[&str]); 11] = [
     (
         "server",
         &["credential", "auth"],
-        &["actix_http", "actix_server", "actix_service", "actix_web", "base64", "ipnet"],
+        &[
+            "actix_http",
+            "actix_server",
+            "actix_service",
+            "actix_web",
+            "base64",
+            "ipnet",
+            "rustls",
+            "tokio_rustls",
+        ],
     ),
     (
         "cli",

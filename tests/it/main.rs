@@ -23,5 +23,6 @@ mod serve;
 mod server;
 mod slow;
 mod store;
+mod tls;
 mod tool;
 mod upkeep;

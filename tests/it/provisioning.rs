@@ -1,6 +1,7 @@
 //! `docs/provisioning.md`, run as written but for where files stand and what a hash costs.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -219,7 +220,13 @@ fn run_example(verb: &str, line: &str) {
     // The shell becomes the server, so that ending one ends the other.
     let line = line.replace("8080", "0").replace("resttool serve", "exec resttool serve");
     let line = line.replace("RESTTOOL_PORT=0 exec", "export RESTTOOL_PORT=0; exec");
-    serve.arg("-c").arg(line);
+    let (certificate, key) = crate::tls::made();
+    for (file, text) in [("cert.pem", certificate), ("key.pem", key)] {
+        let file = machine.path("etc/resttool").join(file);
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    serve.arg("-c").arg(machine.moved(&line));
     drop(Serving::start(serve));
 }
 

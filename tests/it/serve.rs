@@ -52,7 +52,7 @@ fn an_empty_store_is_served_with_a_word_on_how_to_add_a_user() {
 fn an_address_that_others_reach_needs_a_flag() {
     let place = Place::new();
     let why = "can be reached from other machines, and passwords would travel in the clear
-hint: listen on 127.0.0.1 behind a proxy that speaks TLS, or give --allow-plaintext";
+hint: give --tls-cert and --tls-key, listen on 127.0.0.1 behind a proxy that speaks TLS, or give --allow-plaintext";
     for host in ["0.0.0.0", "::", "[::]", "192.0.2.1"] {
         let words = format!("--port 0 --host {host}");
         fails(&place, 2, &words, &format!("cannot serve: --host {host} {why}"));

@@ -44,7 +44,7 @@ pub fn audited(mut command: Command, input: impl AsRef<[u8]>) -> (Outcome, Vec<S
     let (mut stderr, mut line) = (String::new(), String::new());
     let mut lines = BufReader::new(child.stderr.take().unwrap());
     while lines.read_line(&mut line).unwrap() > 0 {
-        if line.contains("listening on http://") {
+        if line.contains("listening on http") {
             // It was to refuse to serve: no test waits for what does not end.
             child.kill().unwrap();
         }
@@ -93,7 +93,11 @@ impl Serving {
             let mut line = String::new();
             assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended: {log}");
             log.push_str(&line);
-            if let Some((_, address)) = line.trim_end().split_once("listening on http://") {
+            if let Some((_, address)) = line
+                .trim_end()
+                .split_once("listening on ")
+                .and_then(|(_, url)| url.split_once("://"))
+            {
                 break address.parse().unwrap();
             }
         };

@@ -1,0 +1,79 @@
+//! A connection, whatever it goes through.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_web::rt::net::TcpStream;
+use actix_web::rt::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::patient::Patient;
+use super::tls::Tls;
+
+/// A connection with a client.
+pub(super) enum Connection {
+    Plain(Patient<TcpStream>),
+    // Boxed, since it is many times as large.
+    Tls(Box<TlsStream<Patient<TcpStream>>>),
+}
+
+impl Connection {
+    /// Begins to talk, by TLS if there is one.
+    pub(super) async fn begin(
+        stream: TcpStream,
+        tls: Option<Tls>,
+        patience: Duration,
+    ) -> io::Result<Self> {
+        let stream = Patient::new(stream, patience);
+        let Some(tls) = tls else { return Ok(Self::Plain(stream)) };
+        let stream = timeout(patience, TlsAcceptor::from(tls.config).accept(stream)).await??;
+        Ok(Self::Tls(Box::new(stream)))
+    }
+}
+
+macro_rules! with {
+    ($connection:expr, $stream:ident => $call:expr) => {
+        match $connection.get_mut() {
+            Connection::Plain(stream) => {
+                let $stream = Pin::new(stream);
+                $call
+            }
+            Connection::Tls(stream) => {
+                let $stream = Pin::new(&mut **stream);
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        with!(self, stream => stream.poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        with!(self, stream => stream.poll_write(context, bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        with!(self, stream => stream.poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        with!(self, stream => stream.poll_shutdown(context))
+    }
+}

@@ -1,0 +1,285 @@
+//! TLS: what is spoken, with which certificate, and when that is read again.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustix::process::Signal;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
+};
+
+use crate::client::Request;
+use crate::server::Place;
+use crate::tool::{Outcome, Serving, command, finish};
+
+/// A place with the user roy, and a certificate with its key.
+struct Setup {
+    place: Place,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let place = Place::new();
+        place.add("roy", "open-sesame");
+        let setup = Self { place };
+        let (certificate, key) = made();
+        setup.put(&certificate, &key);
+        setup
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.place.folder().join(file)
+    }
+
+    /// Each of them is put in place whole, one after the other.
+    fn put(&self, certificate: &str, key: &str) {
+        for (file, text) in [("cert.pem", certificate), ("key.pem", key)] {
+            let aside = self.path("aside");
+            fs::write(&aside, text).unwrap();
+            fs::set_permissions(&aside, fs::Permissions::from_mode(0o600)).unwrap();
+            fs::rename(aside, self.path(file)).unwrap();
+        }
+    }
+
+    fn command(&self, more: &str) -> Command {
+        let words = format!(
+            "serve --port 0 --cost 4 --tls-cert {} --tls-key {} --database {} {more}",
+            self.path("cert.pem").display(),
+            self.path("key.pem").display(),
+            self.place.database().display()
+        );
+        let mut command = command(self.place.folder(), words.trim_end().split(' '));
+        command.stdin(std::process::Stdio::null());
+        command
+    }
+
+    fn serve(&self) -> Serving {
+        Serving::start(self.command(""))
+    }
+
+    /// The certificate that stands in the file.
+    fn certificate(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_file(self.path("cert.pem")).unwrap()
+    }
+
+    fn refused(&self, more: &str) -> Outcome {
+        finish(self.command(more), "")
+    }
+}
+
+/// A certificate for localhost, and its key.
+pub fn made() -> (String, String) {
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    (cert.pem(), signing_key.serialize_pem())
+}
+
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// Somebody who trusts this certificate and no other, and speaks these versions.
+fn connect(
+    to: SocketAddr,
+    trusted: CertificateDer<'static>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> std::io::Result<Stream> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut socket = TcpStream::connect(to)?;
+    while connection.is_handshaking() {
+        connection.complete_io(&mut socket)?;
+    }
+    Ok(StreamOwned::new(connection, socket))
+}
+
+/// The head and what there is of the body, in one.
+fn ask(stream: &mut Stream, request: &Request) -> String {
+    stream.write_all(&request.bytes()).unwrap();
+    let mut said = String::new();
+    let mut bytes = [0; 4096];
+    while !said.contains("\r\n\r\n") {
+        let read = stream.read(&mut bytes).unwrap();
+        assert!(read > 0, "it ended: {said}");
+        said.push_str(&String::from_utf8_lossy(&bytes[..read]));
+    }
+    said
+}
+
+fn healthz() -> Request {
+    Request::get("/healthz")
+}
+
+/// T-02, T-03
+#[test]
+fn tls_is_1_2_or_1_3_with_http_1_1_and_says_so_for_a_year() {
+    let setup = Setup::new();
+    let server = setup.serve();
+    assert!(server.log.contains("listening on https://"), "{}", server.log);
+    let secure = [&TLS12, &TLS13];
+    for version in secure {
+        let mut stream = connect(server.address, setup.certificate(), &[version]).unwrap();
+        assert_eq!(stream.conn.protocol_version(), Some(version.version));
+        assert_eq!(stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
+        let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
+        for (request, status) in [(roy, 200), (Request::get("/rest-auth"), 401), (healthz(), 200)] {
+            let said = ask(&mut stream, &request);
+            assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{said}");
+            assert!(said.contains("\r\nstrict-transport-security: max-age=31536000\r\n"), "{said}");
+        }
+    }
+    // T-03: and in the clear it is not said, nor is anybody sent elsewhere.
+    let (_place, plain) = crate::server::with_roy();
+    let reply = plain.ask(&healthz());
+    assert_eq!((reply.status, reply.header("strict-transport-security")), (200, None));
+    // What is no TLS gets no answer that could be taken for one.
+    let mut clear = TcpStream::connect(server.address).unwrap();
+    clear.write_all(&healthz().bytes()).unwrap();
+    let mut said = Vec::new();
+    let _ = clear.read_to_end(&mut said);
+    assert!(!String::from_utf8_lossy(&said).contains("HTTP"), "{said:?}");
+}
+
+/// T-04: at the next handshake, without a signal; connections that are open go on.
+#[test]
+fn a_new_pair_is_in_force_at_the_next_handshake_and_a_bad_one_never() {
+    let setup = Setup::new();
+    let mut server = setup.serve();
+    let first = setup.certificate();
+    let address = server.address;
+    let trusts = |certificate: &CertificateDer<'static>| {
+        connect(address, certificate.clone(), &[&TLS13]).is_ok()
+    };
+    let mut kept = connect(server.address, first.clone(), &[&TLS13]).unwrap();
+    assert!(ask(&mut kept, &healthz()).starts_with("HTTP/1.1 200"));
+
+    let (certificate, key) = made();
+    setup.put(&certificate, &key);
+    let second = setup.certificate();
+    assert!(trusts(&second) && !trusts(&first));
+    assert!(ask(&mut kept, &healthz()).starts_with("HTTP/1.1 200"), "it goes on");
+
+    let (other, other_key) = made();
+    for (certificate, key, why) in [
+        (&other, &key, "with its key: "),
+        (&certificate, &other_key, "with its key: "),
+        (&"no certificate".to_owned(), &key, "there is no certificate in it"),
+        (&certificate, &"no key".to_owned(), "key.pem: "),
+    ] {
+        setup.put(certificate, key);
+        assert!(trusts(&second), "the one before stays");
+        server.wait_for(why);
+        assert!(server.log.contains("the certificate before stays in force: "), "{}", server.log);
+        server.log.clear();
+    }
+    fs::remove_file(setup.path("cert.pem")).unwrap();
+    assert!(trusts(&second), "also when there is none any more");
+    setup.put(&other, &other_key);
+    assert!(trusts(&setup.certificate()));
+}
+
+/// T-04
+#[test]
+fn sighup_has_the_certificate_read_again_also_when_nobody_comes() {
+    let setup = Setup::new();
+    let mut server = setup.serve();
+    let (certificate, key) = made();
+    setup.put(&certificate, &key);
+    server.signal(Signal::HUP);
+    server.wait_for("the certificate was read again");
+    assert!(connect(server.address, setup.certificate(), &[&TLS13]).is_ok());
+    server.signal(Signal::TERM);
+    assert_eq!(server.end().0, Some(0));
+}
+
+/// T-04: swapped under load, no request is lost.
+#[test]
+fn certificates_are_swapped_under_load_without_losing_a_request() {
+    let setup = Setup::new();
+    let server = setup.serve();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut stream = connect(server.address, setup.certificate(), &[&TLS13]).unwrap();
+                while !done.load(Ordering::Relaxed) {
+                    let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
+                    assert!(ask(&mut stream, &roy).starts_with("HTTP/1.1 200"));
+                }
+            });
+        }
+        for _ in 0..20 {
+            let (certificate, key) = made();
+            setup.put(&certificate, &key);
+            assert!(connect(server.address, setup.certificate(), &[&TLS13]).is_ok());
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+/// T-05, O-05
+#[test]
+fn a_pair_that_cannot_be_used_ends_it_before_it_listens() {
+    let setup = Setup::new();
+    let key = setup.path("key.pem");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    let why = format!(
+        "resttool: cannot serve: cannot speak TLS: {0}: other users may read or write the key (mode 0640)
+hint: chmod 600 {0}\n",
+        key.display()
+    );
+    assert_eq!(setup.refused(""), Outcome::new(1, "", &why));
+    let (certificate, _) = made();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(setup.path("cert.pem"), certificate).unwrap();
+    let mismatch = setup.refused("");
+    assert_eq!(mismatch.code, 1);
+    assert!(mismatch.stderr.contains("cert.pem: with its key: "), "{}", mismatch.stderr);
+    fs::remove_file(&key).unwrap();
+    assert_eq!(setup.refused("").code, 1);
+    let mut half = command(setup.place.folder(), ["serve", "--port", "0", "--tls-cert", "x"]);
+    half.stdin(std::process::Stdio::null());
+    assert_eq!(finish(half, "").code, 2);
+}
+
+/// B-12: a handshake that does not end.
+#[test]
+fn who_does_not_end_the_handshake_is_cut_off() {
+    let setup = Setup::new();
+    let server = setup.serve();
+    let mut slow = TcpStream::connect(server.address).unwrap();
+    // The beginning of a record.
+    slow.write_all(&[0x16, 0x03, 0x01]).unwrap();
+    let start = std::time::Instant::now();
+    let mut rest = Vec::new();
+    let _ = slow.read_to_end(&mut rest);
+    assert!(start.elapsed() < std::time::Duration::from_secs(11), "{:?}", start.elapsed());
+    assert!(connect(server.address, setup.certificate(), &[&TLS13]).is_ok());
+}
+
+/// T-01: an address that others reach is no trouble with TLS.
+#[test]
+fn with_tls_any_address_will_do() {
+    let setup = Setup::new();
+    // Of all addresses, the test uses the loopback one.
+    let server = Serving::start(setup.command("--host 0.0.0.0"));
+    let here = SocketAddr::from(([127, 0, 0, 1], server.address.port()));
+    assert!(connect(here, setup.certificate(), &[&TLS13]).is_ok());
+}
