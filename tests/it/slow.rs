@@ -98,3 +98,23 @@ fn answers_that_nobody_reads_end_the_connection() {
     // What the buffers held may still be read; then there is an end or an error.
     let _ = deaf.read_to_end(&mut rest);
 }
+
+/// B-12: hundreds of slow clients of each kind, while somebody else is served at once.
+#[test]
+#[ignore = "needs slowhttptest"]
+fn slowhttptest_disturbs_nobody() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    // With the patience that servers have.
+    let server = place.serve();
+    for mode in ["-H", "-B", "-X"] {
+        let mut slow = std::process::Command::new("slowhttptest");
+        slow.args([mode, "-c", "300", "-r", "200", "-i", "3", "-l", "13", "-p", "3"]);
+        slow.args(["-u", &format!("http://{}/rest-auth", server.address)]);
+        slow.current_dir(place.folder());
+        let outcome = beside(&server, || crate::tool::finish(slow, ""));
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        let available = outcome.stdout.rsplit_once("service available:").unwrap().1;
+        assert!(available.contains("YES"), "{mode}: {}", outcome.stdout);
+    }
+}

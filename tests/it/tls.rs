@@ -283,3 +283,39 @@ fn with_tls_any_address_will_do() {
     let here = SocketAddr::from(([127, 0, 0, 1], server.address.port()));
     assert!(connect(here, setup.certificate(), &[&TLS13]).is_ok());
 }
+
+/// T-02: with Mozilla's list of what is wrong in the world.
+#[test]
+#[ignore = "needs openssl, and sslyze (the package of that name of Python)"]
+fn sslyze_finds_nothing_but_that_nobody_vouches_for_the_certificate() {
+    let setup = Setup::new();
+    let mut openssl = Command::new("openssl");
+    openssl.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+    ]);
+    openssl.args([
+        "-days",
+        "90",
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+    ]);
+    openssl.arg("-keyout").arg(setup.path("key.pem")).arg("-out").arg(setup.path("cert.pem"));
+    assert_eq!(finish(openssl, "").code, 0);
+    let server = setup.serve();
+    let mut sslyze = Command::new("sslyze");
+    sslyze.args(["--mozilla_config=intermediate"]);
+    sslyze.arg(format!("localhost:{}", server.address.port()));
+    let said = finish(sslyze, "").stdout;
+    let (_, findings) = said.split_once("Not compliant.").unwrap_or_else(|| panic!("{said}"));
+    let findings: Vec<_> = findings.lines().filter(|line| line.trim().starts_with('*')).collect();
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert!(findings[0].contains("certificate_path_validation"), "{findings:?}");
+}
