@@ -41,6 +41,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         delays,
         patience: ServerSettings::PATIENCE,
         tls: None,
+        max_connections: ServerSettings::MAX_CONNECTIONS,
     };
     let (ready, is_ready) = channel();
     // It serves until this program ends.

@@ -1,6 +1,7 @@
 //! The arguments, as data: what each verb takes, its help and its environment variables. Nothing is done here.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use crate::auth::Limit;
 use crate::credential::{self, GroupName, HashError, printable};
 use crate::moment::Moment;
-use crate::server::Network;
+use crate::server::{self, Network};
 use crate::users::Policy;
 
 /// A gate in front of REST APIs: HTTP Basic against users in one SQLite file with bcrypt hashes
@@ -157,6 +158,10 @@ pub(super) struct Serve {
         value_parser = failures
     )]
     pub(super) user_failures: Failures,
+
+    /// How many connections there may be at once; more have to wait
+    #[arg(long, value_name = "N", default_value_t = server::Settings::MAX_CONNECTIONS, env = "RESTTOOL_MAX_CONNECTIONS")]
+    pub(super) max_connections: NonZeroUsize,
 
     /// A proxy whose X-Forwarded-For is believed: an address or a network, as 10.0.0.0/8; may be repeated
     #[arg(long, value_name = "CIDR", env = "RESTTOOL_TRUSTED_PROXY", value_delimiter = ',')]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use futures_util::future::select;
 use log::LevelFilter;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args;
@@ -30,9 +31,11 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
         delays: server::Delays::default(),
         patience: server::Settings::PATIENCE,
         tls: tls.clone(),
+        max_connections: args.max_connections,
     };
     let addresses = addresses(args)?;
     start_log(args.log_level);
+    raise_descriptor_limit();
     let store = store::open(database)?;
     let listener = TcpListener::bind(&addresses[..]).map_err(|e| cannot_listen(args, &e))?;
     let address = listener.local_addr().map_err(|e| Failure::new(Exit::Failed, e))?;
@@ -92,6 +95,14 @@ fn start_log(level: LevelFilter) {
         .filter_module("resttool", level)
         .filter_module("audit", level)
         .init();
+}
+
+/// Each connection takes a descriptor. The system's usual limit is one that every program may raise.
+fn raise_descriptor_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        log::warn!("the limit of open files stays as it is: {e}");
+    }
 }
 
 /// The addresses that the host stands for. Passwords must not leave the machine in the clear unasked.

@@ -14,8 +14,10 @@ mod tls;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::num::NonZeroUsize;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Once};
+use std::thread;
 use std::time::Duration;
 
 use actix_http::HttpService;
@@ -73,11 +75,19 @@ pub struct Settings {
     pub patience: Duration,
     /// With what TLS is spoken, if it is.
     pub tls: Option<Tls>,
+    /// How many connections there may be at once; more have to wait. It is shared out among the threads, and rounded up.
+    pub max_connections: NonZeroUsize,
 }
 
 impl Settings {
     /// What is waited for slow clients.
     pub const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// How many connections there may be at once, unless told otherwise.
+    pub const MAX_CONNECTIONS: NonZeroUsize = match NonZeroUsize::new(10_000) {
+        Some(n) => n,
+        None => NonZeroUsize::MIN,
+    };
 }
 
 /// How long answers are held back that cost nothing to make. Otherwise they are quicker than any other, and who asks
@@ -230,8 +240,14 @@ where
 {
     let gate = web::Data::new(Gate::new(authenticator, settings));
     let (patience, tls) = (settings.patience, settings.tls.clone());
+    let max_connections = settings.max_connections;
     rt::System::new().block_on(async move {
-        let server = Server::build().disable_signals().shutdown_timeout(SHUTDOWN_SECONDS);
+        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let server = Server::build()
+            .disable_signals()
+            .shutdown_timeout(SHUTDOWN_SECONDS)
+            .workers(threads)
+            .max_concurrent_connections(max_connections.get().div_ceil(threads));
         let stopping = server.graceful_shutdown_signal();
         let server = server
             .listen("http", listener, move || {
@@ -416,6 +432,7 @@ mod tests {
             delays: Delays::NONE,
             patience: Settings::PATIENCE,
             tls: None,
+            max_connections: Settings::MAX_CONNECTIONS,
         };
         let gate = Gate::new(Arc::new(authenticator), &settings);
         let user = UserName::parse("roy").unwrap();

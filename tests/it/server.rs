@@ -61,7 +61,14 @@ impl Server {
         let authenticator = Arc::new(Authenticator::new(store, settings).unwrap());
         let realm = Realm::new(Realm::DEFAULT).unwrap();
         let trusted_proxies = proxies.iter().map(|proxy| proxy.parse().unwrap()).collect();
-        let settings = ServerSettings { realm, trusted_proxies, delays, patience, tls: None };
+        let settings = ServerSettings {
+            realm,
+            trusted_proxies,
+            delays,
+            patience,
+            tls: None,
+            max_connections: ServerSettings::MAX_CONNECTIONS,
+        };
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();

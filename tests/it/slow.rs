@@ -1,12 +1,13 @@
 //! Clients that take their time, or take nothing at all. The patience with them is short here.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::client::{Connection, Request};
 use crate::server::{Place, Server};
+use crate::tool::{Serving, command};
 
 const PATIENCE: Duration = Duration::from_millis(300);
 
@@ -97,6 +98,57 @@ fn answers_that_nobody_reads_end_the_connection() {
     let mut rest = Vec::new();
     // What the buffers held may still be read; then there is an end or an error.
     let _ = deaf.read_to_end(&mut rest);
+}
+
+/// How long it takes, after these connections were closed, until somebody is served who was waiting.
+fn served_after(address: SocketAddr, held: Vec<Connection>) -> Duration {
+    let mut waiting = Connection::open(address);
+    waiting.write(&Request::get("/healthz").bytes());
+    let released = Instant::now();
+    drop(held);
+    assert_eq!(waiting.read().status, 200);
+    released.elapsed()
+}
+
+/// B-13
+#[test]
+fn at_the_limit_of_connections_who_waits_is_served_when_others_have_gone() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let threads = std::thread::available_parallelism().unwrap().get();
+    let words = format!(
+        "serve --port 0 --max-connections {threads} --database {}",
+        place.database().display()
+    );
+    let serving = Serving::start(command(place.folder(), words.split(' ')));
+    let held: Vec<_> = (0..threads)
+        .map(|_| {
+            let mut connection = Connection::open(serving.address);
+            assert_eq!(connection.ask(&Request::get("/healthz")).status, 200);
+            connection
+        })
+        .collect();
+    let took = served_after(serving.address, held);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+/// B-13: more clients than there are descriptors.
+#[test]
+fn without_descriptors_it_goes_on_when_there_are_some_again() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let mut shell = std::process::Command::new("sh");
+    let words = format!("serve --port 0 --cost 4 --database {}", place.database().display());
+    shell.args(["-c", &format!("ulimit -n 64; exec {} {words}", env!("CARGO_BIN_EXE_resttool"))]);
+    shell.stdin(std::process::Stdio::null());
+    let serving = Serving::start(shell);
+    let held: Vec<_> = (0..100).map(|_| Connection::open(serving.address)).collect();
+    let took = served_after(serving.address, held);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
+    assert_eq!(roy.send(serving.address).status, 200);
+    serving.signal(rustix::process::Signal::TERM);
+    assert_eq!(serving.end().0, Some(0));
 }
 
 /// B-12: hundreds of slow clients of each kind, while somebody else is served at once.
