@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::credential::Password;
-use crate::store::{Account, LEASE, Lease, Transaction};
+use crate::store::{LEASE, Lease, Transaction};
 
 thread_local! {
     static ACTOR: RefCell<Option<(usize, Arc<Stage>)>> = const { RefCell::new(None) };
@@ -174,7 +174,7 @@ fn request(verifier: &Verifier, password: &str) -> bool {
     let source = Source::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let revision = verifier.revision();
     revision.is_some_and(|revision| verifier.recall(&key, &shown, source, revision).is_some())
-        || matches!(verifier.verify(&key, &shown, source, revision), Verdict::Verified(_))
+        || matches!(verifier.verify(&key, &shown, source, revision).0, Verdict::Verified(_))
 }
 
 /// What is known when it begins.

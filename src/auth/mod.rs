@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 
 use crate::credential::{Cost, Credentials, GroupName, Groups, PasswordHash, UserName};
 use crate::moment::Moment;
-use crate::store::{Revision, Store, StoreError, User};
+use crate::store::{Account, Revision, Store, StoreError, User};
 use audit::{Audit, Kind};
 use cache::{Cache, Verified};
 use keyed::{Key, Keyed};
@@ -107,6 +107,8 @@ pub struct Settings {
     pub user_limit: Option<Limit>,
     /// Whether grants of remembered credentials are told in the audit log too.
     pub audit_hits: bool,
+    /// Whether a user whose password is right gets a new hash, if theirs costs less than [`Settings::cost`].
+    pub rehash: bool,
 }
 
 impl Default for Settings {
@@ -122,6 +124,7 @@ impl Default for Settings {
             source_limit: Limit::new(10, minute),
             user_limit: Limit::new(30, minute),
             audit_hits: false,
+            rehash: false,
         }
     }
 }
@@ -252,10 +255,13 @@ impl Authenticator {
             if reply.is_closed() {
                 return; // nobody waits for it any more
             }
-            let verdict = verifier.verify(&key, &shown, source, revision);
+            let (verdict, weak) = verifier.verify(&key, &shown, source, revision);
             ticket.settle(&verdict);
             // Nobody may wait for it any more by now: then it is dropped.
             let _ = reply.send(verdict);
+            if let Some(weak) = weak {
+                verifier.strengthen(&shown, &weak);
+            }
         };
         let most =
             self.queue.unwrap_or_else(|| verifier.hashes.in_two_seconds(self.workers.threads()));
@@ -409,6 +415,7 @@ struct Verifier {
     waiting: Mutex<HashMap<Key, WeakShared<oneshot::Receiver<Verdict>>>>,
     hashes: Hashes,
     audit: Audit,
+    rehash: bool,
 }
 
 impl Verifier {
@@ -422,6 +429,7 @@ impl Verifier {
             waiting: Mutex::default(),
             hashes: Hashes::expected(settings.cost),
             audit: Audit::start(settings.audit_hits)?,
+            rehash: settings.rehash,
         })
     }
 
@@ -492,19 +500,47 @@ impl Verifier {
         Some(groups)
     }
 
-    /// Finds out whether these credentials are right. Takes as long as a hash. `revision` is one from before.
+    /// Finds out whether these credentials are right. Takes as long as a hash. `revision` is one from before. With it comes the user's
+    /// hash, if they are right and it is to be a stronger one.
     fn verify(
         &self,
         key: &Key,
         shown: &Credentials,
         source: Source,
         revision: Option<Revision>,
-    ) -> Verdict {
+    ) -> (Verdict, Option<PasswordHash>) {
         self.try_to_verify(key, shown, source, revision).unwrap_or_else(|e| {
             // The error names a user only if there is one: what was typed as a name may be a password.
             self.audit.trouble(&format_args!("cannot check credentials: {e}"));
-            Verdict::Unavailable
+            (Verdict::Unavailable, None)
         })
+    }
+
+    /// Keeps a stronger hash of a password that was right for this one. If the user has another one by now, that stays.
+    fn strengthen(&self, shown: &Credentials, weak: &PasswordHash) {
+        let user = &shown.user;
+        match self.try_to_strengthen(shown, weak) {
+            Ok(true) => log::info!("user {user} has a stronger hash now"),
+            Ok(false) => {}
+            Err(e) => self.audit.trouble(&format_args!("no stronger hash for user {user}: {e}")),
+        }
+    }
+
+    fn try_to_strengthen(
+        &self,
+        shown: &Credentials,
+        weak: &PasswordHash,
+    ) -> Result<bool, StoreError> {
+        let strong = hash::hash(&shown.password, self.decoy.cost()).map_err(bcrypt_failed)?;
+        let mut transaction = self.store.begin()?;
+        match transaction.find(&shown.user)? {
+            Some(account) if account.hash.as_ref() == Ok(weak) => {
+                transaction.put(&Account { hash: Ok(strong), ..account })?;
+                transaction.commit()?;
+                Ok(true)
+            }
+            Some(_) | None => Ok(false),
+        }
     }
 
     fn try_to_verify(
@@ -513,29 +549,30 @@ impl Verifier {
         shown: &Credentials,
         source: Source,
         revision: Option<Revision>,
-    ) -> Result<Verdict, StoreError> {
+    ) -> Result<(Verdict, Option<PasswordHash>), StoreError> {
         let finding = find_out(&*self.store, &shown.user, &self.decoy, |hash| {
             let digest = self.keyed.hash(hash);
             // Somebody may have verified the same while this one waited.
             let verified = self.cache().get(key, Instant::now()).is_some_and(|v| v.hash == digest);
             Ok(verified || self.hashes.verify(shown, hash)?)
         })?;
-        Ok(match finding {
+        let verdict = match finding {
             Finding::Right(user) => {
-                let User { expires, groups, .. } = user;
+                let User { hash, expires, groups, .. } = user;
                 if let Some(revision) = revision {
-                    let hash = self.keyed.hash(&user.hash);
-                    let groups = Arc::clone(&groups);
+                    let (hash, groups) = (self.keyed.hash(&hash), Arc::clone(&groups));
                     let verified = Verified { hash, revision, expires, groups, source };
                     self.cache().insert(*key, verified, Instant::now());
                 }
-                Verdict::Verified(groups)
+                let is_weak = self.rehash && hash.cost() < self.decoy.cost();
+                return Ok((Verdict::Verified(groups), is_weak.then_some(hash)));
             }
             Finding::UnknownUser => Verdict::UnknownUser,
             Finding::WrongPassword => Verdict::WrongPassword,
             Finding::Locked => Verdict::Locked,
             Finding::Expired => Verdict::Expired,
-        })
+        };
+        Ok((verdict, None))
     }
 }
 
@@ -650,7 +687,7 @@ mod tests {
 
     use super::*;
     use crate::credential::{HashError, Password};
-    use crate::store::{Account, BadRecord, Revision, Transaction};
+    use crate::store::{BadRecord, Transaction};
 
     /// A store that answers what it was told to, one answer a look.
     struct Script(Mutex<Vec<Result<Option<User>, StoreError>>>);
@@ -872,6 +909,51 @@ mod tests {
             Decision::Denied
         );
         assert_eq!(authenticator.counts().expired, 1);
+    }
+
+    /// C-11
+    #[test]
+    fn a_stronger_hash_takes_the_place_of_the_one_that_was_right_and_of_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || crate::store::open(&folder.path().join("users.db")).unwrap();
+        let cost = Cost::new(5).unwrap();
+        let verifier = Verifier::new(open(), &Settings { cost, ..Settings::default() }).unwrap();
+        let name = UserName::parse("roy").unwrap();
+        let put = |password: &str| {
+            let now = Moment::now();
+            let hash = user(password).hash;
+            let roy = Account {
+                name: name.clone(),
+                hash: Ok(hash.clone()),
+                groups: Groups::default(),
+                locked: true,
+                expires: None,
+                created: now,
+                changed: now,
+            };
+            let store = open();
+            let mut transaction = store.begin().unwrap();
+            transaction.put(&roy).unwrap();
+            transaction.commit().unwrap();
+            hash
+        };
+        let is = |password: &str, cost: u8| {
+            let roy = open().find(&name).unwrap().unwrap();
+            let right = hash::verify(&shown(password).password, &roy.hash).unwrap();
+            right && roy.hash.cost().get() == cost && roy.locked
+        };
+        let weak = put("right");
+        assert!(verifier.try_to_strengthen(&shown("right"), &weak).unwrap());
+        assert!(is("right", 5), "and all else is as it was");
+        // It was changed while the stronger one was computed, also to the same password anew.
+        for password in ["another", "right"] {
+            put(password);
+            assert!(!verifier.try_to_strengthen(&shown("right"), &weak).unwrap());
+            assert!(is(password, 4));
+        }
+        open().begin().and_then(|mut t| t.remove(&name).and_then(|()| t.commit())).unwrap();
+        assert!(!verifier.try_to_strengthen(&shown("right"), &weak).unwrap());
+        assert_eq!(open().find(&name).unwrap(), None, "a removed user is not brought back");
     }
 
     /// B-06

@@ -175,6 +175,10 @@ pub(super) struct Serve {
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "RESTTOOL_LOG_LEVEL")]
     pub(super) log_level: log::LevelFilter,
 
+    /// Give a user whose password is right a new hash, if theirs costs less than --cost
+    #[arg(long, env = "RESTTOOL_REHASH", value_parser = BoolishValueParser::new())]
+    pub(super) rehash: bool,
+
     /// Log every grant, those of remembered passwords too
     #[arg(long, env = "RESTTOOL_AUDIT_HITS", value_parser = BoolishValueParser::new())]
     pub(super) audit_hits: bool,

@@ -84,6 +84,7 @@ fn decisions(args: &args::Serve) -> Result<auth::Settings, Failure> {
         source_limit: args.source_failures.0,
         user_limit: args.user_failures.0,
         audit_hits: args.audit_hits,
+        rehash: args.rehash,
     })
 }
 

@@ -472,3 +472,28 @@ fn the_counters_tell_why() {
     ];
     assert_eq!(seen, [1, 3, 1, 1, 1, 1, 1, 1, 1, 0, 5]);
 }
+
+/// The cost of the user's hash.
+fn cost_of(place: &Place, user: &str) -> u8 {
+    let found = place.store().find(&crate::server::name(user)).unwrap();
+    found.unwrap().hash.cost().get()
+}
+
+/// C-11
+#[test]
+fn a_right_password_makes_a_weak_hash_a_stronger_one_if_that_is_asked_for() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let cost = resttool::Cost::new(5).unwrap();
+    for (rehash, expected) in [(false, 4), (true, 5), (true, 5)] {
+        let settings = AuthSettings { cost, rehash, workers: NonZeroUsize::MIN, ..unlimited() };
+        let server = Server::with(place.store(), &settings, &[]);
+        assert_eq!(server.login("roy", "wrong").status, 401);
+        assert_eq!(server.login("roy", "open-sesame").status, 200);
+        // The one worker is done with the first when it takes the next.
+        assert_eq!(server.login("nobody", "x").status, 401);
+        assert_eq!(cost_of(&place, "roy"), expected, "{rehash}");
+        assert_eq!(server.login("roy", "open-sesame").status, 200);
+        assert_eq!(server.login("roy", "wrong").status, 401);
+    }
+}

@@ -215,10 +215,12 @@ fn certificates_are_swapped_under_load_without_losing_a_request() {
     let setup = Setup::new();
     let server = setup.serve();
     let done = AtomicBool::new(false);
+    let connections =
+        [(); 2].map(|()| connect(server.address, setup.certificate(), &[&TLS13]).unwrap());
     std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                let mut stream = connect(server.address, setup.certificate(), &[&TLS13]).unwrap();
+        for mut stream in connections {
+            let done = &done;
+            scope.spawn(move || {
                 while !done.load(Ordering::Relaxed) {
                     let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
                     assert!(ask(&mut stream, &roy).starts_with("HTTP/1.1 200"));
