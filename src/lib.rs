@@ -24,8 +24,8 @@ pub use credential::{
 };
 pub use moment::{Moment, MomentError};
 pub use server::{
-    Delays, Network, NetworkError, NoCredentials, Realm, RealmError, Settings as ServerSettings,
-    Tls, TlsError, credentials as basic_credentials, run as run_server,
+    Delays, Listener, Network, NetworkError, NoCredentials, Realm, RealmError,
+    Settings as ServerSettings, Tls, TlsError, credentials as basic_credentials, run as run_server,
 };
 pub use store::{
     Account, BadRecord, Revision, Store, StoreError, Transaction, User, open as open_store,

@@ -72,10 +72,19 @@ Examples:
   resttool serve --port 0 --realm 'Wine cellar'
   resttool serve --trusted-proxy 127.0.0.1 --source-failures 5/10m
   resttool serve --host 0.0.0.0 --tls-cert /etc/resttool/cert.pem --tls-key /etc/resttool/key.pem
+  resttool serve --unix-socket resttool.sock --unix-socket-mode 660
   RESTTOOL_PORT=8080 resttool serve")]
 pub(super) struct Serve {
     #[command(flatten)]
     pub(super) address: Address,
+
+    /// Listen on a socket in the file system, and on no port
+    #[arg(long, value_name = "PATH", env = "RESTTOOL_UNIX_SOCKET", conflicts_with_all = ["tls_cert", "tls_key"])]
+    pub(super) unix_socket: Option<PathBuf>,
+
+    /// Who may connect to that socket: its mode, in octal
+    #[arg(long, value_name = "MODE", default_value = "600", env = "RESTTOOL_UNIX_SOCKET_MODE", value_parser = mode)]
+    pub(super) unix_socket_mode: u32,
 
     /// Speak TLS, with the certificate chain in this file (PEM); read again when it changes, or at SIGHUP
     #[arg(long, value_name = "PATH", env = "RESTTOOL_TLS_CERT", requires = "tls_key")]
@@ -721,6 +730,13 @@ fn expire(text: &str) -> Result<Expire, String> {
         return Ok(Expire(None));
     }
     Moment::parse(text).map(|moment| Expire(Some(moment))).map_err(|e| format!("{e}, or never"))
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "expected a mode in octal, as 660".to_owned())
 }
 
 fn hash_time(text: &str) -> Result<Duration, String> {

@@ -1,11 +1,14 @@
 //! Wires the server together: settings, log, store, listener, signals. Whatever can be wrong is found
 //! before the first connection is taken.
 
+use std::fs::{self, Permissions};
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -18,7 +21,7 @@ use super::args;
 use super::exit::{Exit, Failure};
 use crate::auth::{self, Authenticator};
 use crate::credential::printable;
-use crate::server::{self, Realm, Tls};
+use crate::server::{self, Listener, Realm, Tls};
 use crate::store;
 
 pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> {
@@ -33,12 +36,11 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
         tls: tls.clone(),
         max_connections: args.max_connections,
     };
-    let addresses = addresses(args)?;
+    let place = Place::of(args)?;
     start_log(args.log_level);
     raise_descriptor_limit();
     let store = store::open(database)?;
-    let listener = TcpListener::bind(&addresses[..]).map_err(|e| cannot_listen(args, &e))?;
-    let address = listener.local_addr().map_err(|e| Failure::new(Exit::Failed, e))?;
+    let (listener, listening) = place.listen(args)?;
     if store.is_empty()? {
         let path = printable(&database.to_string_lossy());
         log::warn!("there is no user yet: add one with 'resttool useradd NAME --database {path}'");
@@ -47,13 +49,13 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
         .map_err(|e| Failure::new(Exit::Failed, format_args!("cannot start hash workers: {e}")))?;
     let authenticator = Arc::new(authenticator);
     server::run(listener, Arc::clone(&authenticator), &settings, || {
-        let scheme = if tls.is_some() { "https" } else { "http" };
         let stop = signals(tls)?;
-        log::info!("listening on {scheme}://{address}");
+        log::info!("listening on {listening}");
         Ok(stop)
     })
     .map_err(|e| Failure::new(Exit::Failed, e))?;
     authenticator.finish();
+    place.leave();
     log::info!("stopped");
     Ok(())
 }
@@ -104,6 +106,76 @@ fn raise_descriptor_limit() {
     if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         log::warn!("the limit of open files stays as it is: {e}");
     }
+}
+
+/// Where it is to listen.
+enum Place {
+    Addresses(Vec<SocketAddr>),
+    Socket(PathBuf),
+}
+
+impl Place {
+    fn of(args: &args::Serve) -> Result<Self, Failure> {
+        match &args.unix_socket {
+            Some(path) => Ok(Self::Socket(path.clone())),
+            None => addresses(args).map(Self::Addresses),
+        }
+    }
+
+    /// Listens, and says where.
+    fn listen(&self, args: &args::Serve) -> Result<(Listener, String), Failure> {
+        match self {
+            Self::Addresses(addresses) => {
+                let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
+                let bound = TcpListener::bind(&addresses[..]);
+                let listener = bound.map_err(|e| cannot_listen(args, &e))?;
+                let address = listener.local_addr().map_err(|e| Failure::new(Exit::Failed, e))?;
+                Ok((listener.into(), format!("{scheme}://{address}")))
+            }
+            Self::Socket(path) => {
+                let shown = printable(&path.to_string_lossy());
+                let listener = socket(path, args.unix_socket_mode).map_err(|e| {
+                    let why = format_args!("cannot listen on {shown}: {e}");
+                    match e.kind() {
+                        io::ErrorKind::AddrInUse => Failure::new(Exit::Failed, why)
+                            .hint("another server listens there: choose another --unix-socket"),
+                        _ => Failure::new(Exit::Failed, why),
+                    }
+                })?;
+                Ok((listener.into(), format!("unix:{shown}")))
+            }
+        }
+    }
+
+    /// Takes away what would be left: a socket that nobody listens to.
+    fn leave(&self) {
+        if let Self::Socket(path) = self
+            && let Err(e) = fs::remove_file(path)
+        {
+            log::warn!("cannot remove {}: {e}", printable(&path.to_string_lossy()));
+        }
+    }
+}
+
+/// A socket with this mode. It is made aside and then put in place, so that nobody meets it with another mode; in place of one that nobody
+/// listens to any more, but of nothing else.
+fn socket(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    match UnixStream::connect(path) {
+        Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) if e.kind() != io::ErrorKind::ConnectionRefused => return Err(e),
+        Err(e) if !fs::symlink_metadata(path)?.file_type().is_socket() => return Err(e),
+        Err(_) => {}
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let aside = tempfile::Builder::new()
+        .prefix(".resttool-")
+        .tempdir_in(folder.unwrap_or(Path::new(".")))?;
+    let made = aside.path().join("socket");
+    let listener = UnixListener::bind(&made)?;
+    fs::set_permissions(&made, Permissions::from_mode(mode))?;
+    fs::rename(made, path)?;
+    Ok(listener)
 }
 
 /// The addresses that the host stands for. Passwords must not leave the machine in the clear unasked.

@@ -1,11 +1,12 @@
 //! A connection, whatever it goes through.
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use actix_web::rt::net::TcpStream;
+use actix_web::rt::net::{TcpStream, UnixStream};
 use actix_web::rt::time::timeout;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
@@ -19,19 +20,30 @@ pub(super) enum Connection {
     Plain(Patient<TcpStream>),
     // Boxed, since it is many times as large.
     Tls(Box<TlsStream<Patient<TcpStream>>>),
+    Local(Patient<UnixStream>),
 }
 
+/// A connection, and who is at its other end.
+type WithPeer = (Connection, Option<SocketAddr>);
+
 impl Connection {
-    /// Begins to talk, by TLS if there is one.
+    /// Begins to talk, by TLS if there is one. Whoever can't be named is gone.
     pub(super) async fn begin(
         stream: TcpStream,
         tls: Option<Tls>,
         patience: Duration,
-    ) -> io::Result<Self> {
+    ) -> io::Result<WithPeer> {
+        let peer = Some(stream.peer_addr()?);
         let stream = Patient::new(stream, patience);
-        let Some(tls) = tls else { return Ok(Self::Plain(stream)) };
+        let Some(tls) = tls else { return Ok((Self::Plain(stream), peer)) };
         let stream = timeout(patience, TlsAcceptor::from(tls.config).accept(stream)).await??;
-        Ok(Self::Tls(Box::new(stream)))
+        Ok((Self::Tls(Box::new(stream)), peer))
+    }
+
+    /// Begins to talk to somebody on this machine.
+    pub(super) fn local(stream: UnixStream, patience: Duration) -> WithPeer {
+        let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        (Self::Local(Patient::new(stream, patience)), Some(here))
     }
 }
 
@@ -39,6 +51,10 @@ macro_rules! with {
     ($connection:expr, $stream:ident => $call:expr) => {
         match $connection.get_mut() {
             Connection::Plain(stream) => {
+                let $stream = Pin::new(stream);
+                $call
+            }
+            Connection::Local(stream) => {
                 let $stream = Pin::new(stream);
                 $call
             }

@@ -11,10 +11,11 @@ mod patient;
 mod peer;
 mod tls;
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::num::NonZeroUsize;
+use std::os::unix::net::UnixListener;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Once};
 use std::thread;
@@ -30,12 +31,12 @@ use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Condition, DefaultHeaders, Next, from_fn};
-use actix_web::rt::net::TcpStream;
+use actix_web::rt::net::{TcpStream, UnixStream};
 use actix_web::{
     App, FromRequest, Handler, HttpRequest, HttpResponse, HttpResponseBuilder, Resource, Responder,
     guard, rt, web,
 };
-use futures_util::FutureExt;
+use futures_util::{FutureExt, TryFutureExt};
 
 use crate::auth::{Ask, Authenticator, Decision, Unfit};
 pub use basic::{NoCredentials, credentials};
@@ -119,6 +120,27 @@ impl Delays {
 impl Default for Delays {
     fn default() -> Self {
         Self { throttled: Duration::from_secs(1), overloaded: Duration::from_millis(20) }
+    }
+}
+
+/// Where connections come from.
+#[derive(Debug)]
+pub enum Listener {
+    /// By an address.
+    Tcp(TcpListener),
+    /// By a socket in the file system: whoever connects is on this machine, and counts as 127.0.0.1. No TLS is spoken there.
+    Unix(UnixListener),
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self::Tcp(listener)
+    }
+}
+
+impl From<UnixListener> for Listener {
+    fn from(listener: UnixListener) -> Self {
+        Self::Unix(listener)
     }
 }
 
@@ -230,7 +252,7 @@ fn whole_seconds(time: Duration) -> u64 {
 /// # Errors
 /// When the system gives no threads, or `ready_to_serve` fails.
 pub fn run<S>(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     authenticator: Arc<Authenticator>,
     settings: &Settings,
     ready_to_serve: impl FnOnce() -> io::Result<S>,
@@ -238,6 +260,7 @@ pub fn run<S>(
 where
     S: Future<Output = ()> + 'static,
 {
+    let listener = listener.into();
     let gate = web::Data::new(Gate::new(authenticator, settings));
     let (patience, tls) = (settings.patience, settings.tls.clone());
     let max_connections = settings.max_connections;
@@ -249,38 +272,42 @@ where
             .workers(threads)
             .max_concurrent_connections(max_connections.get().div_ceil(threads));
         let stopping = server.graceful_shutdown_signal();
-        let server = server
-            .listen("http", listener, move || {
-                let gate = gate.clone();
-                let app = App::new()
-                    .app_data(gate)
-                    .wrap(from_fn(contain))
-                    .wrap(Condition::new(tls.is_some(), DefaultHeaders::new().add(TLS_ONLY)))
-                    .service(resource("/rest-auth", rest_auth))
-                    .service(forward::resource())
-                    .service(resource("/healthz", healthz))
-                    .service(resource("/openapi.json", openapi))
-                    .default_service(web::to(not_found));
-                let stopping = stopping.clone();
-                let http = HttpService::build()
-                    .graceful_shutdown_signal(move || {
-                        let stopping = stopping.clone();
-                        async move { stopping.notified().await }
-                    })
-                    .h1(map_config(app, |()| AppConfig::default()));
+        let secure = tls.is_some();
+        let http = move || {
+            let app = App::new()
+                .app_data(gate.clone())
+                .wrap(from_fn(contain))
+                .wrap(Condition::new(secure, DefaultHeaders::new().add(TLS_ONLY)))
+                .service(resource("/rest-auth", rest_auth))
+                .service(forward::resource())
+                .service(resource("/healthz", healthz))
+                .service(resource("/openapi.json", openapi))
+                .default_service(web::to(not_found));
+            let stopping = stopping.clone();
+            HttpService::build()
+                .graceful_shutdown_signal(move || {
+                    let stopping = stopping.clone();
+                    async move { stopping.notified().await }
+                })
+                .h1(map_config(app, |()| AppConfig::default()))
+        };
+        let server = match listener {
+            Listener::Tcp(listener) => server.listen("http", listener, move || {
                 let tls = tls.clone();
                 fn_service(move |stream: TcpStream| {
-                    let tls = tls.clone();
-                    async move {
-                        let peer = stream.peer_addr().ok();
-                        let connection = Connection::begin(stream, tls, patience).await;
-                        let connection = connection.inspect_err(|e| log::debug!("no TLS: {e}"));
-                        Ok::<_, DispatchError>((connection.map_err(DispatchError::Io)?, peer))
-                    }
+                    let begun = Connection::begin(stream, tls.clone(), patience);
+                    begun.map_err(DispatchError::Io)
                 })
-                .and_then(http)
-            })?
-            .run();
+                .and_then(http())
+            }),
+            Listener::Unix(listener) => server.listen_uds("http", listener, move || {
+                fn_service(move |stream: UnixStream| {
+                    ready(Ok::<_, DispatchError>(Connection::local(stream, patience)))
+                })
+                .and_then(http())
+            }),
+        };
+        let server = server?.run();
         let handle = server.handle();
         let stop = ready_to_serve()?;
         rt::spawn(async move {

@@ -1,6 +1,7 @@
 //! `docs/provisioning.md`, run as written but for where files stand and what a hash costs.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -226,8 +227,12 @@ fn run_example(verb: &str, line: &str) {
         fs::write(&file, text).unwrap();
         fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
     }
-    serve.arg("-c").arg(machine.moved(&line));
-    drop(Serving::start(serve));
+    serve.arg("-c").arg(machine.moved(&line)).stderr(std::process::Stdio::piped());
+    let mut child = serve.spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(log.any(|said| said.unwrap().contains("listening on ")), "{line}");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 const ROY_AND_ANN: [&str; 2] = ["ann", "roy"];

@@ -1,14 +1,14 @@
 //! `resttool serve` as its own process: its settings, its log, and how it ends.
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::Signal;
-
-use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
-use std::time::Instant;
 
 use crate::client::{Connection, Request, basic};
 use crate::server::Place;
@@ -504,4 +504,91 @@ fn no_core_is_dumped() {
     serving.signal(Signal::ABORT);
     let (status, log) = serving.status();
     assert_eq!((status.signal(), status.core_dumped()), (Some(6), false), "{log}");
+}
+
+/// A server on a socket in the file system.
+struct Local(std::process::Child, std::io::BufReader<std::process::ChildStderr>);
+
+impl Local {
+    fn start(place: &Place, more: &str) -> Self {
+        let words = format!(
+            "serve --unix-socket {} --cost 4 --database {} {more}",
+            socket(place).display(),
+            place.database().display()
+        );
+        let mut command = command(place.folder(), words.trim_end().split(' '));
+        command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("listening on unix:") {
+            line.clear();
+            assert!(std::io::BufRead::read_line(&mut log, &mut line).unwrap() > 0, "it ended");
+        }
+        Self(child, log)
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn socket(place: &Place) -> std::path::PathBuf {
+    place.folder().join("resttool.sock")
+}
+
+/// The answer, as text.
+fn ask_locally(place: &Place, request: &Request) -> String {
+    let mut stream = std::os::unix::net::UnixStream::connect(socket(place)).unwrap();
+    let request = request.clone().header("Connection", "close");
+    std::io::Write::write_all(&mut stream, &request.bytes()).unwrap();
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut said).unwrap();
+    said
+}
+
+/// T-06
+#[test]
+fn a_socket_has_its_mode_and_is_taken_over_only_from_who_is_gone() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let path = socket(&place);
+    let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    let mut first = Local::start(&place, "--trusted-proxy 127.0.0.1");
+    assert_eq!(mode(), 0o600);
+    let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
+    assert!(ask_locally(&place, &roy).starts_with("HTTP/1.1 200"));
+    let words =
+        format!("serve --unix-socket {} --database {}", path.display(), place.database().display());
+    let taken = run(place.folder(), &words, "");
+    assert_eq!(taken.code, 1);
+    assert!(taken.stderr.ends_with("choose another --unix-socket\n"), "{}", taken.stderr);
+    assert!(ask_locally(&place, &roy).starts_with("HTTP/1.1 200"), "it goes on");
+
+    // Whoever connects counts as 127.0.0.1, which is a trusted proxy here.
+    let proxied = Request::get("/rest-auth").basic("roy", "wrong");
+    ask_locally(&place, &proxied.header("X-Forwarded-For", "203.0.113.7"));
+    // Killed, it leaves its socket behind.
+    first.0.kill().unwrap();
+    first.0.wait().unwrap();
+    let mut log = String::new();
+    std::io::Read::read_to_string(&mut first.1, &mut log).unwrap();
+    assert!(log.contains("reason=wrong-password source=203.0.113.7"), "{log}");
+    assert!(path.exists());
+    let second = Local::start(&place, "--unix-socket-mode 660");
+    assert_eq!(mode(), 0o660);
+    assert!(ask_locally(&place, &roy).starts_with("HTTP/1.1 200"));
+    let id = rustix::process::Pid::from_child(&second.0);
+    rustix::process::kill_process(id, Signal::TERM).unwrap();
+    let mut second = second;
+    assert_eq!(second.0.wait().unwrap().code(), Some(0));
+    assert!(!path.exists(), "stopped, it takes it away");
+    // What is no socket is nobody's to take.
+    std::fs::write(&path, "something that somebody may still want").unwrap();
+    assert_eq!(run(place.folder(), &words, "").code, 1);
+    assert!(std::fs::read(&path).unwrap().starts_with(b"something"));
+    assert_eq!(run(place.folder(), &format!("{words} --unix-socket-mode 999"), "").code, 2);
 }
