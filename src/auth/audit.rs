@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use log::Record;
+
 use crate::credential::UserName;
 
 /// The target of the log's lines.
@@ -79,13 +81,6 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (outcome, reason) = self.words();
-        write!(f, "outcome={outcome} reason={reason}")
-    }
-}
-
 /// A line about what was decided.
 struct Event {
     kind: Kind,
@@ -96,12 +91,35 @@ struct Event {
     target: Option<String>,
 }
 
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} source={}", self.kind, self.source)?;
-        self.user.as_ref().map_or(Ok(()), |user| write!(f, " user={user}"))?;
-        self.target.as_ref().map_or(Ok(()), |target| write!(f, " request=\"{target}\""))
+impl Event {
+    /// As fields, in the order of the line.
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        let (outcome, reason) = self.kind.words();
+        let mut fields = vec![
+            ("outcome", outcome.to_owned()),
+            ("reason", reason.to_owned()),
+            ("source", self.source.to_string()),
+        ];
+        fields.extend(self.user.as_ref().map(|user| ("user", user.to_string())));
+        fields.extend(self.target.clone().map(|target| ("request", target)));
+        fields
     }
+}
+
+/// Writes a line of fields: as text for people, and each for itself for whatever keeps the log.
+fn write_fields(fields: &[(&'static str, String)]) {
+    let pairs: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let words: Vec<_> = fields
+        .iter()
+        .map(|(name, value)| match *name {
+            // It may hold spaces.
+            "request" => format!("{name}=\"{}\"", value.replace('"', "\\\"")),
+            _ => format!("{name}={value}"),
+        })
+        .collect();
+    let mut record = Record::builder();
+    record.level(log::Level::Info).target(TARGET).key_values(&pairs);
+    log::logger().log(&record.args(format_args!("{}", words.join(" "))).build());
 }
 
 enum Line {
@@ -225,7 +243,12 @@ impl Shared {
             match (missed, Kind::ALL.get(which)) {
                 (Sum::Nothing, _) => {}
                 (Sum::Later, _) => more = true,
-                (Sum::Missed(n), Some(kind)) => log::info!(target: TARGET, "{kind} more={n}"),
+                (Sum::Missed(n), Some(kind)) => {
+                    let (outcome, reason) = kind.words();
+                    let fields = [("outcome", outcome), ("reason", reason)];
+                    let fields = fields.map(|(name, value)| (name, value.to_owned()));
+                    write_fields(&[&fields[..], &[("more", n.to_string())]].concat());
+                }
                 (Sum::Missed(n), None) => log::error!("{n} more failures were not written here"),
             }
         }
@@ -241,7 +264,7 @@ fn write(lines: &Receiver<Line>, shared: &Shared) {
             Some(at) => lines.recv_timeout(at.saturating_duration_since(Instant::now())),
         };
         match line {
-            Ok(Line::Event(event)) => log::info!(target: TARGET, "{event}"),
+            Ok(Line::Event(event)) => write_fields(&event.fields()),
             Ok(Line::Trouble(what)) => log::error!("{what}"),
             Ok(Line::Counted) => {}
             Ok(Line::Flush(written)) => {

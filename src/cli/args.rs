@@ -184,6 +184,10 @@ pub(super) struct Serve {
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "RESTTOOL_LOG_LEVEL")]
     pub(super) log_level: log::LevelFilter,
 
+    /// How the log is written: text for people, or an object of JSON a line
+    #[arg(long, value_name = "FORMAT", default_value = "text", env = "RESTTOOL_LOG_FORMAT")]
+    pub(super) log_format: LogFormat,
+
     /// Give a user whose password is right a new hash, if theirs costs less than --cost
     #[arg(long, env = "RESTTOOL_REHASH", value_parser = BoolishValueParser::new())]
     pub(super) rehash: bool,
@@ -191,6 +195,15 @@ pub(super) struct Serve {
     /// Log every grant, those of remembered passwords too
     #[arg(long, env = "RESTTOOL_AUDIT_HITS", value_parser = BoolishValueParser::new())]
     pub(super) audit_hits: bool,
+}
+
+/// How a log is written.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
+pub(super) enum LogFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
 }
 
 /// Where the server listens.

@@ -3,7 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::future::Future;
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -14,13 +14,15 @@ use std::sync::Arc;
 
 use futures_util::future::select;
 use log::LevelFilter;
+use log::kv::{Key, Value, VisitSource};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::args;
+use super::args::{self, LogFormat};
 use super::exit::{Exit, Failure};
 use crate::auth::{self, Authenticator};
 use crate::credential::printable;
+use crate::moment::Moment;
 use crate::server::{self, Listener, Realm, Tls};
 use crate::store;
 
@@ -37,7 +39,7 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
         max_connections: args.max_connections,
     };
     let place = Place::of(args)?;
-    start_log(args.log_level);
+    start_log(args.log_level, args.log_format);
     raise_descriptor_limit();
     let store = store::open(database)?;
     let (listener, listening) = place.listen(args)?;
@@ -91,13 +93,34 @@ fn decisions(args: &args::Serve) -> Result<auth::Settings, Failure> {
 }
 
 /// What the libraries below have to say is for whoever looks for a fault.
-fn start_log(level: LevelFilter) {
+fn start_log(level: LevelFilter, format: LogFormat) {
     let below = if level == LevelFilter::Info { LevelFilter::Warn } else { level };
-    env_logger::Builder::new()
-        .filter_level(below)
-        .filter_module("resttool", level)
-        .filter_module("audit", level)
-        .init();
+    let mut log = env_logger::Builder::new();
+    log.filter_level(below).filter_module("resttool", level).filter_module("audit", level);
+    if format == LogFormat::Json {
+        log.format(|out, record| {
+            let mut fields = Fields::new();
+            fields.insert("time".to_owned(), Moment::now().to_string().into());
+            fields.insert("level".to_owned(), record.level().as_str().into());
+            fields.insert("target".to_owned(), record.target().into());
+            fields.insert("message".to_owned(), record.args().to_string().into());
+            record.key_values().visit(&mut OwnFields(&mut fields)).map_err(io::Error::other)?;
+            writeln!(out, "{}", serde_json::Value::Object(fields))
+        });
+    }
+    log.init();
+}
+
+type Fields = serde_json::Map<String, serde_json::Value>;
+
+/// The fields that a line brings with it.
+struct OwnFields<'a>(&'a mut Fields);
+
+impl<'kvs> VisitSource<'kvs> for OwnFields<'_> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
+        self.0.insert(key.to_string(), value.to_string().into());
+        Ok(())
+    }
 }
 
 /// Each connection takes a descriptor. The system's usual limit is one that every program may raise.

@@ -120,7 +120,7 @@ fn target(gate: &Gate, request: &HttpRequest) -> Option<String> {
     let target = first(&TARGETS)?;
     let path = target.split(['?', '#']).next().unwrap_or_default();
     let method = first(&METHODS).unwrap_or_else(|| "-".to_owned());
-    Some(printable(&format!("{method} {path}")).replace('"', "\\\""))
+    Some(printable(&format!("{method} {path}")))
 }
 
 #[cfg(test)]

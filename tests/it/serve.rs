@@ -365,6 +365,51 @@ fn the_audit_log_says_what_a_trusted_proxy_was_asked_for() {
     assert_eq!(asked(""), [line; 3]);
 }
 
+/// X-02: for whatever keeps the log, an object a line, whose fields are those of the text.
+#[test]
+fn the_log_is_json_if_that_is_asked_for() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let words = format!(
+        "serve --port 0 --cost 4 --log-format json --trusted-proxy 127.0.0.1 --database {}",
+        place.database().display()
+    );
+    let mut command = command(place.folder(), words.split(' '));
+    command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    let mut next = move || -> serde_json::Value {
+        serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap()
+    };
+    let listening = next();
+    let message = listening["message"].as_str().unwrap();
+    let address = message.strip_prefix("listening on http://").unwrap().parse().unwrap();
+    assert_eq!(
+        (&listening["level"], &listening["target"]),
+        (&"INFO".into(), &"resttool::cli::serve".into())
+    );
+    let time = listening["time"].as_str().unwrap();
+    assert!(time.len() == "2026-11-24T10:00:00Z".len() && time.ends_with('Z'), "{time}");
+    let request =
+        Request::get("/auth").basic("roy", "wrong").header("X-Forwarded-For", "203.0.113.7");
+    request.header("X-Original-URI", "/a\"b\u{2028}c").send(address);
+    let mut said = next();
+    said.as_object_mut().unwrap().remove("time");
+    let expected = serde_json::json!({
+        "level": "INFO",
+        "target": "audit",
+        "message": r#"outcome=denied reason=wrong-password source=203.0.113.7 user=roy request="- /a\"b\u{2028}c""#,
+        "outcome": "denied",
+        "reason": "wrong-password",
+        "source": "203.0.113.7",
+        "user": "roy",
+        "request": r#"- /a"b\u{2028}c"#,
+    });
+    assert_eq!(said, expected);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 /// Beyond a rate, lines are counted and summed up; of each kind for itself, so none hides another one.
 #[test]
 fn a_flood_of_failures_is_no_flood_of_lines() {
