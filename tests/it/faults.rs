@@ -2,11 +2,13 @@
 //! one.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::client::Request;
 use crate::server::Place;
-use crate::tool::run;
+use crate::tool::{Serving, command, run};
 
 /// The hash of `U*U`, of cost 5: a vector of crypt_blowfish 1.3 (wrapper.c).
 const HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
@@ -123,4 +125,47 @@ fn a_full_disk_or_one_that_fails_is_an_error_and_leaves_the_old_or_the_new_state
         let (alone, beside) = (at_every_call(fault, false), at_every_call(fault, true));
         assert!(alone > 50 && beside > 50, "{alone} {beside}");
     }
+}
+
+/// P-18, S-07: a server whose disk fails refuses, grants nothing, and is well again when the disk is.
+#[test]
+#[ignore = "needs strace"]
+fn a_server_whose_disk_fails_grants_nothing_and_recovers() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let words = format!(
+        "serve --port 0 --cost 4 --source-failures 0 --database {}",
+        place.database().display()
+    );
+    let server = Serving::start(command(place.folder(), words.split(' ')));
+    let login = |user: &str| {
+        let request = Request::get("/rest-auth").basic(user, "open-sesame");
+        request.send(server.address).status
+    };
+    assert_eq!(login("roy"), 200);
+    for (n, call) in ["pread64", "statx", "pread64,statx,openat"].into_iter().enumerate()
+    {
+        let mut strace = Command::new("strace");
+        strace.args([
+            "-f",
+            "-e",
+            &format!("trace={call}"),
+            "-e",
+            &format!("inject={call}:error=EIO"),
+        ]);
+        strace.args(["-o", "/dev/null", "-p", &server.id().to_string()]);
+        let mut strace = strace.stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(strace.stderr.take().unwrap()).lines();
+        assert!(said.any(|line| line.unwrap().contains("attached")));
+        // Something has changed, so that nothing that was known before counts.
+        let new = format!("user-{n}");
+        place.add(&new, "open-sesame");
+        assert_eq!((login(&new), login("roy")), (503, 503), "{call}");
+        let id = rustix::process::Pid::from_child(&strace);
+        rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+        strace.wait().unwrap();
+        assert_eq!((login(&new), login("roy")), (200, 200), "{call}");
+    }
+    server.signal(rustix::process::Signal::TERM);
+    assert_eq!(server.end().0, Some(0));
 }
