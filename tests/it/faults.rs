@@ -143,8 +143,7 @@ fn a_server_whose_disk_fails_grants_nothing_and_recovers() {
         request.send(server.address).status
     };
     assert_eq!(login("roy"), 200);
-    for (n, call) in ["pread64", "statx", "pread64,statx,openat"].into_iter().enumerate()
-    {
+    for (n, call) in ["pread64", "statx", "pread64,statx,openat"].into_iter().enumerate() {
         let mut strace = Command::new("strace");
         strace.args([
             "-f",

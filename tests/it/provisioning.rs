@@ -348,3 +348,33 @@ fn a_user_for_one_run_and_a_nightly_broom() {
     machine.shell(&blocks[1].1);
     assert_eq!(machine.names(), ["bob"]);
 }
+
+/// Every test that `docs/security.md` names is one.
+#[test]
+fn the_page_on_security_names_tests_that_there_are() {
+    fn sources(folder: &Path, text: &mut String) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, text);
+            } else {
+                text.push_str(&fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut code = String::new();
+    sources(&root.join("src"), &mut code);
+    sources(&root.join("tests"), &mut code);
+    let page = fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let table = page.lines().filter(|line| line.starts_with("| ")).skip(2);
+    let mut seen = 0;
+    for line in table {
+        let tests = line.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        for test in tests.split(", ").map(|test| test.trim_matches('`')) {
+            assert!(code.contains(&format!("fn {test}(")), "{test}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "{seen}");
+}
