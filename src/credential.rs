@@ -670,4 +670,42 @@ mod tests {
         let long = printable(&"n".repeat(8192));
         assert_eq!(long, format!("{}…", "n".repeat(200)));
     }
+
+    proptest::proptest! {
+        /// C-10: whatever is typed, what comes out is a name, and the same one again.
+        #[test]
+        fn a_name_that_was_made_is_its_own_name(raw in "\\PC{0,40}") {
+            if let Ok(made) = UserName::parse(&raw) {
+                let text = made.as_str();
+                assert_eq!(UserName::parse(text), Ok(made.clone()));
+                assert!((1..=UserName::MAX_BYTES).contains(&text.len()) && !text.contains(':'));
+                assert!(!text.chars().any(|c| c.is_control() || c.is_whitespace()));
+            }
+        }
+
+        /// P-08: a password is the same, typed again as it was kept.
+        #[test]
+        fn a_password_that_was_made_is_its_own(raw in "\\PC{0,40}") {
+            if let Ok(made) = Password::parse(&raw) {
+                let again = Password::parse(made.reveal()).unwrap();
+                assert_eq!(again.reveal(), made.reveal());
+                assert!((1..=Password::MAX_BYTES).contains(&made.reveal().len()));
+            }
+        }
+
+        #[test]
+        fn a_hash_is_kept_as_it_was_given(text in "\\$2[abxy]\\$[0-9]{2}\\$[./A-Za-z0-9]{50,55}") {
+            if let Ok(hash) = PasswordHash::parse(&text) {
+                assert_eq!(hash.as_str(), text);
+                assert!((Cost::MIN..=Cost::MAX).contains(&hash.cost().get()));
+            }
+        }
+
+        ///
+        #[test]
+        fn what_was_made_printable_stays_on_its_line(text in "\\PC{0,300}|(?s).{0,300}") {
+            let shown = printable(&text);
+            assert!(!shown.chars().any(|c| c.is_control() || "\u{2028}\u{2029}\u{202E}".contains(c)));
+        }
+    }
 }

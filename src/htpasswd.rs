@@ -164,4 +164,21 @@ mod tests {
         assert_eq!(parse(&written), Ok(user("roy")));
         assert_eq!(line(&UserName::parse("#roy").unwrap(), &hash), None);
     }
+
+    proptest::proptest! {
+        /// L-05: whatever stands in a file, a user of it is written as they were read.
+        #[test]
+        fn a_line_that_was_read_is_written_and_read_again(name in "\\PC{0,20}", rest in "(:\\PC{0,20})?") {
+            let given = format!("{name}:{HASH}{rest}");
+            if let Ok(Some((name, hash))) = parse(&given) {
+                let written = line(&name, &hash).unwrap();
+                assert_eq!(parse(&written), Ok(Some((name, hash))));
+            }
+        }
+
+        #[test]
+        fn no_line_does_more_than_be_refused(given in "(?s).{0,80}") {
+            let _ = parse(&given);
+        }
+    }
 }

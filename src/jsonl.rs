@@ -207,4 +207,27 @@ mod tests {
             assert!(!format!("{error:?}").contains("sesame"), "{error:?}");
         }
     }
+
+    proptest::proptest! {
+        /// L-05: export and import are a whole copy, of whomever.
+        #[test]
+        fn a_user_that_was_written_is_read_again(
+            name in "[^:\\p{C}\\p{Z}]{1,30}",
+            groups in proptest::collection::vec("[a-z\"\\\\]{1,8}", 0..5),
+            locked: bool,
+            times in proptest::array::uniform3(0..253_402_207_200_i64),
+        ) {
+            let Ok(name) = UserName::parse(&name) else { return Ok(()) };
+            let groups = groups.iter().map(|group| GroupName::parse(group).unwrap());
+            let [expires, created, changed] = times.map(moment);
+            let groups = Groups::new(groups).unwrap();
+            let user = Account { name, groups, locked, expires: Some(expires), created, changed, ..roy() };
+            assert_eq!(parse(&line(&user).unwrap(), moment(9)), Ok(Some(user)));
+        }
+
+        #[test]
+        fn no_line_does_more_than_be_refused(given in "(?s).{0,80}") {
+            let _ = parse(&given, moment(9));
+        }
+    }
 }

@@ -123,4 +123,12 @@ mod tests {
         assert_eq!(Moment::from_seconds(253_402_207_201), None);
         assert_eq!(Moment::from_seconds(i64::MAX), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_moment_is_read_as_it_was_written(seconds in 0..=253_402_207_200_i64) {
+            let moment = Moment::from_seconds(seconds).unwrap();
+            assert_eq!(Moment::parse(&moment.to_string()), Ok(moment));
+        }
+    }
 }

@@ -57,3 +57,28 @@ fn parse(field: &[u8]) -> Option<Credentials> {
         password: Password::parse(password).ok()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        /// P-05: whatever a user is called and their password is, the field says it.
+        #[test]
+        fn what_is_shown_is_what_was_meant(user in "\\PC{1,20}", password in "\\PC{1,20}") {
+            let (Ok(user), Ok(password)) = (UserName::parse(&user), Password::parse(&password)) else {
+                return Ok(());
+            };
+            let pair = format!("{user}:{}", password.reveal());
+            let shown = parse(format!("Basic {}", STANDARD.encode(pair)).as_bytes()).unwrap();
+            assert_eq!((shown.user, shown.password.reveal()), (user, password.reveal()));
+        }
+
+        /// P-03
+        #[test]
+        fn no_field_does_more_than_be_refused(field: Vec<u8>, encoded: Vec<u8>) {
+            let _ = parse(&field);
+            let _ = parse(format!("Basic {}", STANDARD.encode(encoded)).as_bytes());
+        }
+    }
+}

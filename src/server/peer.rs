@@ -149,4 +149,14 @@ mod tests {
             assert_eq!(bad.parse::<Network>(), Err(NetworkError), "{bad}");
         }
     }
+
+    proptest::proptest! {
+        /// B-11: whatever a client writes before it, what the last proxy has seen counts.
+        #[test]
+        fn nothing_that_stands_before_the_last_address_counts(forged in "[ -~]{0,60}") {
+            assert_eq!(source_of("10.0.0.1", &[&format!("{forged}, 192.0.2.9")]), "192.0.2.9");
+            assert_eq!(source_of("10.0.0.1", &[&forged, "192.0.2.9, 10.2.2.2"]), "192.0.2.9");
+            assert_eq!(source_of("192.0.2.1", &[&forged]), "192.0.2.1");
+        }
+    }
 }

@@ -616,12 +616,13 @@ fn a_socket_has_its_mode_and_is_taken_over_only_from_who_is_gone() {
     // Whoever connects counts as 127.0.0.1, which is a trusted proxy here.
     let proxied = Request::get("/rest-auth").basic("roy", "wrong");
     ask_locally(&place, &proxied.header("X-Forwarded-For", "203.0.113.7"));
+    let mut log = String::new();
+    while !log.contains("reason=wrong-password source=203.0.113.7") {
+        assert!(std::io::BufRead::read_line(&mut first.1, &mut log).unwrap() > 0, "{log}");
+    }
     // Killed, it leaves its socket behind.
     first.0.kill().unwrap();
     first.0.wait().unwrap();
-    let mut log = String::new();
-    std::io::Read::read_to_string(&mut first.1, &mut log).unwrap();
-    assert!(log.contains("reason=wrong-password source=203.0.113.7"), "{log}");
     assert!(path.exists());
     let second = Local::start(&place, "--unix-socket-mode 660");
     assert_eq!(mode(), 0o660);
