@@ -3,10 +3,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::client::{Connection, Reply, Request};
 use crate::server::Place;
@@ -66,12 +69,12 @@ fn answer(connection: TcpStream, count: &AtomicUsize) {
     let _ = (&connection).write_all(reply.as_bytes());
 }
 
-/// A program in the foreground. Dropped, it ends.
+/// A program in the foreground, and what it has started. Dropped, they end.
 struct Program(Child);
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
         let _ = self.0.wait();
     }
 }
@@ -126,6 +129,7 @@ impl Setup {
             let mut command = make(self, free.port());
             let log = fs::File::create(self.path("log")).unwrap();
             command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+            command.process_group(0);
             let mut program = Program(command.spawn().unwrap());
             while program.0.try_wait().unwrap().is_none() {
                 // It may listen before it knows where to pass a request on.
