@@ -36,6 +36,11 @@ pub(super) fn resource() -> Resource {
 async fn auth(request: HttpRequest, gate: web::Data<Gate>) -> HttpResponse {
     let Some(groups) = groups(request.query_string()) else {
         // A slip in somebody's configuration must not open a door.
+        gate.misconfigured.call_once(|| {
+            log::warn!(
+                "a proxy asks {PATH} with a query that is not group=NAME, and nothing passes: it is not known what was meant"
+            );
+        });
         return forbidden("misconfigured").finish();
     };
     let target = || target(&gate, &request);

@@ -150,6 +150,8 @@ struct Gate {
     settings: Settings,
     /// Whether somebody was told that a proxy may have been forgotten.
     warned: Once,
+    /// Whether somebody was told that a location asks for what is not known.
+    misconfigured: Once,
     /// The fields of every 401. The framework's map puts its fields in a random order, which copies of a
     /// map share: so all refusals are the same to the byte, and tell nothing by their order.
     denied: HeaderMap,
@@ -163,7 +165,13 @@ impl Gate {
             .finish()
             .headers()
             .clone();
-        Self { authenticator, settings: settings.clone(), warned: Once::new(), denied }
+        Self {
+            authenticator,
+            settings: settings.clone(),
+            warned: Once::new(),
+            misconfigured: Once::new(),
+            denied,
+        }
     }
 
     /// The address that a request comes from.

@@ -365,6 +365,18 @@ fn the_audit_log_says_what_a_trusted_proxy_was_asked_for() {
     assert_eq!(asked(""), [line; 3]);
 }
 
+#[test]
+fn a_location_that_asks_for_what_is_not_known_is_told_of_once() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let serving = serve(&place, "");
+    for _ in 0..3 {
+        assert_eq!(Request::get("/auth?groups=x").send(serving.address).status, 403);
+    }
+    let log = serving.stop().join("\n");
+    assert_eq!(log.matches("with a query that is not group=NAME").count(), 1, "{log}");
+}
+
 /// for whatever keeps the log, an object a line, whose fields are those of the text.
 #[test]
 fn the_log_is_json_if_that_is_asked_for() {
