@@ -91,6 +91,27 @@ fn a_password_is_asked_for_twice_and_not_shown() {
     assert_eq!(home.serve().login("roy", "open-sesame").status, 200);
 }
 
+/// L-01
+#[test]
+fn a_new_password_is_asked_for_twice_and_a_known_one_once() {
+    let home = Place::new();
+    home.add("roy", "open-sesame");
+    let database = home.database().display().to_string();
+    let mut session = Session::start(&home, &format!("passwd roy --cost 10 --database {database}"));
+    session.answer("Password: ", b"another-one\n");
+    session.answer("\nPassword again: ", b"another-one\n");
+    let said = "\nresttool: changed the password of roy\n".to_owned();
+    assert_eq!(session.end(), (Some(0), String::new(), said, String::new()));
+    for (typed, code, said) in [
+        (&b"another-one\n"[..], 0, "\nresttool: the password of roy is right\n"),
+        (b"open-sesame\n", 3, "\nresttool: cannot verify user roy: the password is wrong\n"),
+    ] {
+        let mut session = Session::start(&home, &format!("verify roy --database {database}"));
+        session.answer("Password: ", typed);
+        assert_eq!(session.end(), (Some(code), String::new(), said.to_owned(), String::new()));
+    }
+}
+
 #[test]
 fn the_questions_of_hash_leave_stdout_to_the_hash() {
     let home = Place::new();
