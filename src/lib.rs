@@ -3,6 +3,7 @@
 //! The program is [`run`]. The rest is public so that tests and benchmarks can start the server in their
 //! own process, on a store of their own.
 
+mod aside;
 mod auth;
 mod cli;
 mod credential;

@@ -37,6 +37,12 @@ impl Moment {
         self.0
     }
 
+    /// Whether it is over, when the clock on the wall says `now`: that is how people say when somebody expires.
+    #[must_use]
+    pub fn has_passed(self, now: SystemTime) -> bool {
+        SystemTime::from(self) <= now
+    }
+
     /// What `text` says: a date, which stands for its first second in UTC, or a date and time with its offset (RFC 3339
     /// section 5.6). Fractions of a second are dropped.
     ///

@@ -626,13 +626,12 @@ fn bcrypt_failed(e: impl std::fmt::Display) -> StoreError {
     StoreError::Failed(format!("bcrypt failed: {e}"))
 }
 
-/// `now` is what the clock on the wall says: that is how people say when somebody expires.
 fn may_enter(user: &User, now: SystemTime) -> bool {
     !user.locked && !has_passed(user.expires, now)
 }
 
 fn has_passed(end: Option<Moment>, now: SystemTime) -> bool {
-    end.is_some_and(|end| SystemTime::from(end) <= now)
+    end.is_some_and(|end| end.has_passed(now))
 }
 
 /// Computes hashes, and keeps account of how long they take.

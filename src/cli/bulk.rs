@@ -1,9 +1,8 @@
 //! What the verbs for many users do, a function each. All of it is done or nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{self, BufWriter};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use super::args::{self, Format, OnConflict};
@@ -11,7 +10,8 @@ use super::exit::{Exit, Failure, say};
 use super::lines::{Input, bad_line, lines};
 use super::progress::Progress;
 use super::report::{Report, diff, summary, write_each};
-use super::secret::password_in;
+use super::secret::{self, password_in};
+use crate::aside::{Aside, folder};
 use crate::credential::{Cost, Password, UserName, printable};
 use crate::htpasswd;
 use crate::jsonl;
@@ -164,7 +164,7 @@ pub(super) fn export(args: &args::Export, database: &Path) -> Result<(), Failure
         match args.format {
             Format::Jsonl => Ok(Some(jsonl::line(user).map_err(unusable)?)),
             Format::Htpasswd => {
-                if user.locked || user.expires.is_some_and(|end| SystemTime::from(end) <= now) {
+                if user.locked || user.expires.is_some_and(|end| end.has_passed(now)) {
                     left_out += 1;
                     return Ok(None);
                 }
@@ -177,9 +177,10 @@ pub(super) fn export(args: &args::Export, database: &Path) -> Result<(), Failure
     if args.file == Path::new("-") {
         write_each(&*store, &mut BufWriter::new(io::stdout().lock()), line)?;
     } else {
-        let aside = Aside::create(&args.file)?;
+        let failed = |e: io::Error| cannot_write(&args.file, &e);
+        let aside = Aside::create(&args.file).map_err(failed)?;
         write_each(&*store, &mut BufWriter::new(aside.file()), line)?;
-        aside.put_in_place()?;
+        aside.put_in_place().map_err(failed)?;
     }
     if left_out > 0 {
         say(&format!(
@@ -190,37 +191,6 @@ pub(super) fn export(args: &args::Export, database: &Path) -> Result<(), Failure
         say(&format!("resttool: exported to {}", printable(&args.file.to_string_lossy())));
     }
     Ok(())
-}
-
-/// A file that is written aside, for its owner alone, and then put in place.
-struct Aside {
-    place: PathBuf,
-    file: tempfile::NamedTempFile,
-}
-
-impl Aside {
-    fn create(place: &Path) -> Result<Self, Failure> {
-        let file = tempfile::Builder::new().prefix(".resttool-export-").tempfile_in(folder(place));
-        let file = file.map_err(|e| cannot_write(place, &e))?;
-        Ok(Self { place: place.to_owned(), file })
-    }
-
-    fn file(&self) -> &File {
-        self.file.as_file()
-    }
-
-    fn put_in_place(self) -> Result<(), Failure> {
-        let Self { place, file } = self;
-        file.as_file().sync_all().map_err(|e| cannot_write(&place, &e))?;
-        file.persist(&place).map_err(|e| cannot_write(&place, &e.error))?;
-        File::open(folder(&place))
-            .and_then(|folder| folder.sync_all())
-            .map_err(|e| cannot_write(&place, &e))
-    }
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn cannot_write(path: &Path, e: &io::Error) -> Failure {
@@ -292,9 +262,7 @@ fn secret_of(
             Ok(Secret::Password(password))
         }
         Source::Hash(hash) => Ok(Secret::Hash(hash.clone())),
-        Source::Generate => Password::generate().map(Secret::ForNew).map_err(|e| {
-            Failure::new(Exit::Failed, format_args!("there are no random numbers: {e}"))
-        }),
+        Source::Generate => secret::Source::Generate.password().map(Secret::ForNew),
     }
 }
 

@@ -69,7 +69,7 @@ impl Report {
                 password: generated.map(Password::reveal),
                 dry_run: self.dry_run,
             };
-            self.print_object(&object)?;
+            self.print(&json(&object)?)?;
         }
         Ok(())
     }
@@ -77,11 +77,6 @@ impl Report {
     /// A line on standard output.
     pub(super) fn print(&mut self, line: &str) -> Result<(), Failure> {
         writeln!(self.out, "{line}").map_err(cannot_print)
-    }
-
-    pub(super) fn print_object(&mut self, object: &impl Serialize) -> Result<(), Failure> {
-        let line = serde_json::to_string(object).map_err(|e| Failure::new(Exit::Failed, e))?;
-        self.print(&line)
     }
 
     /// Makes sure that all of it has been said.
@@ -110,6 +105,11 @@ impl Report {
         }
         writeln!(audit, "{line}").map_err(|e| cannot_audit(&e))
     }
+}
+
+/// An object, as a line for programs.
+pub(super) fn json(object: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(object).map_err(|e| Failure::new(Exit::Failed, e))
 }
 
 /// A change, for programs.

@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{self, LogFormat};
 use super::exit::{Exit, Failure};
+use crate::aside::folder;
 use crate::auth::{self, Authenticator};
 use crate::credential::printable;
 use crate::moment::Moment;
@@ -190,10 +191,7 @@ fn socket(path: &Path, mode: u32) -> io::Result<UnixListener> {
         Err(e) if !fs::symlink_metadata(path)?.file_type().is_socket() => return Err(e),
         Err(_) => {}
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let aside = tempfile::Builder::new()
-        .prefix(".resttool-")
-        .tempdir_in(folder.unwrap_or(Path::new(".")))?;
+    let aside = tempfile::Builder::new().prefix(".resttool-").tempdir_in(folder(path))?;
     let made = aside.path().join("socket");
     let listener = UnixListener::bind(&made)?;
     fs::set_permissions(&made, Permissions::from_mode(mode))?;

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::args;
 use super::exit::{Exit, Failure, print, say};
+use super::report::json;
 use crate::credential::{UserName, printable};
 use crate::store::{self, Flaw};
 
@@ -16,7 +17,7 @@ pub(super) fn check(args: &args::Check, database: &Path) -> Result<(), Failure> 
         if args.json.json {
             let user = user.as_ref().map(UserName::as_str);
             let object = Object { name: user, what, mend: mend.as_deref() };
-            print(&serde_json::to_string(&object).map_err(|e| Failure::new(Exit::Failed, e))?)?;
+            print(&json(&object)?)?;
         } else {
             print(what)?;
             if let Some(mend) = mend {

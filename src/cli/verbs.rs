@@ -10,7 +10,7 @@ use wildmatch::WildMatch;
 
 use super::args;
 use super::exit::{Exit, Failure, print, say};
-use super::report::{Report, Shown, Verified, write_each};
+use super::report::{Report, Shown, Verified, json, write_each};
 use super::secret::{New, Source};
 use super::table::table;
 use crate::auth::{self, Finding};
@@ -204,7 +204,7 @@ pub(super) fn userdel(args: &args::Userdel, database: &Path) -> Result<(), Failu
 
 pub(super) fn userlist(args: &args::Userlist, database: &Path) -> Result<(), Failure> {
     let now = SystemTime::now();
-    let expired = |user: &Account| user.expires.is_some_and(|end| SystemTime::from(end) <= now);
+    let expired = |user: &Account| user.expires.is_some_and(|end| end.has_passed(now));
     let pattern = args.pattern.as_deref().map(WildMatch::new);
     let matches = |user: &Account| {
         let cost = user.hash.as_ref().ok().map(|hash| hash.cost().get());
@@ -221,8 +221,7 @@ pub(super) fn userlist(args: &args::Userlist, database: &Path) -> Result<(), Fai
             if !matches(user) {
                 return Ok(None);
             }
-            let line = serde_json::to_string(&Shown::new(user));
-            line.map(Some).map_err(|e| Failure::new(Exit::Failed, e))
+            json(&Shown::new(user)).map(Some)
         });
     }
     let head = ["NAME", "GROUPS", "STATE", "COST", "CREATED", "CHANGED"];
@@ -270,7 +269,7 @@ pub(super) fn verify(args: &args::Verify, database: &Path) -> Result<(), Failure
     };
     if args.json.json {
         let object = Verified::new(&shown.user, reason.map(|(_, why)| why));
-        print(&serde_json::to_string(&object).map_err(|e| Failure::new(Exit::Failed, e))?)?;
+        print(&json(&object)?)?;
     }
     match reason {
         Some((exit, why)) => Err(Failure::new(exit, why)),

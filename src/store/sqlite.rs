@@ -25,6 +25,7 @@ use super::lease::{LEASE, Lease};
 use super::{
     Account, BUSY_TIMEOUT, BadRecord, Flaw, Revision, Store, StoreError, Transaction, User,
 };
+use crate::aside::{Aside, sync_folder};
 use crate::credential::{Cost, GroupName, Groups, PasswordHash, UserName, printable};
 use crate::moment::Moment;
 
@@ -516,28 +517,16 @@ pub(super) fn backup(path: &Path, to: &Path) -> Result<(), StoreError> {
     let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
     let failed = |e: &io::Error| cannot("write", to, e);
     let source = Files::open(&path, 0)?;
-    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let aside = tempfile::Builder::new()
-        .prefix(".resttool-backup-")
-        .tempfile_in(folder)
-        .map_err(|e| failed(&e))?;
-    // The creation mask may have taken away the owner's own rights.
-    aside.as_file().set_permissions(Permissions::from_mode(0o600)).map_err(|e| failed(&e))?;
+    let aside = Aside::create(to).map_err(|e| failed(&e))?;
     let copy = || -> rusqlite::Result<()> {
         let mut target = Connection::open(aside.path())?;
         // All at once: a reader keeps nobody from writing, and sees one moment.
-        Backup::new(&source.main(), &mut target)?.run_to_completion(
-            i32::MAX,
-            Duration::from_millis(10),
-            None,
-        )?;
+        let pause = Duration::from_millis(10);
+        Backup::new(&source.main(), &mut target)?.run_to_completion(i32::MAX, pause, None)?;
         target.close().map_err(|(_, e)| e)
     };
     copy().map_err(|e| store_error(e, &path))?;
-    aside.as_file().sync_all().map_err(|e| failed(&e))?;
-    aside.persist(to).map_err(|e| failed(&e.error))?;
-    sync_folder(folder).map_err(|e| failed(&e))
+    aside.put_in_place().map_err(|e| failed(&e))
 }
 
 pub(super) fn check(path: &Path, cost: Cost) -> Result<Vec<Flaw>, StoreError> {
@@ -578,9 +567,8 @@ fn rights(path: &Path, meta: &Metadata) -> Result<Vec<Flaw>, StoreError> {
     let mut flaw = |what, mend| flaws.push(Flaw { what, user: None, mend: Some(mend) });
     for file in std::iter::once(path.to_owned()).chain(companions(path)) {
         let Ok(meta) = fs::metadata(&file) else { continue };
-        let mode = meta.permissions().mode() & 0o7777;
         let word = shell_word(&file);
-        if mode & 0o077 != 0 {
+        if let Some(mode) = open_to_others(&meta) {
             flaw(
                 format!("other users may read or write {word} (mode {mode:04o})"),
                 format!("chmod 600 {word}"),
@@ -624,20 +612,22 @@ fn records(connection: &Connection, path: &Path, cost: Cost) -> Result<Vec<Flaw>
     let mut rows = statement.query([]).map_err(failed)?;
     let mut flaws = Vec::new();
     while let Some(row) = rows.next().map_err(failed)? {
-        flaws.extend(record(row, cost));
+        flaws.extend(record(row, cost, &shell_word(path)));
     }
     Ok(flaws)
 }
 
 /// What is wrong with one user's record.
-fn record(row: &Row<'_>, cost: Cost) -> Option<Flaw> {
+fn record(row: &Row<'_>, cost: Cost, database: &str) -> Option<Flaw> {
     let name = match user_name(row) {
         Ok(name) => name,
         Err(e) => return Some(Flaw { what: e.to_string(), user: None, mend: None }),
     };
     let word = shell_word(Path::new(name.as_str()));
+    // Otherwise it would be taken for an option.
+    let end = if word.starts_with('-') { "-- " } else { "" };
     let flaw = |what: String, command: &str| {
-        let mend = Some(format!("resttool {command} {word}"));
+        let mend = Some(format!("resttool {command} --database {database} {end}{word}"));
         Some(Flaw { what, user: Some(name.clone()), mend })
     };
     let unusable = |why| StoreError::BadRecord { user: name.clone(), why }.to_string();
@@ -697,11 +687,6 @@ fn create(path: &Path) -> Result<(), StoreError> {
     sync_folder(folder).map_err(|e| failed(&e))
 }
 
-/// Makes the names in a folder as durable as what they name.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
 /// Makes the folders that are missing, each for its owner alone whatever the creation mask says.
 fn create_folders(folder: &Path) -> Result<(), StoreError> {
     let missing: Vec<_> = folder.ancestors().take_while(|f| !f.exists()).collect();
@@ -745,6 +730,12 @@ fn companions(path: &Path) -> impl Iterator<Item = PathBuf> {
     })
 }
 
+/// The mode of a file, if it lets others read or write it.
+fn open_to_others(meta: &Metadata) -> Option<u32> {
+    let mode = meta.permissions().mode() & 0o7777;
+    (mode & 0o077 != 0).then_some(mode)
+}
+
 /// Refuses files that others may read or write, and what is no file.
 fn check_files(path: &Path) -> Result<(), StoreError> {
     let refused = |path: &Path, why: String, hint| {
@@ -760,8 +751,7 @@ fn check_files(path: &Path) -> Result<(), StoreError> {
         if !meta.is_file() {
             return refused(file, "it is not a file".into(), None);
         }
-        let mode = meta.permissions().mode() & 0o7777;
-        if mode & 0o077 != 0 {
+        if let Some(mode) = open_to_others(&meta) {
             return refused(
                 file,
                 format!("other users may read or write it (mode {mode:04o})"),

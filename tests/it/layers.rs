@@ -6,12 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room, the rooms that it may use, and the crates that live in it. From the bottom up.
-const ROOMS: [(&str, &[&str], &[&str]); 11] = [
+const ROOMS: [(&str, &[&str], &[&str]); 12] = [
+    ("aside", &[], &[]),
     ("moment", &[], &["jiff"]),
     ("credential", &[], &["precis_profiles", "unicode_normalization"]),
     ("htpasswd", &["credential"], &[]),
     ("manifest", &["moment", "credential"], &["toml"]),
-    ("store", &["moment", "credential"], &["rusqlite"]),
+    ("store", &["aside", "moment", "credential"], &["rusqlite"]),
     ("jsonl", &["moment", "credential", "store"], &[]),
     ("auth", &["moment", "credential", "store"], &["bcrypt", "blake3"]),
     ("users", &["moment", "credential", "store", "auth::hash"], &[]),
@@ -32,6 +33,7 @@ const ROOMS: [(&str, &[&str], &[&str]); 11] = [
     (
         "cli",
         &[
+            "aside",
             "moment",
             "credential",
             "htpasswd",

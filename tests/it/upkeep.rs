@@ -60,23 +60,26 @@ fn what_is_wrong_is_named_with_its_mend_and_nothing_is_changed() {
     ));
     let before = fs::read(&database).unwrap();
     let expected = [
-        ("the hash of user ann is of cost 5, below 12", "resttool passwd ann"),
+        ("the hash of user ann is of cost 5, below 12", "resttool passwd DB ann"),
         (
             "the stored hash of user bob can't be used: it is a $2x$ hash, made by a flawed program",
-            "resttool passwd bob",
+            "resttool passwd DB bob",
         ),
         (
             "the stored expiry of user cid can't be used: it is of the wrong type or out of range",
-            "resttool userdel cid",
+            "resttool userdel DB cid",
         ),
     ];
-    let expected = expected.map(|(what, mend)| (what.to_owned(), mend.to_owned()));
+    let expected = expected
+        .map(|(what, mend)| (what.to_owned(), mend.replace("DB", &format!("--database {shown}"))));
     assert_eq!(flaws(&place, ""), expected);
     assert_eq!(flaws(&place, "--cost 5"), expected[1..]);
     let line = tool(&place, "check --json").stdout.lines().next().unwrap().to_owned();
     assert_eq!(
         line,
-        r#"{"name":"ann","what":"the hash of user ann is of cost 5, below 12","mend":"resttool passwd ann"}"#
+        format!(
+            r#"{{"name":"ann","what":"the hash of user ann is of cost 5, below 12","mend":"resttool passwd --database {shown} ann"}}"#
+        )
     );
     let three = tool(&place, "check --quiet").stderr;
     assert_eq!(
@@ -84,6 +87,15 @@ fn what_is_wrong_is_named_with_its_mend_and_nothing_is_changed() {
         format!("resttool: cannot check the store: 3 things are wrong with {shown}\n")
     );
     assert_eq!(fs::read(&database).unwrap(), before);
+    // The mend is a command that mends, also of a name that looks like an option.
+    place.hashed("-f", HASH);
+    let mend = flaws(&place, "").into_iter().find(|(what, _)| what.contains("user -f")).unwrap().1;
+    let words = mend.strip_prefix("resttool ").unwrap();
+    let (verb, rest) = words.split_once(' ').unwrap();
+    let mended = run(place.folder(), &format!("{verb} --generate {rest}"), "");
+    assert_eq!(mended.code, 0, "{mend}: {}", mended.stderr);
+    assert!(!flaws(&place, "").iter().any(|(what, _)| what.contains("user -f")));
+    place.remove("-f");
 
     fs::set_permissions(&database, fs::Permissions::from_mode(0o644)).unwrap();
     let open = format!("other users may read or write {shown} (mode 0644)");
