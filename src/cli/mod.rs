@@ -7,6 +7,8 @@ mod args;
 mod bulk;
 mod exit;
 mod lines;
+mod listen;
+mod log;
 mod manual;
 mod print;
 mod progress;

@@ -1,0 +1,123 @@
+//! Where the server listens: at an address, or at a socket in the file system.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use super::args;
+use super::exit::{Exit, Failure};
+use crate::aside::folder;
+use crate::credential::printable;
+use crate::server::Listener;
+
+/// Where it is to listen.
+pub(super) enum Place {
+    Addresses(Vec<SocketAddr>),
+    Socket(PathBuf),
+}
+
+impl Place {
+    pub(super) fn of(args: &args::Serve) -> Result<Self, Failure> {
+        match &args.unix_socket {
+            Some(path) => Ok(Self::Socket(path.clone())),
+            None => addresses(args).map(Self::Addresses),
+        }
+    }
+
+    /// Listens, and says where.
+    pub(super) fn listen(&self, args: &args::Serve) -> Result<(Listener, String), Failure> {
+        match self {
+            Self::Addresses(addresses) => {
+                let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
+                let bound = TcpListener::bind(&addresses[..]);
+                let listener = bound.map_err(|e| cannot_listen(args, &e))?;
+                let address = listener.local_addr().map_err(|e| Failure::new(Exit::Failed, e))?;
+                Ok((listener.into(), format!("{scheme}://{address}")))
+            }
+            Self::Socket(path) => {
+                let shown = printable(&path.to_string_lossy());
+                let listener = socket(path, args.unix_socket_mode).map_err(|e| {
+                    let why = format_args!("cannot listen on {shown}: {e}");
+                    match e.kind() {
+                        io::ErrorKind::AddrInUse => Failure::new(Exit::Failed, why)
+                            .hint("another server listens there: choose another --unix-socket"),
+                        _ => Failure::new(Exit::Failed, why),
+                    }
+                })?;
+                Ok((listener.into(), format!("unix:{shown}")))
+            }
+        }
+    }
+
+    /// Takes away what would be left: a socket that nobody listens to.
+    pub(super) fn leave(&self) {
+        if let Self::Socket(path) = self
+            && let Err(e) = fs::remove_file(path)
+        {
+            log::warn!("cannot remove {}: {e}", printable(&path.to_string_lossy()));
+        }
+    }
+}
+
+/// A socket with this mode. It is made aside and then put in place, so that nobody meets it with another mode; in place of one that nobody
+/// listens to any more, but of nothing else.
+fn socket(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    match UnixStream::connect(path) {
+        Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) if e.kind() != io::ErrorKind::ConnectionRefused => return Err(e),
+        Err(e) if !fs::symlink_metadata(path)?.file_type().is_socket() => return Err(e),
+        Err(_) => {}
+    }
+    let aside = tempfile::Builder::new().prefix(".resttool-").tempdir_in(folder(path))?;
+    let made = aside.path().join("socket");
+    let listener = UnixListener::bind(&made)?;
+    fs::set_permissions(&made, Permissions::from_mode(mode))?;
+    fs::rename(made, path)?;
+    Ok(listener)
+}
+
+/// The addresses that the host stands for. Passwords must not leave the machine in the clear unasked.
+fn addresses(args: &args::Serve) -> Result<Vec<SocketAddr>, Failure> {
+    let host = printable(&args.address.host);
+    let bare = args
+        .address
+        .host
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(&args.address.host);
+    let addresses: Vec<_> = (bare, args.address.port)
+        .to_socket_addrs()
+        .map_err(|e| Failure::new(Exit::Usage, format_args!("--host {host} is no address: {e}")))?
+        .collect();
+    let clear = args.tls_cert.is_none() && !args.allow_plaintext;
+    if clear && !addresses.iter().all(|address| address.ip().is_loopback()) {
+        return Err(Failure::new(
+            Exit::Usage,
+            format_args!("--host {host} can be reached from other machines, and passwords would travel in the clear"),
+        )
+        .hint("give --tls-cert and --tls-key, listen on 127.0.0.1 behind a proxy that speaks TLS, or give --allow-plaintext"));
+    }
+    Ok(addresses)
+}
+
+fn cannot_listen(args: &args::Serve, e: &io::Error) -> Failure {
+    let failure = Failure::new(
+        Exit::Failed,
+        format_args!(
+            "cannot listen on {} port {}: {e}",
+            printable(&args.address.host),
+            args.address.port
+        ),
+    );
+    match e.kind() {
+        io::ErrorKind::AddrInUse => {
+            failure.hint("another program listens there: choose another --port")
+        }
+        io::ErrorKind::PermissionDenied => failure.hint("choose a --port of 1024 or more"),
+        _ => failure,
+    }
+}
