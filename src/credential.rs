@@ -4,6 +4,7 @@
 //! This room knows neither HTTP nor the store nor the terminal, and computes no hash. A password
 //! and a hash can't be printed: they have no `Display`, and their `Debug` shows no content.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -42,17 +43,22 @@ impl UserName {
         if raw.len() <= Self::MAX_BYTES && raw.bytes().all(|c| c.is_ascii_graphic() && c != b':') {
             return Ok(Self(raw.to_owned()));
         }
-        let name = UsernameCasePreserved::enforce(raw).map_err(|e| match e {
-            PrecisError::BadCodepoint(info) => NameError::Character(info.cp),
-            PrecisError::Invalid | PrecisError::Unexpected(_) => NameError::Direction,
-        })?;
+        let enforced = |raw: &str| {
+            UsernameCasePreserved::enforce(raw).map(Cow::into_owned).map_err(|e| match e {
+                PrecisError::BadCodepoint(info) => NameError::Character(info.cp),
+                PrecisError::Invalid | PrecisError::Unexpected(_) => NameError::Direction,
+            })
+        };
+        // Twice, because characters are looked at before they are composed: `=` and U+0338 may stand in a name, and the
+        // U+2260 that they make may not (RFC 8264 section 7: until it is stable).
+        let name = enforced(&enforced(raw)?)?;
         if name.contains(':') {
             return Err(NameError::Character(u32::from(':')));
         }
         if name.len() > Self::MAX_BYTES {
             return Err(NameError::TooLong);
         }
-        Ok(Self(name.into_owned()))
+        Ok(Self(name))
     }
 
     /// The name as text.
@@ -513,6 +519,8 @@ mod tests {
         assert_eq!(name("a\nb"), Err(NameError::Character(0x0A)));
         assert_eq!(name("a\0b"), Err(NameError::Character(0)));
         assert_eq!(name("x\u{5D0}"), Err(NameError::Direction));
+        assert_eq!(name("a\u{2260}"), Err(NameError::Character(0x2260)));
+        assert_eq!(name("a=\u{338}"), Err(NameError::Character(0x2260)), "that is the same in NFD");
     }
 
     #[test]
