@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::client::{Connection, Request};
 use crate::server::{Place, name, with_roy};
@@ -56,6 +57,61 @@ fn eight_processes_add_fifty_users_each_beside_a_busy_server() {
     let store = place.store();
     let there = (0..8).flat_map(|p| (0..50).map(move |n| format!("user-{p}-{n}")));
     assert_eq!(there.filter(|user| store.contains(&name(user)).unwrap()).count(), 400);
+}
+
+/// S-14: pages go from the write-ahead log into the database while others read, so that it can be begun anew.
+#[test]
+fn the_log_stays_bounded_under_ten_thousand_changes_with_readers() {
+    const WRITERS: usize = 8;
+    // Odd, so that everybody ends up locked.
+    const EACH: usize = 1251;
+    let place = Place::new();
+    let hash = "$2y$04$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui";
+    for n in 0..100 {
+        place.hashed(&format!("user-{n}"), hash);
+    }
+    let wal = place.folder().join("users.db-wal");
+    let (store, done, largest) = (place.store(), AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let mut there = 0;
+                    let each = &mut |_| {
+                        there += 1;
+                        ControlFlow::Continue(())
+                    };
+                    store.each(each).unwrap();
+                    assert_eq!(there, 100);
+                }
+            });
+        }
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let (place, wal, largest) = (&place, &wal, &largest);
+                scope.spawn(move || {
+                    let (store, user) = (place.store(), name(&format!("user-{writer}")));
+                    for n in 0..EACH {
+                        let mut changes = store.begin().unwrap();
+                        let mut account = changes.find(&user).unwrap().unwrap();
+                        account.locked = n % 2 == 0;
+                        changes.put(&account).unwrap();
+                        changes.commit().unwrap();
+                        largest.fetch_max(fs::metadata(wal).unwrap().len(), Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        let written = writers.into_iter().map(std::thread::ScopedJoinHandle::join);
+        let failed = written.filter(Result::is_err).count();
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(failed, 0);
+    });
+    let locked = |n| store.find(&name(&format!("user-{n}"))).unwrap().unwrap().locked;
+    assert!((0..WRITERS).all(locked) && !locked(WRITERS));
+    // Never folded, it grows to ten times the 4 MB that it has.
+    let largest = largest.into_inner();
+    assert!((1 << 20..1 << 24).contains(&largest), "{largest} bytes");
 }
 
 /// S-03
