@@ -11,7 +11,7 @@ use crate::credential::{HashError, NameError, PasswordHash, UserName};
 ///
 /// # Errors
 /// Says what is wrong with the line. The error holds nothing of the hash.
-pub(crate) fn parse(line: &str) -> Result<Option<(UserName, PasswordHash)>, LineError> {
+pub fn parse(line: &str) -> Result<Option<(UserName, PasswordHash)>, LineError> {
     let line = line.trim_matches([' ', '\t', '\r', '\n']);
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
@@ -29,7 +29,8 @@ pub(crate) fn parse(line: &str) -> Result<Option<(UserName, PasswordHash)>, Line
 }
 
 /// The line of a user, without its end; `None` if other programs would take it for a comment.
-pub(crate) fn line(name: &UserName, hash: &PasswordHash) -> Option<String> {
+#[must_use]
+pub fn line(name: &UserName, hash: &PasswordHash) -> Option<String> {
     let name = name.as_str();
     (!name.starts_with('#')).then(|| format!("{name}:{}", hash.as_str()))
 }
@@ -64,11 +65,14 @@ fn scheme(hash: &str) -> &'static str {
 
 /// What is wrong with a line.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum LineError {
+pub enum LineError {
+    /// No name stands apart from a hash.
     NoColon,
+    /// The name can't be one.
     Name(NameError),
     /// The user's password is kept in another way than bcrypt's.
     Scheme(UserName, &'static str),
+    /// The user's bcrypt hash can't be used.
     Hash(UserName, HashError),
 }
 
@@ -86,6 +90,8 @@ impl fmt::Display for LineError {
         }
     }
 }
+
+impl std::error::Error for LineError {}
 
 #[cfg(test)]
 mod tests {

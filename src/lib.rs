@@ -1,13 +1,13 @@
 //! resttool: a gate in front of REST APIs. HTTP Basic against users in one SQLite file with bcrypt hashes.
 //!
 //! The program is [`run`]. The rest is public so that tests and benchmarks can start the server in their
-//! own process, on a store of their own.
+//! own process, on a store of their own, and that fuzzing reaches what reads the words of strangers.
 
 mod aside;
 mod auth;
 mod cli;
 mod credential;
-mod htpasswd;
+pub mod htpasswd;
 mod jsonl;
 mod manifest;
 mod moment;
@@ -27,6 +27,7 @@ pub use moment::{Moment, MomentError};
 pub use server::{
     Delays, Listener, Network, NetworkError, NoCredentials, Realm, RealmError,
     Settings as ServerSettings, Tls, TlsError, credentials as basic_credentials, run as run_server,
+    source_address,
 };
 pub use store::{
     Account, BadRecord, Revision, Store, StoreError, Transaction, User, open as open_store,

@@ -42,7 +42,7 @@ use crate::auth::{Ask, Authenticator, Decision, Unfit};
 pub use basic::{NoCredentials, credentials};
 pub use challenge::{Realm, RealmError};
 use connection::Connection;
-pub use peer::{Network, NetworkError};
+pub use peer::{Network, NetworkError, source as source_address};
 pub use tls::{Tls, TlsError};
 
 const PLAIN_TEXT: (HeaderName, HeaderValue) =

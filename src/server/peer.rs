@@ -43,7 +43,8 @@ impl std::error::Error for NetworkError {}
 /// The address that a request comes from. `peer` is the other end of the connection; if it is a proxy that is
 /// trusted, it is the last address in X-Forwarded-For that is not such a proxy. All that stands before that was
 /// written by whoever has it, and is not looked at.
-pub(super) fn source(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+#[must_use]
+pub fn source(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     let peer = peer.to_canonical();
     if !is_trusted(trusted, peer) {
         return peer;

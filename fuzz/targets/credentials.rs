@@ -1,0 +1,51 @@
+//! Header to credentials. The input is the values of Authorization fields, a line each.
+#![no_main]
+
+use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use libfuzzer_sys::fuzz_target;
+use resttool::{Credentials, NoCredentials, Password, basic_credentials};
+
+fuzz_target!(|input: &[u8]| {
+    let mut headers = HeaderMap::new();
+    for field in input.split(|&c| c == b'\n') {
+        let Ok(value) = HeaderValue::from_bytes(field) else { return };
+        headers.append(AUTHORIZATION, value);
+    }
+    read(&headers);
+    // What stands behind the scheme is seldom base64 by chance.
+    let encoded = format!("Basic {}", STANDARD.encode(input));
+    let Ok(value) = HeaderValue::from_str(&encoded) else { return };
+    let mut headers = HeaderMap::new();
+    headers.insert(AUTHORIZATION, value);
+    if let Some(shown) = read(&headers) {
+        // The name ends at the first colon (RFC 7617 section 2); either may be written otherwise than it is kept.
+        let (user, password) = std::str::from_utf8(input).unwrap().split_once(':').unwrap();
+        assert_eq!(resttool::UserName::parse(user).unwrap(), shown.user);
+        assert_eq!(Password::parse(password).unwrap().reveal(), shown.password.reveal());
+    }
+});
+
+/// What the fields show. Whatever that is, it has a form that shows the same.
+fn read(headers: &HeaderMap) -> Option<Credentials> {
+    let fields: Vec<_> = headers.get_all(AUTHORIZATION).collect();
+    let shown = match basic_credentials(headers) {
+        Ok(shown) => shown,
+        Err(why) => {
+            assert_eq!(why == NoCredentials::Repeated, fields.len() > 1);
+            assert_eq!(why == NoCredentials::TooLong, fields.len() == 1 && fields[0].len() > 8192);
+            return None;
+        }
+    };
+    assert_eq!(fields.len(), 1);
+    let (user, password) = (shown.user.as_str(), shown.password.reveal());
+    assert!((1..=128).contains(&user.len()) && (1..=72).contains(&password.len()));
+    assert!(!password.chars().any(char::is_control));
+    let canonical = format!("Basic {}", STANDARD.encode(format!("{user}:{password}")));
+    let mut again = HeaderMap::new();
+    again.insert(AUTHORIZATION, HeaderValue::from_str(&canonical).unwrap());
+    let again = basic_credentials(&again).unwrap();
+    assert_eq!((again.user.as_str(), again.password.reveal()), (user, password));
+    Some(shown)
+}
