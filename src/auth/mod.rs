@@ -279,9 +279,11 @@ impl Authenticator {
         Verdict::Unavailable
     }
 
-    /// Brings everything to an end that nobody is to wait for later: returns when every line about what was decided is in the log, and
-    /// everything that was changed in the store's one file.
+    /// Brings everything to an end that nobody is to wait for later: returns when the workers are done with what was begun,
+    /// every line about what was decided is in the log, and everything that was changed in the store's one file.
+    /// Who asks for a decision that needs a worker after that gets none.
     pub fn finish(&self) {
+        self.workers.finish();
         self.verifier.audit.flush();
         if let Err(e) = self.verifier.store.fold() {
             log::warn!("what stands beside the store could not be brought into it: {e}");
@@ -877,7 +879,7 @@ mod tests {
             block_on(authenticator.decide(HERE, shown(password), &Ask::ANYTHING))
         };
         assert_eq!(decide(&authenticator, "right"), granted());
-        authenticator.workers.kill();
+        authenticator.workers.finish();
         for _ in 0..20 {
             assert_eq!(decide(&authenticator, "wrong"), Decision::Unavailable);
         }

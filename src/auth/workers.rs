@@ -82,18 +82,13 @@ impl Workers {
         Ok(())
     }
 
-    fn close(&self) {
-        self.queue.state().closed = true;
-        self.queue.changed.notify_all();
-    }
-
-    /// Ends the threads, as if something had killed them.
-    #[cfg(test)]
-    pub(super) fn kill(&self) {
-        self.close();
+    /// Ends the threads, and returns when they have done what they were at and what was queued. No job is taken any more.
+    pub(super) fn finish(&self) {
         let mut state = self.queue.state();
+        state.closed = true;
+        self.queue.changed.notify_all();
         while state.alive > 0 {
-            state = self.queue.changed.wait(state).unwrap();
+            state = self.queue.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -148,7 +143,7 @@ impl Drop for Alive {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.close();
+        self.finish();
         for thread in self.threads.drain(..) {
             // It catches the panics of its work, so it has none of its own to report.
             let _ = thread.join();
@@ -230,7 +225,7 @@ mod tests {
     #[test]
     fn without_a_thread_a_job_is_not_taken() {
         let workers = one_worker();
-        workers.kill();
+        workers.finish();
         let (held, dropped) = channel::<()>();
         assert_eq!(workers.submit(1, move || drop(held)), Err(NotTaken::Dead));
         dropped.recv().unwrap_err();
@@ -245,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn dropping_the_workers_waits_for_what_they_are_at_and_for_the_queue() {
+    fn finishing_waits_for_what_they_are_at_and_for_the_queue() {
         let workers = one_worker();
         let (begun, has_begun) = channel();
         let (go_on, may_go_on) = channel::<()>();
@@ -262,7 +257,7 @@ mod tests {
         has_begun.recv().unwrap();
         workers.submit(2, move || drop(second)).unwrap();
         go_on.send(()).unwrap();
-        drop(workers);
+        workers.finish();
         assert_eq!(Arc::strong_count(&held), 1, "the work has ended");
     }
 }

@@ -43,14 +43,12 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
     }
     let authenticator = Authenticator::new(store, &decisions(args)?)
         .map_err(|e| Failure::new(Exit::Failed, format_args!("cannot start hash workers: {e}")))?;
-    let authenticator = Arc::new(authenticator);
-    server::run(listener, Arc::clone(&authenticator), &settings, || {
+    server::run(listener, Arc::new(authenticator), &settings, || {
         let stop = signals(tls)?;
         log::info!("listening on {listening}");
         Ok(stop)
     })
     .map_err(|e| Failure::new(Exit::Failed, e))?;
-    authenticator.finish();
     place.leave();
     log::info!("stopped");
     Ok(())

@@ -253,7 +253,8 @@ fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
-/// Serves `listener` until told to stop, then lets requests in flight finish, for 10 seconds at most.
+/// Serves `listener` until told to stop, then lets requests in flight finish, for 10 seconds at most, and after them what the
+/// authenticator is at.
 ///
 /// `ready_to_serve` is called once, when connections are taken; the future that it gives says when to stop.
 ///
@@ -269,7 +270,7 @@ where
     S: Future<Output = ()> + 'static,
 {
     let listener = listener.into();
-    let gate = web::Data::new(Gate::new(authenticator, settings));
+    let gate = web::Data::new(Gate::new(Arc::clone(&authenticator), settings));
     let (patience, tls) = (settings.patience, settings.tls.clone());
     let max_connections = settings.max_connections;
     rt::System::new().block_on(async move {
@@ -322,7 +323,9 @@ where
             stop.await;
             handle.stop(true).await;
         });
-        server.await
+        server.await?;
+        // Not on this thread, which has to hear of the wish to end at once.
+        rt::task::spawn_blocking(move || authenticator.finish()).await.map_err(io::Error::other)
     })
 }
 

@@ -159,6 +159,35 @@ fn sigterm_and_sigint_let_requests_in_flight_finish_and_exit_0() {
     }
 }
 
+/// O-01, C-11: what the workers are at is finished, although nobody waits for it any more; unless whoever stops it does not want to wait.
+#[test]
+fn what_was_begun_is_done_before_it_ends_unless_it_is_to_end_at_once() {
+    for (cost, at_once, kept) in [(13, false, 13), (15, true, 4)] {
+        let place = Place::new();
+        place.add("roy", "open-sesame");
+        let serving = Serving::start(command(
+            place.folder(),
+            format!(
+                "serve --port 0 --cost {cost} --rehash --database {}",
+                place.database().display()
+            )
+            .split(' '),
+        ));
+        // It is answered before the new hash is computed.
+        assert_eq!(status(&serving, "roy", "open-sesame"), 200);
+        serving.signal(Signal::TERM);
+        if at_once {
+            // Until then it may not have heard of the first one.
+            while std::net::TcpStream::connect(serving.address).is_ok() {}
+            serving.signal(Signal::TERM);
+        }
+        let (code, log) = serving.end();
+        assert_eq!(code, Some(i32::from(at_once)), "{log}");
+        let hash = place.store().find(&crate::server::name("roy")).unwrap().unwrap().hash;
+        assert_eq!(hash.cost().get(), kept, "{log}");
+    }
+}
+
 /// O-01: whoever does not want to wait says so again.
 #[test]
 fn a_second_signal_ends_it_at_once() {
