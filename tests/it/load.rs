@@ -3,6 +3,7 @@
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -154,6 +155,56 @@ fn a_replaced_or_deleted_database_grants_nothing_of_the_old_one() {
     std::fs::rename(aside, place.database()).unwrap();
     assert_eq!(server.login("ann", "open-sesame").status, 401);
     assert_eq!(connection.ask(&roy()).status, 200);
+}
+
+/// S-12: databases take each other's place under load. Once one has been seen in force, the one before it is in force for nobody.
+#[test]
+fn databases_are_swapped_under_load_without_a_stale_grant_or_a_lost_request() {
+    let password = |n| format!("password-{n}");
+    let place = Place::new();
+    place.add("roy", &password(0));
+    let server = place.serve();
+    assert_eq!(server.ask(&roy_with(&password(0))).status, 200);
+    let (in_force, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut connection = Connection::open(server.address);
+                    while !done.load(Ordering::SeqCst) {
+                        let n = in_force.load(Ordering::SeqCst);
+                        if n > 0 {
+                            let stale = connection.ask(&roy_with(&password(n - 1))).status;
+                            assert!([401, 503].contains(&stale), "{stale}");
+                        }
+                        // It may be on its way out.
+                        let status = connection.ask(&roy_with(&password(n))).status;
+                        assert!([200, 401, 503].contains(&status), "{status}");
+                    }
+                })
+            })
+            .collect();
+        let mut connection = Connection::open(server.address);
+        let swap = |n| {
+            let next = Place::new();
+            next.add("roy", &password(n));
+            std::fs::rename(place.database(), place.folder().join("aside.db")).unwrap();
+            std::fs::rename(next.database(), place.database()).unwrap();
+        };
+        let mut swapped = || {
+            for n in 1..=20 {
+                swap(n);
+                wait_until(|| connection.ask(&roy_with(&password(n))).status == 200);
+                in_force.store(n, Ordering::SeqCst);
+            }
+        };
+        let swapped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut swapped));
+        done.store(true, Ordering::SeqCst);
+        assert!(swapped.is_ok());
+        for client in clients {
+            client.join().unwrap();
+        }
+    });
 }
 
 /// Nobody says when a file is moved: it is noticed within a second.
