@@ -290,6 +290,16 @@ impl Authenticator {
         }
     }
 
+    /// Whether users can be looked up. What stands in the way is told in the log.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.verifier
+            .store
+            .is_empty()
+            .inspect_err(|e| self.verifier.audit.trouble(&format_args!("not ready: {e}")))
+            .is_ok()
+    }
+
     /// What has happened so far.
     #[must_use]
     pub fn counts(&self) -> Counts {

@@ -62,6 +62,7 @@ pub(super) enum Verb {
   /auth            the same for proxies, in their dialect: 200 with Remote-User and Remote-Groups, 401 or 403;
                    ?group=admin asks for a group
   GET /healthz     200, without credentials and without a look at the users
+  GET /readyz      200 if users can be looked up, 503 if not
   GET /openapi.json   what the server answers, as OpenAPI 3.1 has it
 
 SIGTERM and SIGINT (Ctrl-C) let the requests in flight finish; a second one does not wait for them. SIGHUP

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use futures_util::future::select;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args;
@@ -46,6 +47,7 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
     server::run(listener, Arc::new(authenticator), &settings, || {
         let stop = signals(tls)?;
         log::info!("listening on {listening}");
+        tell_systemd(NotifyState::Ready);
         Ok(stop)
     })
     .map_err(|e| Failure::new(Exit::Failed, e))?;
@@ -84,6 +86,13 @@ fn decisions(args: &args::Serve) -> Result<auth::Settings, Failure> {
     })
 }
 
+/// For a unit of `Type=notify`. Elsewhere nobody listens, and nothing is sent.
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(e) = sd_notify::notify(&[state]) {
+        log::warn!("systemd could not be told how the server is: {e}");
+    }
+}
+
 /// Each connection takes a descriptor. The system's usual limit is one that every program may raise.
 fn raise_descriptor_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
@@ -107,6 +116,7 @@ fn signals(tls: Option<Tls>) -> io::Result<impl Future<Output = ()>> {
         });
         select(pin!(terminate.recv()), pin!(interrupt.recv())).await;
         log::info!("stopping: requests in flight may finish");
+        tell_systemd(NotifyState::Stopping);
         tokio::spawn(async move {
             select(pin!(terminate.recv()), pin!(interrupt.recv())).await;
             log::warn!("stopped at once: requests in flight are cut off");

@@ -290,6 +290,7 @@ where
                 .service(resource("/rest-auth", rest_auth))
                 .service(forward::resource())
                 .service(resource("/healthz", healthz))
+                .service(resource("/readyz", readyz))
                 .service(resource("/openapi.json", openapi))
                 .default_service(web::to(not_found));
             let stopping = stopping.clone();
@@ -339,6 +340,14 @@ async fn rest_auth(request: HttpRequest, gate: web::Data<Gate>) -> HttpResponse 
 
 async fn healthz() -> HttpResponse {
     text(StatusCode::OK, "ok")
+}
+
+async fn readyz(gate: web::Data<Gate>) -> HttpResponse {
+    if gate.authenticator.is_ready() {
+        text(StatusCode::OK, "ready")
+    } else {
+        text(StatusCode::SERVICE_UNAVAILABLE, "not ready")
+    }
 }
 
 /// What this server answers, as OpenAPI 3.1 has it.

@@ -51,6 +51,7 @@ const ROOMS: [(&str, &[&str], &[&str]); 12] = [
             "env_logger",
             "humantime",
             "indicatif",
+            "sd_notify",
             "unicode_width",
             "wildmatch",
         ],

@@ -1,7 +1,10 @@
 //! `resttool serve` as its own process: its settings, its log, and how it ends.
 
+use std::fs;
+use std::io;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::Instant;
@@ -10,9 +13,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::Signal;
 
-use crate::client::{Connection, Request, basic};
+use crate::client::{Connection, PATIENCE, Request, basic};
 use crate::server::Place;
-use crate::tool::{Outcome, Serving, command, run};
+use crate::tool::{Outcome, Serving, command, finish, run};
 
 fn serve(place: &Place, words: &str) -> Serving {
     let database = place.database().display().to_string();
@@ -208,6 +211,50 @@ fn a_second_signal_ends_it_at_once() {
     assert_eq!(code, Some(1), "{log}");
     assert!(log.trim_end().ends_with("stopped at once: requests in flight are cut off"), "{log}");
     assert_eq!(waiting.rest(), "");
+}
+
+/// O-04
+#[test]
+fn it_says_that_it_is_ready_when_it_listens_and_the_store_is_open() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let heard = UnixDatagram::bind(place.folder().join("notify")).unwrap();
+    heard.set_read_timeout(Some(PATIENCE)).unwrap();
+    let said = || {
+        let mut bytes = [0; 100];
+        let length = heard.recv(&mut bytes)?;
+        Ok::<_, io::Error>(String::from_utf8_lossy(&bytes[..length]).trim_end().to_owned())
+    };
+    let notified = || {
+        let words = format!("serve --port 0 --cost 4 --database {}", place.database().display());
+        let mut command = command(place.folder(), words.split(' '));
+        command.env("NOTIFY_SOCKET", place.folder().join("notify"));
+        command
+    };
+    let serving = Serving::start(notified());
+    assert_eq!(said().unwrap(), "READY=1");
+    let ask = |path| {
+        let reply = Request::get(path).send(serving.address);
+        (reply.status, reply.body)
+    };
+    assert_eq!(ask("/readyz"), (200, "ready".to_owned()));
+    // Without a store it lives, and can't answer.
+    let aside = place.folder().join("aside.db");
+    fs::rename(place.database(), &aside).unwrap();
+    assert_eq!(ask("/readyz"), (503, "not ready".to_owned()));
+    assert_eq!(ask("/healthz"), (200, "ok".to_owned()));
+    fs::rename(&aside, place.database()).unwrap();
+    assert_eq!(ask("/readyz"), (200, "ready".to_owned()));
+    serving.signal(Signal::TERM);
+    assert_eq!(said().unwrap(), "STOPPING=1");
+    let (code, log) = serving.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("not ready: cannot open "), "{log}");
+    // Who can't open the store never is.
+    fs::write(place.database(), "something else").unwrap();
+    assert_eq!(finish(notified(), "").code, 1);
+    heard.set_nonblocking(true).unwrap();
+    assert_eq!(said().unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }
 
 /// O-02
