@@ -339,7 +339,13 @@ impl Wanted {
             outcome: Outcome::Unchanged,
             differences: Vec::new(),
         };
-        let before = transaction.find(&self.name)?;
+        let before = match transaction.find(&self.name) {
+            // Whatever is wrong with what is kept of them, they are there.
+            Err(StoreError::BadRecord { .. }) if rule.existing == Existing::Leave => {
+                return Ok(unchanged);
+            }
+            before => before?,
+        };
         match (&before, rule.missing, rule.existing) {
             (None, Missing::Refuse, _) => return Err(StoreError::NoSuchUser.into()),
             (Some(_), _, Existing::Refuse) => return Err(StoreError::UserExists.into()),

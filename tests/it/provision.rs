@@ -141,6 +141,10 @@ fn an_update_adds_or_changes_and_the_second_time_changes_nothing() {
     // A password that was made up is for a new user.
     assert_eq!(home.done("useradd roy --update --generate", ""), "");
     assert_eq!(home.user("roy")["locked"], true);
+    // Who is there is there, whatever somebody has made of their record.
+    home.0.sql("UPDATE users SET expires = -1");
+    home.done("useradd roy --if-not-exists --generate --cost 4", "");
+    assert_eq!(home.failed("useradd roy --update --generate --cost 4", "").0, 1);
 }
 
 #[test]
