@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use resttool::{
     AuthSettings, Authenticator, Cost, Counts, Delays, Existing, Missing, Moment, Password,
-    PasswordHash, Realm, Rule, Secret, ServerSettings, Store, UserName, Wanted, open_store,
+    PasswordHash, Realm, Rule, Secret, ServerSettings, Store, Tls, UserName, Wanted, open_store,
     remove_user, run_server, settle,
 };
 use tempfile::TempDir;
@@ -43,32 +43,17 @@ impl Server {
         proxies: &[&str],
         delays: Delays,
     ) -> Self {
-        Self::start(store, settings, proxies, delays, ServerSettings::PATIENCE)
-    }
-
-    /// Serves from this store, with this patience for slow clients.
-    pub fn impatient(store: Box<dyn Store>, patience: Duration) -> Self {
-        Self::start(store, &unlimited(), &[], Delays::NONE, patience)
-    }
-
-    fn start(
-        store: Box<dyn Store>,
-        settings: &AuthSettings,
-        proxies: &[&str],
-        delays: Delays,
-        patience: Duration,
-    ) -> Self {
-        let authenticator = Arc::new(Authenticator::new(store, settings).unwrap());
-        let realm = Realm::new(Realm::DEFAULT).unwrap();
         let trusted_proxies = proxies.iter().map(|proxy| proxy.parse().unwrap()).collect();
-        let settings = ServerSettings {
-            realm,
-            trusted_proxies,
-            delays,
-            patience,
-            tls: None,
-            max_connections: ServerSettings::MAX_CONNECTIONS,
-        };
+        Self::start(store, settings, ServerSettings { trusted_proxies, delays, ..http() })
+    }
+
+    /// Serves from this store, over TLS if it is given that, with this patience for slow clients.
+    pub fn impatient(store: Box<dyn Store>, tls: Option<Tls>, patience: Duration) -> Self {
+        Self::start(store, &unlimited(), ServerSettings { tls, patience, ..http() })
+    }
+
+    fn start(store: Box<dyn Store>, settings: &AuthSettings, http: ServerSettings) -> Self {
+        let authenticator = Arc::new(Authenticator::new(store, settings).unwrap());
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -79,7 +64,7 @@ impl Server {
                 ready.send(()).unwrap();
                 Ok(async { stopped.await.unwrap() })
             };
-            run_server(listener, decides, &settings, ready).unwrap();
+            run_server(listener, decides, &http, ready).unwrap();
         });
         is_ready.recv().unwrap();
         Self { address, authenticator, stop: Some(stop), thread: Some(thread) }
@@ -177,6 +162,18 @@ impl Place {
     /// What another program does to the database.
     pub fn sql(&self, sql: &str) {
         rusqlite::Connection::open(self.database()).unwrap().execute_batch(sql).unwrap();
+    }
+}
+
+/// In the clear, for nobody but the clients of this machine, and nobody is made to wait.
+fn http() -> ServerSettings {
+    ServerSettings {
+        realm: Realm::new(Realm::DEFAULT).unwrap(),
+        trusted_proxies: Vec::new(),
+        delays: Delays::NONE,
+        patience: ServerSettings::PATIENCE,
+        tls: None,
+        max_connections: ServerSettings::MAX_CONNECTIONS,
     }
 }
 

@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use resttool::ServerSettings;
+
 use crate::client::{Connection, Request};
 use crate::server::{Place, Server};
 use crate::tool::{Serving, command};
@@ -14,7 +16,7 @@ const PATIENCE: Duration = Duration::from_millis(300);
 fn impatient() -> (Place, Server) {
     let place = Place::new();
     place.add("roy", "open-sesame");
-    let server = Server::impatient(place.store(), PATIENCE);
+    let server = Server::impatient(place.store(), None, PATIENCE);
     (place, server)
 }
 
@@ -39,6 +41,7 @@ fn beside<T>(server: &Server, slow: impl FnOnce() -> T) -> T {
 /// B-12: the framework waits for the first head only.
 #[test]
 fn a_head_that_does_not_end_ends_the_connection_whichever_it_is() {
+    assert!(ServerSettings::PATIENCE <= Duration::from_secs(10), "unless told otherwise");
     let (_place, server) = impatient();
     for answered in 0..3 {
         let mut slow = Connection::open(server.address);
