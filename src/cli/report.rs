@@ -79,12 +79,16 @@ impl Report {
         writeln!(self.out, "{line}").map_err(cannot_print)
     }
 
-    /// Makes sure that all of it has been said.
-    pub(super) fn flush(&mut self) -> Result<(), Failure> {
-        if let Some(audit) = &mut self.audit {
-            audit.flush().map_err(|e| cannot_audit(&e))?;
-        }
+    /// Makes sure that what was printed has been.
+    pub(super) fn flush_output(&mut self) -> Result<(), Failure> {
         self.out.flush().map_err(cannot_print)
+    }
+
+    /// Makes sure that all of it has been said. What can't be told to one is told to the other all the same.
+    pub(super) fn flush(&mut self) -> Result<(), Failure> {
+        let printed = self.flush_output();
+        let audited = self.audit.as_mut().map_or(Ok(()), Write::flush);
+        printed.and(audited.map_err(|e| cannot_audit(&e)))
     }
 
     fn audit(&mut self, change: &Change) -> Result<(), Failure> {

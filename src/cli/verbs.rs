@@ -69,12 +69,9 @@ pub(super) fn useradd(args: &args::Useradd, database: &Path) -> Result<(), Failu
         (Secret::ForNew(password), Outcome::Added) => Some(password),
         _ => None,
     };
-    tell_one(&mut report, &change, generated).map_err(|e| match generated {
-        Some(_) => e.hint(format!(
-            "the user was added, and nobody knows the password: resttool userdel {name}"
-        )),
-        None => e,
-    })?;
+    let lost =
+        format!("the user was added, and nobody knows the password: resttool userdel {name}");
+    tell_one(&mut report, &change, generated.map(|password| (password, lost)))?;
     report.say(&match change.outcome {
         Outcome::Added => format!("added user {name}"),
         Outcome::Changed => format!("changed user {name}"),
@@ -83,17 +80,23 @@ pub(super) fn useradd(args: &args::Useradd, database: &Path) -> Result<(), Failu
     Ok(())
 }
 
-/// Tells of a change, and of the password that was made up for it: only now, since a password that is told is one that works.
+/// Tells of a change, and of the password that was made up for it: only now, since a password that is told is one that works. With it comes
+/// what to do if it can't be told.
 fn tell_one(
     report: &mut Report,
     change: &Change,
-    generated: Option<&Password>,
+    generated: Option<(&Password, String)>,
 ) -> Result<(), Failure> {
-    report.tell(change, generated)?;
-    if let Some(password) = generated.filter(|_| !report.json) {
-        report.print(password.reveal())?;
+    let Some((password, if_lost)) = generated else {
+        report.tell(change, None)?;
+        return report.flush();
+    };
+    let mut told = report.tell(change, Some(password));
+    if told.is_ok() && !report.json {
+        told = report.print(password.reveal());
     }
-    report.flush()
+    let told = told.and_then(|()| report.flush_output()).map_err(|e| e.hint(if_lost));
+    told.and(report.flush())
 }
 
 pub(super) fn passwd(args: &args::Passwd, database: &Path) -> Result<(), Failure> {
@@ -121,12 +124,8 @@ pub(super) fn passwd(args: &args::Passwd, database: &Path) -> Result<(), Failure
         Secret::Password(password) if args.secret.password.generate => Some(password),
         _ => None,
     };
-    tell_one(&mut report, &change, generated).map_err(|e| match generated {
-        Some(_) => {
-            e.hint(format!("the password was changed, and nobody knows it: resttool passwd {name}"))
-        }
-        None => e,
-    })?;
+    let lost = format!("the password was changed, and nobody knows it: resttool passwd {name}");
+    tell_one(&mut report, &change, generated.map(|password| (password, lost)))?;
     report.say(&match change.outcome {
         Outcome::Unchanged => format!("{name} has that hash already, nothing changed"),
         _ => format!("changed the password of {name}"),

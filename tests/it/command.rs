@@ -445,6 +445,19 @@ hint: the user was added, and nobody knows the password: resttool userdel roy\n"
     );
 }
 
+/// S-07: it was printed, so somebody knows it.
+#[test]
+fn a_change_that_could_not_be_audited_is_an_error_and_its_password_is_told_all_the_same() {
+    let home = Place::new();
+    let words = ["useradd", "roy", "--generate", "--cost=10", "--audit-log=/dev/full"];
+    let outcome = finish(command(home.folder(), words), "");
+    assert_eq!((outcome.code, outcome.stdout.trim_end().len()), (1, 24));
+    assert_eq!(
+        outcome.stderr,
+        "resttool: cannot add user roy: it was done, but the audit log can't be written: No space left on device (os error 28)\n"
+    );
+}
+
 /// S-10
 #[test]
 fn the_version_is_short_or_with_that_of_sqlite() {
