@@ -1,12 +1,12 @@
 //! `resttool serve` as its own process: its settings, its log, and how it ends.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
+use std::process::{Child, ChildStderr, Command};
 use std::time::Instant;
 
 use base64::Engine;
@@ -275,6 +275,21 @@ fn a_hangup_and_a_log_that_nobody_reads_do_not_end_it() {
     assert_eq!(serving.end().0, Some(0));
 }
 
+/// O-02
+#[test]
+fn a_log_on_a_full_disk_does_not_end_it() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let mut command = Local::command(&place, "--log-level trace");
+    command.stderr(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let mut serving = Local::unheard(&place, command);
+    for (password, status) in [("open-sesame", "HTTP/1.1 200"), ("wrong", "HTTP/1.1 401")] {
+        let request = Request::get("/rest-auth").basic("roy", password);
+        assert!(ask_locally(&place, &request).starts_with(status));
+    }
+    assert_eq!(serving.stop(), Some(0));
+}
+
 /// O-01: what stands beside the database is folded into it, so that one file is all there is to move.
 #[test]
 fn a_server_that_has_ended_leaves_one_file() {
@@ -322,15 +337,7 @@ fn no_log_holds_a_secret_or_a_name_that_is_no_users() {
 
 /// The log of a server that is shown what must not stand in it. Its log may not say where it listens: it is at a socket.
 fn talked_about(place: &Place, words: &str, hash: &str) -> String {
-    let notified = place.folder().join("notify");
-    let ready = UnixDatagram::bind(&notified).unwrap();
-    ready.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut command = Local::command(place, words);
-    let mut child = command.env("NOTIFY_SOCKET", &notified).spawn().unwrap();
-    let log = io::BufReader::new(child.stderr.take().unwrap());
-    let mut serving = Local(child, log);
-    ready.recv(&mut [0; 100]).unwrap();
-    fs::remove_file(notified).unwrap();
+    let mut serving = Local::unheard(place, Local::command(place, words));
 
     let ask = |request: Request| ask_locally(place, &request)["HTTP/1.1 ".len()..][..3].to_owned();
     let rest_auth = || Request::get("/rest-auth");
@@ -352,10 +359,9 @@ fn talked_about(place: &Place, words: &str, hash: &str) -> String {
     assert_eq!(ask(secret.clone().authorization(basic("roy", "open-sesame"))), "400");
     assert_eq!(ask(secret), "401");
 
-    kill_process(Pid::from_child(&serving.0), Signal::TERM).unwrap();
-    assert_eq!(serving.0.wait().unwrap().code(), Some(0));
+    assert_eq!(serving.stop(), Some(0));
     let mut log = String::new();
-    serving.1.read_to_string(&mut log).unwrap();
+    serving.1.take().unwrap().read_to_string(&mut log).unwrap();
     for secret in secrets {
         assert!(!log.contains(&secret), "{words}: {secret} in {log}");
     }
@@ -665,7 +671,7 @@ fn no_core_is_dumped() {
 }
 
 /// A server on a socket in the file system.
-struct Local(std::process::Child, std::io::BufReader<std::process::ChildStderr>);
+struct Local(Child, Option<BufReader<ChildStderr>>);
 
 impl Local {
     fn command(place: &Place, more: &str) -> Command {
@@ -681,13 +687,32 @@ impl Local {
 
     fn start(place: &Place, more: &str) -> Self {
         let mut child = Self::command(place, more).spawn().unwrap();
-        let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
+        let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         while !line.contains("listening on unix:") {
             line.clear();
-            assert!(std::io::BufRead::read_line(&mut log, &mut line).unwrap() > 0, "it ended");
+            assert!(log.read_line(&mut line).unwrap() > 0, "it ended");
         }
-        Self(child, log)
+        Self(child, Some(log))
+    }
+
+    /// One whose log does not say that it listens.
+    fn unheard(place: &Place, mut command: Command) -> Self {
+        let notified = place.folder().join("notify");
+        let ready = UnixDatagram::bind(&notified).unwrap();
+        ready.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut child = command.env("NOTIFY_SOCKET", &notified).spawn().unwrap();
+        let log = child.stderr.take().map(BufReader::new);
+        let local = Self(child, log);
+        ready.recv(&mut [0; 100]).unwrap();
+        fs::remove_file(notified).unwrap();
+        local
+    }
+
+    /// Tells it to stop, and waits for that; its exit code.
+    fn stop(&mut self) -> Option<i32> {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
+        self.0.wait().unwrap().code()
     }
 }
 
@@ -735,7 +760,7 @@ fn a_socket_has_its_mode_and_is_taken_over_only_from_who_is_gone() {
     ask_locally(&place, &proxied.header("X-Forwarded-For", "203.0.113.7"));
     let mut log = String::new();
     while !log.contains("reason=wrong-password source=203.0.113.7") {
-        assert!(std::io::BufRead::read_line(&mut first.1, &mut log).unwrap() > 0, "{log}");
+        assert!(first.1.as_mut().unwrap().read_line(&mut log).unwrap() > 0, "{log}");
     }
     // Killed, it leaves its socket behind.
     first.0.kill().unwrap();
