@@ -12,11 +12,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::heads::Heads;
 use super::patient::Patient;
 use super::tls::Tls;
 
 /// A connection with a client.
-pub(super) enum Connection {
+pub(super) struct Connection {
+    stream: Stream,
+    heads: Heads,
+}
+
+enum Stream {
     Plain(Patient<TcpStream>),
     // Boxed, since it is many times as large.
     Tls(Box<TlsStream<Patient<TcpStream>>>),
@@ -35,30 +41,34 @@ impl Connection {
     ) -> io::Result<WithPeer> {
         let peer = Some(stream.peer_addr()?);
         let stream = Patient::new(stream, patience);
-        let Some(tls) = tls else { return Ok((Self::Plain(stream), peer)) };
+        let Some(tls) = tls else { return Ok((Self::over(Stream::Plain(stream)), peer)) };
         let stream = timeout(patience, TlsAcceptor::from(tls.config).accept(stream)).await??;
-        Ok((Self::Tls(Box::new(stream)), peer))
+        Ok((Self::over(Stream::Tls(Box::new(stream))), peer))
     }
 
     /// Begins to talk to somebody on this machine.
     pub(super) fn local(stream: UnixStream, patience: Duration) -> WithPeer {
         let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        (Self::Local(Patient::new(stream, patience)), Some(here))
+        (Self::over(Stream::Local(Patient::new(stream, patience))), Some(here))
+    }
+
+    fn over(stream: Stream) -> Self {
+        Self { stream, heads: Heads::new() }
     }
 }
 
 macro_rules! with {
     ($connection:expr, $stream:ident => $call:expr) => {
-        match $connection.get_mut() {
-            Connection::Plain(stream) => {
+        match &mut $connection.get_mut().stream {
+            Stream::Plain(stream) => {
                 let $stream = Pin::new(stream);
                 $call
             }
-            Connection::Local(stream) => {
+            Stream::Local(stream) => {
                 let $stream = Pin::new(stream);
                 $call
             }
-            Connection::Tls(stream) => {
+            Stream::Tls(stream) => {
                 let $stream = Pin::new(&mut **stream);
                 $call
             }
@@ -68,11 +78,14 @@ macro_rules! with {
 
 impl AsyncRead for Connection {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        with!(self, stream => stream.poll_read(context, buffer))
+        let before = buffer.filled().len();
+        let read = with!(self.as_mut(), stream => stream.poll_read(context, buffer));
+        self.heads.check(&mut buffer.filled_mut()[before..]);
+        read
     }
 }
 

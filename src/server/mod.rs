@@ -7,6 +7,7 @@ mod basic;
 mod challenge;
 mod connection;
 mod forward;
+mod heads;
 mod patient;
 mod peer;
 mod tls;

@@ -65,20 +65,16 @@ fn ambiguous_framing_is_one_bad_request_and_the_end_of_the_connection() {
         ("two hosts", "GET /rest-auth HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
         ("a NUL in a value", "GET /rest-auth HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n"),
         ("a bare CR in a value", "GET /rest-auth HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n"),
+        ("a bare LF after the request line", "GET /rest-auth HTTP/1.1\nHost: a\r\n\r\n"),
+        ("a bare LF after a field", "GET /rest-auth HTTP/1.1\r\nHost: a\nX: b\r\n\r\n"),
+        ("a bare LF for the end", "GET /rest-auth HTTP/1.1\r\nHost: a\r\n\n"),
+        ("a bare LF before it", "\nGET /rest-auth HTTP/1.1\r\nHost: a\r\n\r\n"),
         ("no version", "GET /rest-auth\r\nHost: a\r\n\r\n"),
         ("another version", "GET /rest-auth HTTP/2.0\r\nHost: a\r\n\r\n"),
         ("two spaces in the request line", "GET  /rest-auth HTTP/1.1\r\nHost: a\r\n\r\n"),
     ] {
         assert_eq!(statuses(&format!("{head}{smuggled}")), [400], "{what}");
     }
-}
-
-/// P-15, where the framework reads more than we would: it takes a bare LF for the end of a line, which
-/// RFC 9112 section 2.2 allows. Both readings are of one request, and nothing is granted by it.
-#[test]
-fn a_bare_lf_ends_a_line_and_smuggles_nothing() {
-    let bytes = "GET /rest-auth HTTP/1.1\nHost: a\nConnection: close\n\n";
-    assert_eq!(statuses(bytes), [401]);
 }
 
 /// P-14
@@ -113,6 +109,29 @@ fn a_get_with_a_body_is_answered_and_the_body_never_read_as_a_request() {
     connection.write(&[announced.bytes(), chunk.into_bytes()].concat());
     assert_eq!(connection.read().status, 401);
     assert_eq!(connection.ask(&Request::get("/healthz")).body, "ok");
+}
+
+/// P-15: whatever came before on the connection, a bare LF is in no head.
+#[test]
+fn a_bare_lf_is_refused_in_later_heads_too() {
+    let roy = basic("roy", "open-sesame");
+    let bare = format!("GET /rest-auth HTTP/1.1\r\nHost: a\nAuthorization: {roy}\r\n\r\n");
+    for (what, before, seen) in [
+        ("another request", "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", &[200, 400][..]),
+        ("an empty line", "\r\n", &[400]),
+        (
+            "a body",
+            "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\na\n\nb",
+            &[405, 400],
+        ),
+        (
+            "chunks",
+            "POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            &[405, 400],
+        ),
+    ] {
+        assert_eq!(statuses(&format!("{before}{bare}")), seen, "{what}");
+    }
 }
 
 /// P-16: 97 fields, and a head that never ends.

@@ -26,6 +26,7 @@ const ROOMS: [(&str, &[&str], &[&str]); 12] = [
             "actix_web",
             "base64",
             "ipnet",
+            "memchr",
             "rustls",
             "tokio_rustls",
         ],
