@@ -40,6 +40,8 @@ impl Connection {
         patience: Duration,
     ) -> io::Result<WithPeer> {
         let peer = Some(stream.peer_addr()?);
+        // Otherwise the first answer over TLS waits until the client has acknowledged what was sent before it, and that takes its time.
+        stream.set_nodelay(true)?;
         let stream = Patient::new(stream, patience);
         let Some(tls) = tls else { return Ok((Self::over(Stream::Plain(stream)), peer)) };
         let stream = timeout(patience, TlsAcceptor::from(tls.config).accept(stream)).await??;
@@ -104,5 +106,25 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         with!(self, stream => stream.poll_shutdown(context))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::rt::System;
+    use actix_web::rt::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn no_answer_waits_for_an_acknowledgement() {
+        System::new().block_on(async {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            let begun = Connection::begin(accepted, None, Duration::from_secs(10)).await;
+            let Stream::Plain(stream) = begun.unwrap().0.stream else { panic!("over TLS") };
+            assert!(stream.io().nodelay().unwrap());
+        });
     }
 }

@@ -30,6 +30,11 @@ impl<T> Patient<T> {
         Self { io, tick: patience / 2, alarm: None, owed: false, owed_before: false }
     }
 
+    #[cfg(test)]
+    pub(super) fn io(&self) -> &T {
+        &self.io
+    }
+
     fn sent(&mut self) {
         self.owed = false;
         self.owed_before = false;
