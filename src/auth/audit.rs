@@ -1,14 +1,15 @@
 //! What is told of decisions: counters, and lines in the log under the target `audit`.
 //!
-//! A flood of failures is no flood of lines: of each kind so many are written a second, and the rest are counted and
-//! summed up. Lines are written by a thread of its own, so that a request never waits for whoever reads the log.
-//! No line holds a password, nor a name that is no user's.
+//! A flood of failures is no flood of lines: of each kind so many are written a second, and the
+//! rest are counted and summed up, by a thread of its own that is asleep otherwise. A logger must
+//! not block: lines are written by the threads that decide. No line holds a password, nor a name
+//! that is no user's.
 
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -24,9 +25,6 @@ const TARGET: &str = "audit";
 const LINES: u32 = 20;
 
 const SECOND: Duration = Duration::from_secs(1);
-
-/// How many lines may wait to be written, of all kinds.
-const WAITING: usize = 1024;
 
 /// What an event is, in the words of the log: what came out, and why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,31 +79,6 @@ impl Kind {
     }
 }
 
-/// A line about what was decided.
-struct Event {
-    kind: Kind,
-    source: IpAddr,
-    /// Only a user's.
-    user: Option<UserName>,
-    /// What they are after, where that is known.
-    target: Option<String>,
-}
-
-impl Event {
-    /// As fields, in the order of the line.
-    fn fields(&self) -> Vec<(&'static str, String)> {
-        let (outcome, reason) = self.kind.words();
-        let mut fields = vec![
-            ("outcome", outcome.to_owned()),
-            ("reason", reason.to_owned()),
-            ("source", self.source.to_string()),
-        ];
-        fields.extend(self.user.as_ref().map(|user| ("user", user.to_string())));
-        fields.extend(self.target.clone().map(|target| ("request", target)));
-        fields
-    }
-}
-
 /// Writes a line of fields: as text for people, and each for itself for whatever keeps the log.
 fn write_fields(fields: &[(&'static str, String)]) {
     let pairs: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -122,31 +95,26 @@ fn write_fields(fields: &[(&'static str, String)]) {
     log::logger().log(&record.args(format_args!("{}", words.join(" "))).build());
 }
 
-enum Line {
-    Event(Event),
-    /// A failure on our side, for whoever mends it.
-    Trouble(String),
-    /// Something was counted and not written: it is to be summed up in a second.
-    Counted,
-    /// Somebody waits until everything before this is written, and what was counted is summed up.
-    Flush(SyncSender<()>),
+/// The outcome and the reason of a kind, as fields.
+fn fields_of(kind: Kind) -> Vec<(&'static str, String)> {
+    let (outcome, reason) = kind.words();
+    vec![("outcome", outcome.to_owned()), ("reason", reason.to_owned())]
 }
 
-/// Takes what is to be told. Dropped, it writes what is left.
+/// Takes what is to be told. Dropped, it sums up what is left.
 pub(super) struct Audit {
-    shared: Arc<Shared>,
-    /// `None` only while being dropped.
-    lines: Option<SyncSender<Line>>,
-    writer: Option<JoinHandle<()>>,
+    quotas: Arc<Quotas>,
+    /// Wakes the summing thread. `None` only while being dropped.
+    counted: Option<SyncSender<()>>,
+    summing: Option<JoinHandle<()>>,
     /// Whether grants of what was verified before are told too.
     hits: bool,
     counters: [AtomicU64; Kind::ALL.len()],
 }
 
-struct Shared {
-    /// One for each kind, and the last for troubles.
-    quotas: [Mutex<Quota>; Kind::ALL.len() + 1],
-}
+/// One for each kind, and the last for troubles.
+#[derive(Default)]
+struct Quotas([Mutex<Quota>; Kind::ALL.len() + 1]);
 
 const TROUBLE: usize = Kind::ALL.len();
 
@@ -154,14 +122,14 @@ impl Audit {
     /// # Errors
     /// When the system gives no thread.
     pub(super) fn start(hits: bool) -> io::Result<Self> {
-        let shared = Arc::new(Shared { quotas: Default::default() });
-        let (lines, to_write) = sync_channel(WAITING);
-        let writers = Arc::clone(&shared);
-        let writer = thread::Builder::new()
+        let quotas = Arc::new(Quotas::default());
+        let (counted, was_counted) = sync_channel(1);
+        let to_sum_up = Arc::clone(&quotas);
+        let summing = thread::Builder::new()
             .name("audit".into())
-            .spawn(move || write(&to_write, &writers))?;
+            .spawn(move || sum_up_each_second(&was_counted, &to_sum_up))?;
         let counters = Default::default();
-        Ok(Self { shared, lines: Some(lines), writer: Some(writer), hits, counters })
+        Ok(Self { quotas, counted: Some(counted), summing: Some(summing), hits, counters })
     }
 
     /// Counts what was decided, and tells it. `user` is who it was about, if that is a user; `target` says what they were after, and
@@ -175,28 +143,28 @@ impl Audit {
     ) {
         self.counters[kind as usize].fetch_add(1, Ordering::Relaxed);
         let told = kind != Kind::Remembered || self.hits;
-        if told && log::log_enabled!(target: TARGET, log::Level::Info) {
-            self.tell(kind as usize, || {
-                let source = source.to_canonical();
-                Line::Event(Event { kind, source, user: user.cloned(), target: target() })
-            });
+        if told
+            && log::log_enabled!(target: TARGET, log::Level::Info)
+            && self.may_write(kind as usize)
+        {
+            let mut fields = fields_of(kind);
+            fields.push(("source", source.to_canonical().to_string()));
+            fields.extend(user.map(|user| ("user", user.to_string())));
+            fields.extend(target().map(|target| ("request", target)));
+            write_fields(&fields);
         }
     }
 
     /// Tells of a failure on our side.
     pub(super) fn trouble(&self, what: &dyn fmt::Display) {
-        self.tell(TROUBLE, || Line::Trouble(what.to_string()));
+        if self.may_write(TROUBLE) {
+            log::error!("{what}");
+        }
     }
 
-    /// Returns when everything that was told is written.
+    /// Sums up what was counted and not written.
     pub(super) fn flush(&self) {
-        let (written, is_written) = sync_channel(1);
-        if let Some(lines) = &self.lines
-            && lines.send(Line::Flush(written)).is_ok()
-        {
-            // It fails when the writer has panicked, and then there is nothing to wait for.
-            let _ = is_written.recv();
-        }
+        self.quotas.sum_up(None);
     }
 
     /// How many decisions there were of this kind.
@@ -204,50 +172,42 @@ impl Audit {
         self.counters[kind as usize].load(Ordering::Relaxed)
     }
 
-    fn tell(&self, which: usize, line: impl FnOnce() -> Line) {
-        let Some(lines) = &self.lines else { return };
-        let mut quota = self.shared.quota(which);
-        let line = match quota.take(Instant::now()) {
-            Take::Write => line(),
-            Take::CountFirst => Line::Counted,
-            Take::Count => return,
-        };
-        // The writer can't be gone. It may be behind, and then the line is counted like others.
-        if let Err(TrySendError::Full(_)) = lines.try_send(line) {
-            quota.missed += 1;
+    fn may_write(&self, which: usize) -> bool {
+        let take = self.quotas.quota(which).take(Instant::now());
+        if let (Take::CountFirst, Some(counted)) = (&take, &self.counted) {
+            // If it is full, the thread is about to wake up anyway.
+            let _ = counted.try_send(());
         }
+        take == Take::Write
     }
 }
 
 impl Drop for Audit {
     fn drop(&mut self) {
-        self.flush();
-        self.lines = None;
-        if let Some(writer) = self.writer.take() {
+        self.counted = None;
+        if let Some(summing) = self.summing.take() {
             // A panic of it was reported by the panic hook.
-            let _ = writer.join();
+            let _ = summing.join();
         }
+        self.flush();
     }
 }
 
-impl Shared {
+impl Quotas {
     fn quota(&self, which: usize) -> MutexGuard<'_, Quota> {
-        self.quotas[which].lock().unwrap_or_else(PoisonError::into_inner)
+        self.0[which].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes how many lines were counted and not written; whether there are more that can't be summed up yet.
     fn sum_up(&self, now: Option<Instant>) -> bool {
         let mut more = false;
-        for which in 0..self.quotas.len() {
+        for which in 0..self.0.len() {
             let missed = self.quota(which).sum(now);
             match (missed, Kind::ALL.get(which)) {
                 (Sum::Nothing, _) => {}
                 (Sum::Later, _) => more = true,
                 (Sum::Missed(n), Some(kind)) => {
-                    let (outcome, reason) = kind.words();
-                    let fields = [("outcome", outcome), ("reason", reason)];
-                    let fields = fields.map(|(name, value)| (name, value.to_owned()));
-                    write_fields(&[&fields[..], &[("more", n.to_string())]].concat());
+                    write_fields(&[fields_of(*kind), vec![("more", n.to_string())]].concat());
                 }
                 (Sum::Missed(n), None) => log::error!("{n} more failures were not written here"),
             }
@@ -256,28 +216,17 @@ impl Shared {
     }
 }
 
-fn write(lines: &Receiver<Line>, shared: &Shared) {
-    let mut sum_up_at: Option<Instant> = None;
-    loop {
-        let line = match sum_up_at {
-            None => lines.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(at) => lines.recv_timeout(at.saturating_duration_since(Instant::now())),
-        };
-        match line {
-            Ok(Line::Event(event)) => write_fields(&event.fields()),
-            Ok(Line::Trouble(what)) => log::error!("{what}"),
-            Ok(Line::Counted) => {}
-            Ok(Line::Flush(written)) => {
-                shared.sum_up(None);
-                // Who asked for it waits for this.
-                let _ = written.send(());
+/// Sleeps until something is counted, and then sums up each second, until there is nothing more.
+/// Ends when nobody counts any more.
+fn sum_up_each_second(counted: &Receiver<()>, quotas: &Quotas) {
+    while counted.recv().is_ok() {
+        let mut more = true;
+        while more {
+            match counted.recv_timeout(SECOND) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Timeout) => more = quotas.sum_up(Some(Instant::now())),
+                Err(RecvTimeoutError::Disconnected) => return,
             }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
-        let now = Instant::now();
-        if sum_up_at.is_none_or(|at| at <= now) {
-            sum_up_at = shared.sum_up(Some(now)).then_some(now + SECOND);
         }
     }
 }

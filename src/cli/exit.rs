@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use super::log;
 use crate::credential::{HashError, NameError, PasswordError};
 use crate::store::StoreError;
 use crate::users::PolicyError;
@@ -146,9 +147,9 @@ impl From<PolicyError> for Failure {
     }
 }
 
-/// One line for people. Where stderr is gone, nobody is there to be told, and that is no reason to stop.
+/// One line for people.
 pub(super) fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    log::write_line(line);
 }
 
 /// One line for programs.

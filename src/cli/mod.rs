@@ -45,9 +45,19 @@ pub fn run() -> ExitCode {
         Failure::new(Exit::Failed, e).report("cannot forbid core dumps");
         return Exit::Failed.into();
     }
+    let _flush = FlushLog;
     match parse() {
         Ok(cli) => dispatch(cli).into(),
         Err(exit) => exit.into(),
+    }
+}
+
+/// Dropped, it flushes the log of the server, also when a panic ends the program.
+struct FlushLog;
+
+impl Drop for FlushLog {
+    fn drop(&mut self) {
+        log::flush();
     }
 }
 

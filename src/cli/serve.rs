@@ -22,6 +22,9 @@ use crate::server::{self, Realm, Tls};
 use crate::store;
 
 pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> {
+    // Before anything else: a failure is a line of it.
+    super::log::start(args.log_level, args.log_format)
+        .map_err(|e| Failure::new(Exit::Failed, format_args!("cannot start the log: {e}")))?;
     let realm = Realm::new(&args.realm)
         .map_err(|e| Failure::new(Exit::Usage, format_args!("--realm: {e}")))?;
     let tls = tls(args)?;
@@ -34,7 +37,6 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
         max_connections: args.max_connections,
     };
     let place = Place::of(args)?;
-    super::log::start(args.log_level, args.log_format);
     raise_descriptor_limit();
     let store = store::open(database)?;
     let (listener, listening) = place.listen(args)?;
@@ -120,6 +122,7 @@ fn signals(tls: Option<Tls>) -> io::Result<impl Future<Output = ()>> {
         tokio::spawn(async move {
             select(pin!(terminate.recv()), pin!(interrupt.recv())).await;
             log::warn!("stopped at once: requests in flight are cut off");
+            super::log::flush();
             std::process::exit(i32::from(Exit::Failed as u8));
         });
     })

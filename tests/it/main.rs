@@ -11,6 +11,7 @@ mod framing;
 mod gate;
 mod layers;
 mod load;
+mod log;
 mod migrate;
 mod openapi;
 mod peers;

@@ -377,7 +377,7 @@ fn the_log_says_what_it_must_and_no_more() {
     assert_eq!(status(&serving, "roy", "open-sesame"), 200);
     serving.signal(Signal::TERM);
     let log = serving.end().1;
-    // The audit lines are written beside the others, by a thread of their own.
+    // A signal and a decision are lines of different threads.
     let lines = log.lines().map(|line| line.split_once("] ").unwrap());
     let (audit, said): (Vec<_>, Vec<_>) = lines.partition(|(head, _)| head.ends_with(" audit"));
     let text = |lines: Vec<(&str, &str)>| {
@@ -671,10 +671,10 @@ fn no_core_is_dumped() {
 }
 
 /// A server on a socket in the file system.
-struct Local(Child, Option<BufReader<ChildStderr>>);
+pub struct Local(pub Child, Option<BufReader<ChildStderr>>);
 
 impl Local {
-    fn command(place: &Place, more: &str) -> Command {
+    pub fn command(place: &Place, more: &str) -> Command {
         let words = format!(
             "serve --unix-socket {} --cost 4 --database {} {more}",
             socket(place).display(),
@@ -685,7 +685,7 @@ impl Local {
         command
     }
 
-    fn start(place: &Place, more: &str) -> Self {
+    pub fn start(place: &Place, more: &str) -> Self {
         let mut child = Self::command(place, more).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
@@ -697,7 +697,7 @@ impl Local {
     }
 
     /// One whose log does not say that it listens.
-    fn unheard(place: &Place, mut command: Command) -> Self {
+    pub fn unheard(place: &Place, mut command: Command) -> Self {
         let notified = place.folder().join("notify");
         let ready = UnixDatagram::bind(&notified).unwrap();
         ready.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -710,7 +710,7 @@ impl Local {
     }
 
     /// Tells it to stop, and waits for that; its exit code.
-    fn stop(&mut self) -> Option<i32> {
+    pub fn stop(&mut self) -> Option<i32> {
         kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
         self.0.wait().unwrap().code()
     }
@@ -723,13 +723,14 @@ impl Drop for Local {
     }
 }
 
-fn socket(place: &Place) -> std::path::PathBuf {
+pub fn socket(place: &Place) -> std::path::PathBuf {
     place.folder().join("resttool.sock")
 }
 
 /// The answer, as text.
-fn ask_locally(place: &Place, request: &Request) -> String {
+pub fn ask_locally(place: &Place, request: &Request) -> String {
     let mut stream = std::os::unix::net::UnixStream::connect(socket(place)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let request = request.clone().header("Connection", "close");
     std::io::Write::write_all(&mut stream, &request.bytes()).unwrap();
     let mut said = String::new();

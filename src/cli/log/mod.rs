@@ -1,0 +1,194 @@
+//! The server's log on standard error: as text for people, or as an object a line.
+//!
+//! Once it runs, one thread alone writes to standard error, since any write to it can block: the
+//! reader of a pipe may be stuck. No O_NONBLOCK, which would change the open file of other
+//! processes too.
+
+mod queue;
+
+use std::io::{self, Write};
+use std::panic::{self, PanicHookInfo};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
+
+use env_logger::{Builder, Target};
+use log::kv::{Key, Value, VisitSource};
+use log::{Level, LevelFilter, Record};
+
+use super::args::LogFormat;
+use crate::moment::Moment;
+use queue::Queue;
+
+/// Memory for lines that wait to be written, in bytes.
+const CAPACITY: usize = 1024 * 1024;
+
+/// How long the end of the program waits for lines that wait to be written.
+const LAST_FLUSH: Duration = Duration::from_secs(1);
+
+static QUEUE: OnceLock<Queue> = OnceLock::new();
+
+/// Starts the log. What the libraries below have to say is for whoever looks for a fault.
+///
+/// # Errors
+/// If the system refuses the thread.
+pub(super) fn start(level: LevelFilter, format: LogFormat) -> io::Result<()> {
+    let queue = Queue::start(
+        CAPACITY,
+        |line| io::stderr().write_all(line),
+        move |dropped| dropped_lines(format, dropped),
+    )?;
+    let queue = QUEUE.get_or_init(|| queue);
+    let below = if level == LevelFilter::Info { LevelFilter::Warn } else { level };
+    Builder::new()
+        .filter_level(below)
+        .filter_module("resttool", level)
+        .filter_module("audit", level)
+        .format(move |out, record| write_record(out, format, record))
+        .target(Target::Pipe(Box::new(queue.clone())))
+        .init();
+    panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// Writes a line to standard error that is no record: by the queue, if the log runs.
+pub(super) fn write_line(line: &str) {
+    let line = format!("{line}\n");
+    match QUEUE.get() {
+        Some(queue) => queue.push(line.as_bytes()),
+        // If standard error is gone, nobody is there to be told, and that is no reason to stop.
+        None => drop(io::stderr().write_all(line.as_bytes())),
+    }
+}
+
+/// Waits for lines that wait to be written, for at most a second.
+pub(super) fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush_within(LAST_FLUSH);
+    }
+}
+
+/// The standard library's hook writes to standard error by itself. The message is left out: it may
+/// quote the text that a slip concerned, and that may be a password.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let thread = thread.name().unwrap_or("without a name");
+    match panic.location() {
+        Some(location) => log::error!("thread '{thread}' panicked at {location}"),
+        None => log::error!("thread '{thread}' panicked"),
+    }
+}
+
+/// The record of a gap in the log, with the line end.
+fn dropped_lines(format: LogFormat, dropped: u64) -> Vec<u8> {
+    let mut line = Vec::new();
+    let mut record = Record::builder();
+    record.level(Level::Error).target(module_path!());
+    let what = format!("cannot write the log: dropped {dropped} lines");
+    // Writing to memory does not fail.
+    let _ = write_record(&mut line, format, &record.args(format_args!("{what}")).build());
+    line
+}
+
+fn write_record(out: &mut impl Write, format: LogFormat, record: &Record<'_>) -> io::Result<()> {
+    let (time, message) = (Moment::now().to_string(), record.args().to_string());
+    match format {
+        LogFormat::Text => {
+            // Further lines are indented, so that none passes for a record.
+            let message = message.replace('\n', "\n    ");
+            writeln!(out, "[{time} {:<5} {}] {message}", record.level(), record.target())
+        }
+        LogFormat::Json => {
+            let mut fields = Fields::new();
+            fields.insert("time".to_owned(), time.into());
+            fields.insert("level".to_owned(), record.level().as_str().into());
+            fields.insert("target".to_owned(), record.target().into());
+            fields.insert("message".to_owned(), message.into());
+            record.key_values().visit(&mut OwnFields(&mut fields)).map_err(io::Error::other)?;
+            writeln!(out, "{}", serde_json::Value::Object(fields))
+        }
+    }
+}
+
+type Fields = serde_json::Map<String, serde_json::Value>;
+
+/// The fields that a line brings with it.
+struct OwnFields<'a>(&'a mut Fields);
+
+impl<'kvs> VisitSource<'kvs> for OwnFields<'_> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
+        self.0.insert(key.to_string(), value.to_string().into());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+    use std::io::{BufRead, BufReader, PipeReader, PipeWriter};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::process::{Command, Stdio};
+
+    use rustix::fs::OFlags;
+
+    use super::*;
+
+    /// A pipe without room. It is filled by another open file, since O_NONBLOCK would stay with
+    /// this one.
+    fn full_pipe() -> (PipeReader, PipeWriter) {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut filler = OpenOptions::new()
+            .write(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(format!("/proc/self/fd/{}", writer.as_raw_fd()))
+            .unwrap();
+        while filler.write(b"filler\n").is_ok() {}
+        (reader, writer)
+    }
+
+    const CHILD: &str = "TEST_PANICS_WITH_A_STUCK_LOG";
+
+    /// the test runs itself as a child whose standard error is stuck.
+    #[test]
+    fn panic_is_logged_by_the_queue_without_its_message() {
+        if std::env::var_os(CHILD).is_some() {
+            start(LevelFilter::Info, LogFormat::Text).unwrap();
+            let panics = thread::Builder::new().name("worker".into());
+            let panics = panics.spawn(|| panic!("open-sesame")).unwrap();
+            assert!(panics.join().is_err());
+            println!("went on");
+            flush();
+            return;
+        }
+        let name = "cli::log::tests::panic_is_logged_by_the_queue_without_its_message";
+        let (log, stderr) = full_pipe();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(CHILD, "")
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(said.any(|line| line.unwrap().contains("went on")));
+        let log: Vec<_> = BufReader::new(log).lines().map_while(Result::ok).collect();
+        let panics: Vec<_> = log.iter().filter(|line| line.contains("panicked")).collect();
+        assert_eq!(panics.len(), 1, "{panics:?}");
+        assert!(panics[0].contains("thread 'worker' panicked at src/cli/log/mod.rs:"));
+        assert!(!log.concat().contains("sesame"));
+        assert!(child.wait().unwrap().success());
+    }
+
+    /// the report of a gap has the form of a record.
+    #[test]
+    fn report_of_dropped_lines_is_a_record() {
+        let text = String::from_utf8(dropped_lines(LogFormat::Text, 7)).unwrap();
+        let (head, message) = text.split_once("] ").unwrap();
+        assert!(head.starts_with("[20") && head.ends_with("Z ERROR resttool::cli::log"), "{text}");
+        assert_eq!(message, "cannot write the log: dropped 7 lines\n");
+        let object = dropped_lines(LogFormat::Json, 7);
+        let object: serde_json::Value = serde_json::from_slice(&object).unwrap();
+        assert_eq!(object["message"], "cannot write the log: dropped 7 lines");
+    }
+}

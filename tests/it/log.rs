@@ -1,0 +1,165 @@
+//! A log that is not read: no request and no signal waits for it.
+
+use std::fs::OpenOptions;
+use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, ExitStatus};
+use std::sync::mpsc::channel;
+use std::thread;
+
+use rustix::fs::OFlags;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::client::{PATIENCE, Request};
+use crate::serve::{Local, ask_locally, socket};
+use crate::server::Place;
+use crate::tool::command;
+
+/// A pipe without room. It is filled by another open file, since O_NONBLOCK would stay with the one
+/// that the server gets.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, writer) = io::pipe().unwrap();
+    let mut filler = OpenOptions::new()
+        .write(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(format!("/proc/self/fd/{}", writer.as_raw_fd()))
+        .unwrap();
+    while filler.write(b"filler\n").is_ok() {}
+    (reader, writer)
+}
+
+/// A server whose log is stuck.
+fn stuck(place: &Place, more: &str) -> (Local, PipeReader) {
+    let (reader, stderr) = full_pipe();
+    let mut command = Local::command(place, more);
+    command.stderr(stderr);
+    (Local::unheard(place, command), reader)
+}
+
+/// Waits for the end of a process. Kills it when it does not end.
+fn end(child: &mut Child) -> ExitStatus {
+    let id = Pid::from_child(child);
+    let (ended, has_ended) = channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            if has_ended.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                kill_process(id, Signal::KILL).unwrap();
+            }
+        });
+        let status = child.wait().unwrap();
+        drop(ended);
+        status
+    })
+}
+
+/// Everything that a request can make the server log.
+fn talk(place: &Place) {
+    let rest_auth = || Request::get("/rest-auth");
+    let ask = |request: Request, status: &str| {
+        let answer = ask_locally(place, &request);
+        assert_eq!(&answer["HTTP/1.1 ".len()..][..3], status, "{answer}");
+    };
+    for _ in 0..3 {
+        ask(rest_auth().basic("roy", "open-sesame"), "200");
+        ask(rest_auth().basic("roy", "open-sesame").header("X-Forwarded-For", "192.0.2.1"), "200");
+        ask(rest_auth().basic("roy", "wrong"), "401");
+        ask(rest_auth().authorization("Basic roy"), "401");
+        ask(rest_auth().basic("broken", "open-sesame"), "503");
+        ask(Request::get("/auth?groups=x"), "403");
+        ask(rest_auth().header("Authorization ", "x"), "400");
+        let mut malformed = UnixStream::connect(socket(place)).unwrap();
+        malformed.write_all(b"\x16\x03\x01 no head\r\n\r\n").unwrap();
+        drop(malformed);
+        ask(Request::get("/healthz"), "200");
+    }
+}
+
+fn place() -> Place {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    place.add("broken", "open-sesame");
+    place.sql("UPDATE users SET hash = '$2x$' || substr(hash, 5) WHERE name = 'broken'");
+    place
+}
+
+/// R-02, O-02, O-01
+#[test]
+fn stuck_log_delays_no_request_and_no_end() {
+    for (level, signal) in [("info", Signal::TERM), ("trace", Signal::INT)] {
+        let place = place();
+        let (mut server, _log) = stuck(&place, &format!("--audit-hits --log-level {level}"));
+        talk(&place);
+        kill_process(Pid::from_child(&server.0), Signal::HUP).unwrap();
+        talk(&place);
+        kill_process(Pid::from_child(&server.0), signal).unwrap();
+        assert_eq!(end(&mut server.0).code(), Some(0));
+    }
+}
+
+/// R-02, O-01
+#[test]
+fn second_signal_ends_a_server_whose_log_is_stuck() {
+    let place = place();
+    let (_log, stderr) = full_pipe();
+    // The new hash is under way for seconds after the answer.
+    let words = format!(
+        "serve --unix-socket {} --cost 15 --rehash --log-level trace --database {}",
+        socket(&place).display(),
+        place.database().display()
+    );
+    let mut command = command(place.folder(), words.split(' '));
+    command.stderr(stderr);
+    let mut server = Local::unheard(&place, command);
+    let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
+    assert!(ask_locally(&place, &roy).starts_with("HTTP/1.1 200"));
+    let id = Pid::from_child(&server.0);
+    kill_process(id, Signal::TERM).unwrap();
+    // Until then it may not have heard of the first one.
+    while UnixStream::connect(socket(&place)).is_ok() {}
+    kill_process(id, Signal::INT).unwrap();
+    assert_eq!(end(&mut server.0).code(), Some(1));
+}
+
+///
+#[test]
+fn stuck_log_does_not_keep_a_failed_start_from_ending() {
+    let place = Place::new();
+    std::fs::write(place.database(), "something else").unwrap();
+    let (_log, stderr) = full_pipe();
+    let database = place.database().display().to_string();
+    let mut serve = command(place.folder(), ["serve", "--port", "0", "--database", &database]);
+    assert_eq!(end(&mut serve.stderr(stderr).spawn().unwrap()).code(), Some(1));
+}
+
+/// lines that found no room are counted, and the others are whole.
+#[test]
+fn log_reader_that_resumes_sees_how_many_lines_were_dropped() {
+    let place = place();
+    let (mut server, log) = stuck(&place, "--log-level trace");
+    let mut log = BufReader::new(log);
+    // More than the pipe and the queue hold.
+    let path = format!("/{}", "x".repeat(8000));
+    for _ in 0..1000 {
+        let answer = ask_locally(&place, &Request::get(&path));
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    }
+    let mut seen = 0;
+    let dropped = loop {
+        let mut line = String::new();
+        assert!(log.read_line(&mut line).unwrap() > 0, "the log ended");
+        if let Some((_, dropped)) = line.split_once("cannot write the log: dropped ") {
+            break dropped.trim_end().trim_end_matches(" lines").parse::<u64>().unwrap();
+        }
+        let whole = line == "filler\n" || line.starts_with("[20") || line.starts_with("    ");
+        assert!(whole, "{line:?}");
+        seen += line.len();
+    };
+    assert!(dropped > 0 && seen > 64 * 1024, "{dropped} {seen}");
+    // It is as before.
+    kill_process(Pid::from_child(&server.0), Signal::TERM).unwrap();
+    let rest: Vec<_> = log.lines().map_while(Result::ok).collect();
+    assert!(rest.last().unwrap().ends_with("stopped"), "{rest:?}");
+    assert_eq!(end(&mut server.0).code(), Some(0));
+}
