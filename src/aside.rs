@@ -1,43 +1,75 @@
-//! Files that are written aside, for their owner alone, and then put in place: so nobody ever meets half of one.
+//! Atomic file replacement: a file is written under another name in its folder, and then renamed.
+//! So a reader never meets half of it.
 //!
-//! This room knows nothing of what is written.
+//! The folder is an open one, not a path, which another user could redirect. This module does not
+//! know what is written.
 
-use std::fs::{File, Permissions};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
-use tempfile::{Builder, NamedTempFile};
+use rustix::fs::{AtFlags, Mode, OFlags, fchmod, fsync, openat, renameat, unlinkat};
+use rustix::io::Errno;
 
-/// A file that is to stand at a place. Dropped before it is put there, it is gone.
+/// How often a name that is taken leads to another try. The names are random.
+const TRIES: usize = 8;
+
+/// A file that is to get a name in a folder. Dropped before, it is removed.
 pub(crate) struct Aside {
-    place: PathBuf,
-    file: NamedTempFile,
+    folder: OwnedFd,
+    name: OsString,
+    file: File,
+    /// The name until then. `None` once it is renamed.
+    temporary: Option<OsString>,
 }
 
 impl Aside {
-    /// An empty file beside its place.
-    pub(crate) fn create(place: &Path) -> io::Result<Self> {
-        let file = Builder::new().prefix(".resttool-aside-").tempfile_in(folder(place))?;
-        // The creation mask may have taken away the owner's own rights.
-        file.as_file().set_permissions(Permissions::from_mode(0o600))?;
-        Ok(Self { place: place.to_owned(), file })
+    /// Creates an empty file with this mode in the folder.
+    pub(crate) fn create(folder: OwnedFd, name: &OsStr, mode: Mode) -> io::Result<Self> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut random = [0; 8];
+            getrandom::fill(&mut random)?;
+            let temporary =
+                OsString::from(format!(".resttool-aside-{:016x}", u64::from_ne_bytes(random)));
+            let file = match openat(&folder, &temporary, flags, mode) {
+                Err(Errno::EXIST) if tries < TRIES => continue,
+                file => File::from(file?),
+            };
+            let aside = Self { folder, name: name.to_owned(), file, temporary: Some(temporary) };
+            // The creation mask may have taken rights away.
+            fchmod(&aside.file, mode)?;
+            return Ok(aside);
+        }
     }
 
     pub(crate) fn file(&self) -> &File {
-        self.file.as_file()
+        &self.file
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        self.file.path()
+    /// Gives the file its name, in place of whatever has it. Durable when it returns.
+    pub(crate) fn put_in_place(mut self) -> io::Result<()> {
+        self.file.sync_all()?;
+        if let Some(temporary) = &self.temporary {
+            renameat(&self.folder, temporary, &self.folder, &self.name)?;
+        }
+        self.temporary = None;
+        // The folder may be open for its path alone.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(fsync(openat(&self.folder, ".", flags, Mode::empty())?)?)
     }
+}
 
-    /// In place of whatever is there. Durable when it returns.
-    pub(crate) fn put_in_place(self) -> io::Result<()> {
-        let Self { place, file } = self;
-        file.as_file().sync_all()?;
-        file.persist(&place).map_err(|e| e.error)?;
-        sync_folder(folder(&place))
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // It may be gone, with its folder.
+            let _ = unlinkat(&self.folder, temporary, AtFlags::empty());
+        }
     }
 }
 
@@ -49,4 +81,48 @@ pub(crate) fn folder(path: &Path) -> &Path {
 /// Makes the names in a folder as durable as what they name.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn open(folder: &Path) -> OwnedFd {
+        File::open(folder).unwrap().into()
+    }
+
+    fn private() -> Mode {
+        Mode::RUSR | Mode::WUSR
+    }
+
+    /// another user may exchange the folder of a file, and its name in the folder.
+    #[test]
+    fn file_goes_into_the_open_folder_whatever_has_its_name() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        fs::create_dir(path("folder")).unwrap();
+        fs::create_dir(path("elsewhere")).unwrap();
+        let aside = Aside::create(open(&path("folder")), OsStr::new("file"), private()).unwrap();
+        aside.file().write_all(b"text").unwrap();
+        fs::rename(path("folder"), path("moved")).unwrap();
+        symlink("elsewhere", path("folder")).unwrap();
+        fs::write(path("kept"), "kept").unwrap();
+        symlink("../kept", path("moved/file")).unwrap();
+        aside.put_in_place().unwrap();
+        assert_eq!(fs::read(path("moved/file")).unwrap(), b"text");
+        assert!(fs::symlink_metadata(path("moved/file")).unwrap().is_file());
+        assert_eq!(fs::read(path("kept")).unwrap(), b"kept");
+        assert_eq!(fs::read_dir(path("elsewhere")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn file_that_is_dropped_leaves_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        drop(Aside::create(open(place.path()), OsStr::new("file"), private()).unwrap());
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    }
 }

@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::args::{self, Format, OnConflict};
-use super::exit::{Exit, Failure, say};
+use super::exit::{Exit, Failure, cannot_print, say};
 use super::lines::{Input, bad_line, lines};
+use super::output::{Inputs, Output, PRIVATE, Refusal};
 use super::progress::Progress;
 use super::report::{Report, diff, summary, write_each};
 use super::secret::{self, password_in};
-use crate::aside::{Aside, folder};
+use crate::aside::folder;
 use crate::credential::{Cost, Password, UserName, printable};
 use crate::htpasswd;
 use crate::jsonl;
@@ -49,7 +50,7 @@ pub(super) fn chpasswd(args: &args::Chpasswd, database: &Path) -> Result<(), Fai
         file.add(number, Wanted::new(name, Secret::Password(password)));
     }
     warnings.say();
-    let mut report = Report::open(&args.output)?;
+    let mut report = Report::open(&args.output, &Inputs::new(database, []))?;
     let missing = if args.create { Missing::Add } else { Missing::Refuse };
     let rule = Rule::new(missing, Existing::Replace, policy.cost);
     let store = store::open(database)?;
@@ -58,7 +59,8 @@ pub(super) fn chpasswd(args: &args::Chpasswd, database: &Path) -> Result<(), Fai
 }
 
 pub(super) fn import(args: &args::Import, database: &Path) -> Result<(), Failure> {
-    let mut report = Report::open(&args.output)?;
+    let inputs = Inputs::new(database, [args.file.as_path()]);
+    let mut report = Report::open(&args.output, &inputs)?;
     let now = Moment::now();
     let mut file = InFile::default();
     Input::open(&args.file)?.each_line(|number, line| {
@@ -174,13 +176,16 @@ pub(super) fn export(args: &args::Export, database: &Path) -> Result<(), Failure
             }
         }
     };
+    let inputs = Inputs::new(database, []);
     if args.file == Path::new("-") {
-        write_each(&*store, &mut BufWriter::new(io::stdout().lock()), line)?;
+        inputs.spare(io::stdout()).map_err(|e| e.failure("write to standard output"))?;
+        write_each(&*store, &mut BufWriter::new(io::stdout().lock()), line, cannot_print)?;
     } else {
-        let failed = |e: io::Error| cannot_write(&args.file, &e);
-        let aside = Aside::create(&args.file).map_err(failed)?;
-        write_each(&*store, &mut BufWriter::new(aside.file()), line)?;
-        aside.put_in_place().map_err(failed)?;
+        let writing = format!("write {}", printable(&args.file.to_string_lossy()));
+        let failed = |e: Refusal| e.failure(&writing);
+        let mut output = Output::replace(&args.file, PRIVATE, &inputs).map_err(failed)?;
+        write_each(&*store, &mut BufWriter::new(&mut output), line, |e| failed(e.into()))?;
+        output.finish().map_err(|e| failed(e.into()))?;
     }
     if left_out > 0 {
         say(&format!(
@@ -193,18 +198,17 @@ pub(super) fn export(args: &args::Export, database: &Path) -> Result<(), Failure
     Ok(())
 }
 
-fn cannot_write(path: &Path, e: &io::Error) -> Failure {
-    let path = printable(&path.to_string_lossy());
-    Failure::new(Exit::Failed, format_args!("cannot write {path}: {e}"))
-}
-
 pub(super) fn apply(args: &args::Apply, database: &Path) -> Result<(), Failure> {
     let policy = args.hashing.policy()?;
     let text = Input::open(&args.file)?.read_text()?;
     let entries = manifest::parse(&text).map_err(|e| Failure::new(Exit::BadInput, e))?;
     let mut warnings = Warnings::default();
     let mut wanted = Vec::new();
+    let mut read = vec![args.file.clone()];
     for entry in entries {
+        if let Source::File(path) = &entry.secret {
+            read.push(folder(&args.file).join(path));
+        }
         let secret = secret_of(&entry, &args.file, &policy, &mut warnings)
             .map_err(|e| e.about(format_args!("user {}", entry.name)).exiting(Exit::BadInput))?;
         wanted.push(Wanted {
@@ -215,7 +219,8 @@ pub(super) fn apply(args: &args::Apply, database: &Path) -> Result<(), Failure> 
         });
     }
     warnings.say();
-    let mut report = Report::open(&args.output)?;
+    let inputs = Inputs::new(database, read.iter().map(PathBuf::as_path));
+    let mut report = Report::open(&args.output, &inputs)?;
     if args.dry_run {
         report = report.of_dry_run();
     }

@@ -10,6 +10,7 @@ mod lines;
 mod listen;
 mod log;
 mod manual;
+mod output;
 mod print;
 mod progress;
 mod report;
@@ -89,7 +90,7 @@ fn dispatch(cli: Cli) -> Exit {
         Verb::Backup(args) => upkeep::backup(&args, &database),
         Verb::Print(args) => print::print(&args),
         Verb::Completions(args) => manual::completions(&args, command()),
-        Verb::Man(args) => manual::man(&args, command()),
+        Verb::Man(args) => manual::man(&args, command(), &database),
     });
     match done {
         Ok(()) => Exit::Done,

@@ -3,16 +3,14 @@
 //! All of it is said after the change counts. The shapes stand in `docs/commands.md`.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use serde::Serialize;
 
 use super::args;
 use super::exit::{Exit, Failure, cannot_print, say};
+use super::output::{self, Inputs};
 use crate::credential::{GroupName, Password, UserName, printable};
 use crate::moment::Moment;
 use crate::store::{Account, Store};
@@ -30,9 +28,15 @@ pub(super) struct Report {
 
 impl Report {
     /// As asked for. It fails before anything is changed that could not be told.
-    pub(super) fn open(args: &args::Output) -> Result<Self, Failure> {
+    pub(super) fn open(args: &args::Output, inputs: &Inputs) -> Result<Self, Failure> {
         let audit: Option<Box<dyn Write>> = match &args.audit_log {
-            Some(path) => Some(Box::new(BufWriter::new(append_to(path)?))),
+            Some(path) => {
+                let file = output::append(path, inputs).map_err(|e| {
+                    let path = printable(&path.to_string_lossy());
+                    e.failure(format_args!("open the audit log {path}"))
+                })?;
+                Some(Box::new(BufWriter::new(file)))
+            }
             // People at a terminal have just seen what they did.
             None if args.quiet || io::stderr().is_terminal() => None,
             None => Some(Box::new(BufWriter::new(io::stderr()))),
@@ -133,13 +137,6 @@ fn cannot_audit(e: &io::Error) -> Failure {
     Failure::new(Exit::Failed, format_args!("it was done, but the audit log can't be written: {e}"))
 }
 
-fn append_to(path: &Path) -> Result<File, Failure> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(|e| {
-        let path = printable(&path.to_string_lossy());
-        Failure::new(Exit::Failed, format_args!("cannot open the audit log {path}: {e}"))
-    })
-}
-
 /// A change for people, in the form of a diff.
 pub(super) fn diff(change: &Change) -> String {
     let sign = match change.outcome {
@@ -183,17 +180,18 @@ pub(super) fn write_each(
     store: &dyn Store,
     out: &mut impl Write,
     mut line: impl FnMut(&Account) -> Result<Option<String>, Failure>,
+    failed: impl Fn(io::Error) -> Failure,
 ) -> Result<(), Failure> {
     let mut done = Ok(());
     store.each(&mut |user| {
         done = line(&user).and_then(|line| match line {
-            Some(line) => writeln!(out, "{line}").map_err(cannot_print),
+            Some(line) => writeln!(out, "{line}").map_err(&failed),
             None => Ok(()),
         });
         if done.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     done?;
-    out.flush().map_err(cannot_print)
+    out.flush().map_err(failed)
 }
 
 /// A user, for programs: all but the hash.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::args;
 use super::exit::{Exit, Failure, print, say};
+use super::output::{Inputs, Output, PRIVATE, Refusal};
 use super::report::json;
 use crate::credential::{UserName, printable};
 use crate::store::{self, Flaw};
@@ -46,9 +47,15 @@ struct Object<'a> {
 }
 
 pub(super) fn backup(args: &args::Backup, database: &Path) -> Result<(), Failure> {
-    store::backup(database, &args.file)?;
+    let file = printable(&args.file.to_string_lossy());
+    let writing = format!("write {file}");
+    let inputs = Inputs::new(database, []);
+    let mut output =
+        Output::replace(&args.file, PRIVATE, &inputs).map_err(|e| e.failure(&writing))?;
+    store::backup(database, &mut output)?;
+    output.finish().map_err(|e| Refusal::from(e).failure(&writing))?;
     if !args.quiet {
-        say(&format!("resttool: backed up to {}", printable(&args.file.to_string_lossy())));
+        say(&format!("resttool: backed up to {file}"));
     }
     Ok(())
 }

@@ -9,7 +9,8 @@ use std::time::SystemTime;
 use wildmatch::WildMatch;
 
 use super::args;
-use super::exit::{Exit, Failure, print, say};
+use super::exit::{Exit, Failure, cannot_print, print, say};
+use super::output::Inputs;
 use super::report::{Report, Shown, Verified, json, write_each};
 use super::secret::{New, Source};
 use super::table::table;
@@ -32,7 +33,7 @@ pub(super) fn useradd(args: &args::Useradd, database: &Path) -> Result<(), Failu
     let groups = args.group.as_deref().map(groups).transpose()?;
     // Pipes are read before anything else can fail: whoever writes into one is not cut off.
     let given = New::open(&args.secret)?;
-    let mut report = Report::open(&args.output)?;
+    let mut report = Report::open(&args.output, &inputs(database, &args.secret))?;
     let store = store::open(database)?;
     let existing = match (args.update, args.if_not_exists) {
         (true, _) => Existing::Compare,
@@ -103,7 +104,7 @@ pub(super) fn passwd(args: &args::Passwd, database: &Path) -> Result<(), Failure
     let name = UserName::parse(&args.name)?;
     let policy = args.hashing.policy()?;
     let given = New::open(&args.secret)?;
-    let mut report = Report::open(&args.output)?;
+    let mut report = Report::open(&args.output, &inputs(database, &args.secret))?;
     let store = store::open(database)?;
     // Nobody is asked for a password in vain.
     if !store.contains(&name)? {
@@ -136,7 +137,7 @@ pub(super) fn passwd(args: &args::Passwd, database: &Path) -> Result<(), Failure
 pub(super) fn usermod(args: &args::Usermod, database: &Path) -> Result<(), Failure> {
     let name = UserName::parse(&args.name)?;
     let wanted = wanted_by(args, name.clone())?;
-    let mut report = Report::open(&args.output)?;
+    let mut report = Report::open(&args.output, &Inputs::new(database, []))?;
     let store = store::open(database)?;
     let rule = Rule::new(Missing::Refuse, Existing::Replace, crate::credential::Cost::DEFAULT);
     let change = settle_one(&*store, &wanted, &rule)?;
@@ -186,7 +187,7 @@ fn wanted_by(args: &args::Usermod, name: UserName) -> Result<Wanted, Failure> {
 
 pub(super) fn userdel(args: &args::Userdel, database: &Path) -> Result<(), Failure> {
     let name = UserName::parse(&args.name)?;
-    let mut report = Report::open(&args.output)?;
+    let mut report = Report::open(&args.output, &Inputs::new(database, []))?;
     let change = match remove(&*store::open(database)?, &name) {
         Err(store::StoreError::NoSuchUser) if args.if_exists => {
             Change { name: name.clone(), outcome: Outcome::Unchanged, differences: Vec::new() }
@@ -216,12 +217,17 @@ pub(super) fn userlist(args: &args::Userlist, database: &Path) -> Result<(), Fai
     let store = store::open(database)?;
     if args.json.json {
         let mut out = io::BufWriter::new(io::stdout().lock());
-        return write_each(&*store, &mut out, |user| {
-            if !matches(user) {
-                return Ok(None);
-            }
-            json(&Shown::new(user)).map(Some)
-        });
+        return write_each(
+            &*store,
+            &mut out,
+            |user| {
+                if !matches(user) {
+                    return Ok(None);
+                }
+                json(&Shown::new(user)).map(Some)
+            },
+            cannot_print,
+        );
     }
     let head = ["NAME", "GROUPS", "STATE", "COST", "CREATED", "CHANGED"];
     let mut rows = vec![head.map(str::to_owned)];
@@ -300,6 +306,11 @@ pub(super) fn hash(args: &args::Hash) -> Result<(), Failure> {
         say(&format!("password: {}", password.reveal()));
     }
     print(&line)
+}
+
+/// What no output of a command that sets a password may write to.
+fn inputs(database: &Path, secret: &args::NewSecret) -> Inputs {
+    Inputs::new(database, secret.password.known.password_file.as_deref())
 }
 
 /// Says what is unwise about a password.

@@ -7,6 +7,7 @@ mod lease;
 mod sqlite;
 
 use std::fmt;
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -174,13 +175,18 @@ pub fn open(path: &Path) -> Result<Box<dyn Store>, StoreError> {
     Ok(Box::new(sqlite::SqliteStore::open(path)?))
 }
 
-/// Copies the store at `path` to a file, as it is at one moment, while others go on changing it. The copy is written aside, for its
-/// owner alone, and then put in place, also of an older one.
+/// Writes a copy of the store at `path` to `out`, as it is at one moment, while others go on
+/// changing it. Takes as much memory as the copy.
 ///
 /// # Errors
 /// As [`open()`], but a missing store is not made; and when the copy can't be written.
-pub fn backup(path: &Path, to: &Path) -> Result<(), StoreError> {
-    sqlite::backup(path, to)
+pub fn backup(path: &Path, out: &mut dyn io::Write) -> Result<(), StoreError> {
+    sqlite::backup(path, out)
+}
+
+/// The files that the store at `path` consists of, also those that are not there now.
+pub(crate) fn files(path: &Path) -> Vec<PathBuf> {
+    sqlite::files(path)
 }
 
 /// What is wrong with the store at `path`, as far as it can be seen from here; hashes that cost less than `cost` are. Nothing is

@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::backup::Backup;
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior};
@@ -25,7 +24,7 @@ use super::lease::{LEASE, Lease};
 use super::{
     Account, BUSY_TIMEOUT, BadRecord, Flaw, Revision, Store, StoreError, Transaction, User,
 };
-use crate::aside::{Aside, sync_folder};
+use crate::aside::sync_folder;
 use crate::credential::{Cost, GroupName, Groups, PasswordHash, UserName, printable};
 use crate::moment::Moment;
 
@@ -513,20 +512,22 @@ fn kept(moment: Moment) -> i64 {
     i64::try_from(moment.seconds()).unwrap_or(i64::MAX)
 }
 
-pub(super) fn backup(path: &Path, to: &Path) -> Result<(), StoreError> {
+pub(super) fn backup(path: &Path, out: &mut dyn io::Write) -> Result<(), StoreError> {
     let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
-    let failed = |e: &io::Error| cannot("write", to, e);
     let source = Files::open(&path, 0)?;
-    let aside = Aside::create(to).map_err(|e| failed(&e))?;
-    let copy = || -> rusqlite::Result<()> {
-        let mut target = Connection::open(aside.path())?;
-        // All at once: a reader keeps nobody from writing, and sees one moment.
-        let pause = Duration::from_millis(10);
-        Backup::new(&source.main(), &mut target)?.run_to_completion(i32::MAX, pause, None)?;
-        target.close().map_err(|(_, e)| e)
-    };
-    copy().map_err(|e| store_error(e, &path))?;
-    aside.put_in_place().map_err(|e| failed(&e))
+    let mut main = source.main();
+    // One statement reads all of it: a reader keeps nobody from writing, and sees one moment.
+    let copy = main.serialize("main").map_err(|e| store_error(e, &path))?;
+    out.write_all(&copy).map_err(|e| StoreError::Failed(format!("cannot write the copy: {e}")))
+}
+
+/// The database and what SQLite keeps beside it, in each of its modes.
+pub(super) fn files(path: &Path) -> Vec<PathBuf> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut journal = path.clone().into_os_string();
+    journal.push("-journal");
+    let beside: Vec<_> = companions(&path).chain([PathBuf::from(journal)]).collect();
+    [vec![path], beside].concat()
 }
 
 pub(super) fn check(path: &Path, cost: Cost) -> Result<Vec<Flaw>, StoreError> {

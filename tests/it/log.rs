@@ -5,17 +5,14 @@ use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, ExitStatus};
-use std::sync::mpsc::channel;
-use std::thread;
 
 use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::client::{PATIENCE, Request};
+use crate::client::Request;
 use crate::serve::{Local, ask_locally, socket};
 use crate::server::Place;
-use crate::tool::command;
+use crate::tool::{command, end};
 
 /// A pipe without room. It is filled by another open file, since O_NONBLOCK would stay with the one
 /// that the server gets.
@@ -36,22 +33,6 @@ fn stuck(place: &Place, more: &str) -> (Local, PipeReader) {
     let mut command = Local::command(place, more);
     command.stderr(stderr);
     (Local::unheard(place, command), reader)
-}
-
-/// Waits for the end of a process. Kills it when it does not end.
-fn end(child: &mut Child) -> ExitStatus {
-    let id = Pid::from_child(child);
-    let (ended, has_ended) = channel::<()>();
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            if has_ended.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                kill_process(id, Signal::KILL).unwrap();
-            }
-        });
-        let status = child.wait().unwrap();
-        drop(ended);
-        status
-    })
 }
 
 /// Everything that a request can make the server log.

@@ -14,6 +14,7 @@ mod load;
 mod log;
 mod migrate;
 mod openapi;
+mod output;
 mod peers;
 mod prompt;
 mod provision;

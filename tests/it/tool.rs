@@ -5,8 +5,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::client::PATIENCE;
 
 /// What a run of the program gave.
 #[derive(PartialEq, Eq, Debug)]
@@ -72,6 +76,22 @@ pub fn unaudited(stderr: &str) -> String {
 /// Runs it with words separated by spaces.
 pub fn run(home: &Path, words: &str, input: impl AsRef<[u8]>) -> Outcome {
     finish(command(home, words.split(' ')), input)
+}
+
+/// Waits for the end of a process. Kills it when it does not end.
+pub fn end(child: &mut Child) -> ExitStatus {
+    let id = Pid::from_child(child);
+    let (ended, has_ended) = channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            if has_ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                kill_process(id, Signal::KILL).unwrap();
+            }
+        });
+        let status = child.wait().unwrap();
+        drop(ended);
+        status
+    })
 }
 
 /// A running `resttool serve`. Dropped, it is killed.

@@ -1,0 +1,201 @@
+//! Files that commands write. No output destroys the store, an input, or a file that another user
+//! chose.
+
+mod target;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, Stat, fstat, stat};
+use rustix::io::Errno;
+
+use super::exit::{Exit, Failure};
+use crate::aside::{Aside, folder};
+use crate::store;
+use target::Target;
+
+/// The mode of a file that holds hashes.
+pub(super) const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
+/// The mode of a file for everybody.
+pub(super) const PUBLIC: Mode = PRIVATE.union(Mode::RGRP).union(Mode::ROTH);
+
+/// An open output.
+pub(super) enum Output {
+    /// A file that replaces another one, or none, when it is finished.
+    Whole(Aside),
+    /// A pipe, a device, or a file that is open already.
+    Stream(File),
+}
+
+impl Output {
+    /// Opens a file that is to be replaced as a whole. The new one gets this mode.
+    pub(super) fn replace(path: &Path, mode: Mode, inputs: &Inputs) -> Result<Self, Refusal> {
+        match Target::of(path)? {
+            Target::Folder => Err(Errno::ISDIR.into()),
+            Target::Open(file) => inputs.spare(&file).map(|()| Self::Stream(file)),
+            Target::Name { folder, name, is: Some(is) } if !is_file(&is) => {
+                let file = target::open(&folder, &name)?;
+                // Another process may have put a file there since.
+                if is_file(&fstat(&file)?) {
+                    Err(Errno::BUSY.into())
+                } else {
+                    Ok(Self::Stream(file))
+                }
+            }
+            Target::Name { folder, name, is } => {
+                inputs.spare_name(&folder, &name)?;
+                is.map_or(Ok(()), |is| inputs.spare_file(&is))?;
+                Ok(Self::Whole(Aside::create(folder, &name, mode)?))
+            }
+        }
+    }
+
+    /// Makes what was written count.
+    pub(super) fn finish(self) -> io::Result<()> {
+        match self {
+            Self::Whole(aside) => aside.put_in_place(),
+            Self::Stream(_) => Ok(()),
+        }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Whole(aside) => aside.file().write(bytes),
+            Self::Stream(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Opens a file to append to it. A new one is its owner's alone.
+pub(super) fn append(path: &Path, inputs: &Inputs) -> Result<File, Refusal> {
+    let file = match Target::of(path)? {
+        Target::Folder => return Err(Errno::ISDIR.into()),
+        Target::Open(file) => file,
+        Target::Name { folder, name, .. } => {
+            inputs.spare_name(&folder, &name)?;
+            target::open(&folder, &name)?
+        }
+    };
+    inputs.spare(&file)?;
+    Ok(file)
+}
+
+/// Creates a folder, and the folders that it is to stand in.
+pub(super) fn create_folders(path: &Path) -> Result<(), Refusal> {
+    // Without a slash at its end, which asks for a folder that is there.
+    let path = path.components().as_path();
+    let all: Vec<_> = path.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
+    for path in all.into_iter().rev() {
+        match Target::of(path)? {
+            Target::Folder => {}
+            Target::Name { folder, name, is: None } => target::create_folder(&folder, &name)?,
+            Target::Name { .. } | Target::Open(_) => return Err(Errno::NOTDIR.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Files that no output of a command may write to.
+pub(super) struct Inputs {
+    files: Vec<(FileId, &'static str)>,
+    /// Folder and name of each file of the store, also of those that are not there now.
+    names: Vec<(FileId, OsString)>,
+}
+
+/// Device and inode.
+type FileId = (u64, u64);
+
+const STORE: &str = "it is a file of the user database";
+const INPUT: &str = "the command reads it";
+
+impl Inputs {
+    /// The store with its companions, standard input, and the files that the command reads.
+    pub(super) fn new<'a>(database: &Path, read: impl IntoIterator<Item = &'a Path>) -> Self {
+        let store = store::files(database);
+        let names = store.iter().filter_map(|path| {
+            let folder = stat(folder(path)).ok()?;
+            Some((id(&folder), path.file_name()?.to_owned()))
+        });
+        let names = names.collect();
+        let store = store.iter().map(|path| (stat(path), STORE));
+        let read = read.into_iter().map(|path| (stat(path), INPUT));
+        let standard = [(fstat(io::stdin()), INPUT)];
+        let files = store.chain(read).chain(standard).filter_map(|(is, what)| {
+            // A terminal or /dev/null may be both.
+            is.ok().filter(is_file).map(|is| (id(&is), what))
+        });
+        Self { files: files.collect(), names }
+    }
+
+    /// Refuses an output that is one of them, by whichever name.
+    pub(super) fn spare(&self, file: impl AsFd) -> Result<(), Refusal> {
+        self.spare_file(&fstat(file)?)
+    }
+
+    fn spare_file(&self, is: &Stat) -> Result<(), Refusal> {
+        match self.files.iter().find(|(file, _)| *file == id(is)) {
+            Some((_, why)) => Err(Refusal::new(why, "name another file")),
+            None => Ok(()),
+        }
+    }
+
+    fn spare_name(&self, folder: &OwnedFd, name: &OsStr) -> Result<(), Refusal> {
+        let folder = id(&fstat(folder)?);
+        match self.names.iter().any(|(store, file)| *store == folder && file == name) {
+            true => Err(Refusal::new(STORE, "name another file")),
+            false => Ok(()),
+        }
+    }
+}
+
+fn is_file(is: &Stat) -> bool {
+    FileType::from_raw_mode(is.st_mode).is_file()
+}
+
+fn id(is: &Stat) -> FileId {
+    (is.st_dev, is.st_ino)
+}
+
+/// Why an output was not opened.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    why: String,
+    hint: Option<&'static str>,
+}
+
+impl Refusal {
+    fn new(why: &str, hint: &'static str) -> Self {
+        Self { why: why.to_owned(), hint: Some(hint) }
+    }
+
+    /// As the failure of a command that cannot do `what`.
+    pub(super) fn failure(self, what: impl fmt::Display) -> Failure {
+        let failure = Failure::new(Exit::Failed, format_args!("cannot {what}: {}", self.why));
+        match self.hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(e: io::Error) -> Self {
+        Self { why: e.to_string(), hint: None }
+    }
+}
+
+impl From<Errno> for Refusal {
+    fn from(e: Errno) -> Self {
+        io::Error::from(e).into()
+    }
+}
