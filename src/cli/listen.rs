@@ -1,11 +1,16 @@
 //! Where the server listens: at an address, or at a socket in the file system.
 
+use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, fstat, lstat};
+use rustix::io::Errno;
 
 use super::args;
 use super::exit::{Exit, Failure};
@@ -27,19 +32,22 @@ impl Place {
         }
     }
 
-    /// Listens, and says where.
-    pub(super) fn listen(&self, args: &args::Serve) -> Result<(Listener, String), Failure> {
+    /// Starts to listen.
+    pub(super) fn listen(&self, args: &args::Serve) -> Result<(Listener, Listening), Failure> {
         match self {
             Self::Addresses(addresses) => {
                 let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
                 let bound = TcpListener::bind(&addresses[..]);
                 let listener = bound.map_err(|e| cannot_listen(args, &e))?;
                 let address = listener.local_addr().map_err(|e| Failure::new(Exit::Failed, e))?;
-                Ok((listener.into(), format!("{scheme}://{address}")))
+                Ok((
+                    listener.into(),
+                    Listening { url: format!("{scheme}://{address}"), socket: None },
+                ))
             }
             Self::Socket(path) => {
                 let shown = printable(&path.to_string_lossy());
-                let listener = socket(path, args.unix_socket_mode).map_err(|e| {
+                let (listener, file) = socket(path, args.unix_socket_mode).map_err(|e| {
                     let why = format_args!("cannot listen on {shown}: {e}");
                     match e.kind() {
                         io::ErrorKind::AddrInUse => Failure::new(Exit::Failed, why)
@@ -47,24 +55,57 @@ impl Place {
                         _ => Failure::new(Exit::Failed, why),
                     }
                 })?;
-                Ok((listener.into(), format!("unix:{shown}")))
+                let socket = Some(SocketFile { path: path.clone(), file });
+                Ok((listener.into(), Listening { url: format!("unix:{shown}"), socket }))
             }
         }
     }
+}
 
-    /// Takes away what would be left: a socket that nobody listens to.
-    pub(super) fn leave(&self) {
-        if let Self::Socket(path) = self
-            && let Err(e) = fs::remove_file(path)
-        {
+/// Where the server listens. Outlives the listener.
+pub(super) struct Listening {
+    url: String,
+    socket: Option<SocketFile>,
+}
+
+/// A socket that the server made.
+struct SocketFile {
+    path: PathBuf,
+    /// Open, so that no other file gets its inode.
+    file: OwnedFd,
+}
+
+impl fmt::Display for Listening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.url)
+    }
+}
+
+impl Listening {
+    /// Removes the socket, unless another one has its name: a server that was started meanwhile
+    /// made that.
+    pub(super) fn leave(self) {
+        let Some(SocketFile { path, file }) = self.socket else { return };
+        let remove = || -> io::Result<()> {
+            let ours = fstat(&file)?;
+            match lstat(&path) {
+                Ok(there) if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) => {
+                    fs::remove_file(&path)
+                }
+                Ok(_) | Err(Errno::NOENT) => Ok(()),
+                Err(e) => Err(e.into()),
+            }
+        };
+        if let Err(e) = remove() {
             log::warn!("cannot remove {}: {e}", printable(&path.to_string_lossy()));
         }
     }
 }
 
-/// A socket with this mode. It is made aside and then put in place, so that nobody meets it with another mode; in place of one that nobody
-/// listens to any more, but of nothing else.
-fn socket(path: &Path, mode: u32) -> io::Result<UnixListener> {
+/// A socket with this mode. It is made aside and then put in place, so that nobody meets it with
+/// another mode; in place of one that nobody listens to any more, but of nothing else. With it
+/// comes a descriptor of its file.
+fn socket(path: &Path, mode: u32) -> io::Result<(UnixListener, OwnedFd)> {
     match UnixStream::connect(path) {
         Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -76,8 +117,10 @@ fn socket(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let made = aside.path().join("socket");
     let listener = UnixListener::bind(&made)?;
     fs::set_permissions(&made, Permissions::from_mode(mode))?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(&made, flags, Mode::empty())?;
     fs::rename(made, path)?;
-    Ok(listener)
+    Ok((listener, file))
 }
 
 /// The addresses that the host stands for. Passwords must not leave the machine in the clear unasked.

@@ -53,7 +53,7 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
         Ok(stop)
     })
     .map_err(|e| Failure::new(Exit::Failed, e))?;
-    place.leave();
+    listening.leave();
     log::info!("stopped");
     Ok(())
 }

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::{Connection, PATIENCE, Request, basic};
 use crate::server::Place;
-use crate::tool::{Outcome, Serving, command, finish, run};
+use crate::tool::{Outcome, Serving, command, end, finish, run};
 
 fn serve(place: &Place, words: &str) -> Serving {
     let database = place.database().display().to_string();
@@ -780,4 +780,31 @@ fn a_socket_has_its_mode_and_is_taken_over_only_from_who_is_gone() {
     assert_eq!(run(place.folder(), &words, "").code, 1);
     assert!(std::fs::read(&path).unwrap().starts_with(b"something"));
     assert_eq!(run(place.folder(), &format!("{words} --unix-socket-mode 999"), "").code, 2);
+}
+
+/// R-14, T-06: a server that is still at requests in flight when its successor starts.
+#[test]
+fn stopping_server_leaves_the_socket_of_its_successor() {
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let path = socket(&place);
+    // The new hash is under way for seconds after the answer.
+    let words = format!(
+        "serve --unix-socket {} --cost 15 --rehash --database {}",
+        path.display(),
+        place.database().display()
+    );
+    let mut command = command(place.folder(), words.split(' '));
+    command.stderr(std::process::Stdio::null());
+    let mut first = Local::unheard(&place, command);
+    let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
+    assert!(ask_locally(&place, &roy).starts_with("HTTP/1.1 200"));
+    kill_process(Pid::from_child(&first.0), Signal::TERM).unwrap();
+    while std::os::unix::net::UnixStream::connect(&path).is_ok() {}
+    let mut second = Local::start(&place, "");
+    assert!(first.0.try_wait().unwrap().is_none(), "the first one has not ended yet");
+    assert_eq!(end(&mut first.0).code(), Some(0));
+    assert!(ask_locally(&place, &roy).starts_with("HTTP/1.1 200"));
+    assert_eq!(second.stop(), Some(0));
+    assert!(!path.exists(), "its own socket it takes away");
 }
