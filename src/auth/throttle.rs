@@ -11,9 +11,14 @@ use std::time::{Duration, Instant};
 use super::bounded::Bounded;
 use super::keyed::UserDigest;
 
-/// How many sources, users, and pairs of them are kept track of; the same bound for each. Only tries that
-/// cost a hash get in, so a flood can't push others out faster than hashes are computed.
+/// How many sources that fail, users who are guessed at, and users who were let in are kept track
+/// of; the same bound for each. Only tries that cost a hash get in, so a flood can't push others
+/// out faster than hashes are computed.
 const TRACKED: usize = 65_536;
+
+/// Known sources per user: those that were used most recently. So a user who comes from everywhere
+/// pushes out nobody else's.
+const SOURCES_PER_USER: usize = 32;
 
 /// So many failures at once, and then as many more in each period.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,7 +69,7 @@ impl Source {
 }
 
 /// A try to be this user from this source.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy)]
 pub(super) struct Try {
     pub(super) user: UserDigest,
     pub(super) source: Source,
@@ -82,8 +87,9 @@ pub(super) enum Refused {
 pub(super) struct Throttle {
     sources: Option<Counts<Source>>,
     users: Option<Counts<UserDigest>>,
-    /// Who was let in before, and from where: what others do to their name is not their fault.
-    known: Bounded<Try, ()>,
+    /// Users who were let in before, and from where: what others do to their name is not their
+    /// fault.
+    known: Bounded<UserDigest, KnownSources>,
 }
 
 impl Throttle {
@@ -102,7 +108,7 @@ impl Throttle {
             sources.check(&of.source, now)?;
         }
         if let Some(users) = &mut self.users
-            && self.known.get(&of).is_none()
+            && !self.known.get(&of.user).is_some_and(|sources| sources.refresh(of.source))
         {
             users.check(&of.user, now)?;
         }
@@ -134,7 +140,33 @@ impl Throttle {
 
     /// This user was let in from this source.
     pub(super) fn remember(&mut self, of: Try) {
-        self.known.insert(of, ());
+        match self.known.get(&of.user) {
+            Some(sources) => sources.add(of.source),
+            None => self.known.insert(of.user, KnownSources(vec![of.source])),
+        }
+    }
+}
+
+/// The sources from which a user was let in, the one that was used last at the end.
+struct KnownSources(Vec<Source>);
+
+impl KnownSources {
+    /// Returns whether the source is one of them, and counts it as used.
+    fn refresh(&mut self, source: Source) -> bool {
+        let Some(place) = self.0.iter().rposition(|known| *known == source) else { return false };
+        self.0[place..].rotate_left(1);
+        true
+    }
+
+    /// Adds a source, in place of the one that was not used for longest if there are too many.
+    fn add(&mut self, source: Source) {
+        if self.refresh(source) {
+            return;
+        }
+        if self.0.len() >= SOURCES_PER_USER {
+            self.0.remove(0);
+        }
+        self.0.push(source);
     }
 }
 
@@ -353,7 +385,59 @@ mod tests {
             bench.throttle.end(of, outcome, bench.start);
         }
         assert!(bench.throttle.known.len() <= TRACKED);
+        let known = &mut bench.throttle.known;
+        let known: Vec<_> =
+            users.iter().filter_map(|of| Some(known.get(&of.user)?.0.capacity())).collect();
+        assert_eq!(known, [SOURCES_PER_USER; 5], "every other one is let in");
         assert!(bench.throttle.sources.unwrap().counts.len() <= TRACKED);
+    }
+
+    /// R-04, B-09
+    #[test]
+    fn user_from_everywhere_pushes_out_no_source_of_others() {
+        let mut bench = Bench::new();
+        bench.make("ann", "192.0.2.1", Outcome::Right, 0).unwrap();
+        let roy = bench.a_try("roy", "192.0.2.1");
+        for n in 0..2 * u64::try_from(TRACKED).unwrap() {
+            bench.throttle.remember(Try { source: Source::V6Net(n.to_be_bytes()), ..roy });
+        }
+        for n in 1..=5 {
+            let from = format!("198.51.100.{n}");
+            assert_eq!(bench.make("ann", &from, Outcome::Wrong, 0), Ok(()));
+        }
+        assert_eq!(bench.make("ann", "198.51.100.6", Outcome::Wrong, 0), wait(10));
+        assert_eq!(bench.make("ann", "192.0.2.1", Outcome::Right, 0), Ok(()), "let in before");
+    }
+
+    proptest::proptest! {
+        /// a user can come from the 32 sources that were used last, and from no others,
+        /// whatever other users do.
+        #[test]
+        fn known_sources_are_the_last_used_ones_of_each_user(
+            steps in proptest::collection::vec((0..3_usize, 0..40_u8, proptest::bool::ANY), 0..400)
+        ) {
+            let mut bench = Bench::new();
+            let users = ["roy", "ann", "bob"].map(|user| bench.a_try(user, "192.0.2.1").user);
+            // Of each user a list, the source that was used last at its end.
+            let mut model = vec![Vec::<u8>::new(); users.len()];
+            for (user, host, lets_in) in steps {
+                let of = Try { user: users[user], source: Source::V4([192, 0, 2, host]) };
+                let is_known = model[user].contains(&host);
+                if lets_in {
+                    bench.throttle.remember(of);
+                } else {
+                    let known = bench.throttle.known.get(&of.user);
+                    let known = known.is_some_and(|sources| sources.refresh(of.source));
+                    proptest::prop_assert_eq!(known, is_known);
+                }
+                if lets_in || is_known {
+                    model[user].retain(|other| *other != host);
+                    model[user].push(host);
+                    let surplus = model[user].len().saturating_sub(SOURCES_PER_USER);
+                    model[user].drain(..surplus);
+                }
+            }
+        }
     }
 
     #[test]
