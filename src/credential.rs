@@ -474,26 +474,6 @@ pub struct Credentials {
     pub password: Password,
 }
 
-/// Foreign text made fit for one line of a terminal or log: whatever does not print as itself
-/// (controls, ESC, line separators, direction overrides) is shown as an escape, and beyond 200
-/// characters it is cut.
-#[must_use]
-pub(crate) fn printable(text: &str) -> String {
-    const MOST: usize = 200;
-    let mut out = String::new();
-    for (n, c) in text.chars().enumerate() {
-        if n == MOST {
-            out.push('…');
-            break;
-        }
-        match c {
-            '\'' | '"' => out.push(c),
-            c => out.extend(c.escape_debug()),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -670,15 +650,6 @@ mod tests {
         assert_eq!(format!("{hash:?}"), "PasswordHash(cost 5, not shown)");
     }
 
-    /// X-02
-    #[test]
-    fn what_is_printed_of_foreign_text_is_one_short_line() {
-        assert_eq!(printable("a'b\"ü"), "a'b\"ü");
-        assert_eq!(printable("a\n\x1B[2J\u{2028}\u{202E}\\"), r"a\n\u{1b}[2J\u{2028}\u{202e}\\");
-        let long = printable(&"n".repeat(8192));
-        assert_eq!(long, format!("{}…", "n".repeat(200)));
-    }
-
     proptest::proptest! {
         /// C-10: whatever is typed, what comes out is a name, and the same one again.
         #[test]
@@ -707,13 +678,6 @@ mod tests {
                 assert_eq!(hash.as_str(), text);
                 assert!((Cost::MIN..=Cost::MAX).contains(&hash.cost().get()));
             }
-        }
-
-        /// X-02
-        #[test]
-        fn what_was_made_printable_stays_on_its_line(text in "\\PC{0,300}|(?s).{0,300}") {
-            let shown = printable(&text);
-            assert!(!shown.chars().any(|c| c.is_control() || "\u{2028}\u{2029}\u{202E}".contains(c)));
         }
     }
 }

@@ -7,11 +7,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 
-use crate::credential::{
-    GroupName, Groups, HashError, NameError, PasswordHash, UserName, printable,
-};
+use crate::credential::{GroupName, Groups, HashError, NameError, PasswordHash, UserName};
 use crate::moment::Moment;
 use crate::store::{Account, BadRecord};
+use crate::text::printable;
 
 /// A line as it is written.
 #[derive(Serialize)]

@@ -13,6 +13,7 @@ mod manifest;
 mod moment;
 mod server;
 mod store;
+mod text;
 mod users;
 
 pub use auth::{

@@ -9,8 +9,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::credential::{GroupName, Groups, PasswordHash, UserName, printable};
+use crate::credential::{GroupName, Groups, PasswordHash, UserName};
 use crate::moment::Moment;
+use crate::text::printable;
 
 /// A user as they should be.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -9,9 +9,10 @@ use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
 use crate::auth::Limit;
-use crate::credential::{self, GroupName, HashError, printable};
+use crate::credential::{self, GroupName, HashError};
 use crate::moment::Moment;
 use crate::server::{self, Network};
+use crate::text::printable;
 use crate::users::Policy;
 
 /// A gate in front of REST APIs: HTTP Basic against users in one SQLite file with bcrypt hashes

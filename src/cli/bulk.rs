@@ -13,12 +13,13 @@ use super::progress::Progress;
 use super::report::{Report, diff, summary, write_each};
 use super::secret::{self, password_in};
 use crate::aside::folder;
-use crate::credential::{Cost, Password, UserName, printable};
+use crate::credential::{Cost, Password, UserName};
 use crate::htpasswd;
 use crate::jsonl;
 use crate::manifest::{self, Source};
 use crate::moment::Moment;
 use crate::store::{self, Account, Store, StoreError};
+use crate::text::printable;
 use crate::users::settle::{
     Change, Edit, Existing, Missing, Outcome, Rule, Secret, SettleError, Wanted, settle,
 };

@@ -7,7 +7,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::exit::{Exit, Failure};
-use crate::credential::printable;
+use crate::text::printable;
 
 /// More than any line that can be right, in bytes.
 const MAX_LINE: usize = 64 * 1024;

@@ -15,8 +15,8 @@ use rustix::io::Errno;
 use super::args;
 use super::exit::{Exit, Failure};
 use crate::aside::folder;
-use crate::credential::printable;
 use crate::server::Listener;
+use crate::text::printable;
 
 /// Where it is to listen.
 pub(super) enum Place {

@@ -8,7 +8,7 @@ use clap_mangen::Man;
 use super::args;
 use super::exit::{Failure, cannot_print};
 use super::output::{Inputs, Output, PUBLIC, Refusal, create_folders};
-use crate::credential::printable;
+use crate::text::printable;
 
 pub(super) fn completions(
     args: &args::Completions,

@@ -25,7 +25,7 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -34,8 +34,8 @@ use clap::{CommandFactory, FromArgMatches};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::credential::printable;
 use crate::store;
+use crate::text::printable;
 use args::{Cli, Verb};
 use exit::{Exit, Failure};
 
@@ -198,4 +198,9 @@ fn database(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
         Failure::new(Exit::Failed, "there is no home directory to keep the users in")
             .hint("name a file with --database")
     })
+}
+
+/// Returns the path from the root, so that a command that contains it means the same file in every folder.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -11,9 +11,10 @@ use serde::Serialize;
 use super::args;
 use super::exit::{Exit, Failure, cannot_print, say};
 use super::output::{self, Inputs};
-use crate::credential::{GroupName, Password, UserName, printable};
+use crate::credential::{GroupName, Password, UserName};
 use crate::moment::Moment;
 use crate::store::{Account, Store};
+use crate::text::printable;
 use crate::users::settle::{Change, Difference, Outcome};
 
 /// Where changes are told.

@@ -10,7 +10,8 @@ use zeroize::Zeroizing;
 use super::args::{KnownPassword, NewSecret, PasswordSource};
 use super::exit::{Exit, Failure};
 use super::terminal;
-use crate::credential::{Password, PasswordHash, printable};
+use crate::credential::{Password, PasswordHash};
+use crate::text::printable;
 
 /// More than any password or hash that can be right, in bytes.
 const MAX_INPUT: u64 = 4096;

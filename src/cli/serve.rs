@@ -13,13 +13,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::absolute;
 use super::args;
 use super::exit::{Exit, Failure};
 use super::listen::Place;
 use crate::auth::{self, Authenticator};
-use crate::credential::printable;
 use crate::server::{self, Realm, Tls};
 use crate::store;
+use crate::text::shell_word;
 
 pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> {
     // Before anything else: a failure is a line of it.
@@ -41,8 +42,8 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
     let store = store::open(database)?;
     let (listener, listening) = place.listen(args)?;
     if store.is_empty()? {
-        let path = printable(&database.to_string_lossy());
-        log::warn!("there is no user yet: add one with 'resttool useradd NAME --database {path}'");
+        let path = shell_word(absolute(database));
+        log::warn!("there is no user yet, add one: resttool useradd NAME --database {path}");
     }
     let authenticator = Authenticator::new(store, &decisions(args)?)
         .map_err(|e| Failure::new(Exit::Failed, format_args!("cannot start hash workers: {e}")))?;
@@ -64,8 +65,7 @@ fn tls(args: &args::Serve) -> Result<Option<Tls>, Failure> {
     Tls::open(certificate, key).map(Some).map_err(|e| {
         let failure = Failure::new(Exit::Failed, format_args!("cannot speak TLS: {e}"));
         if e.is_about_rights() {
-            let key = printable(&key.to_string_lossy());
-            return failure.hint(format!("chmod 600 {key}"));
+            return failure.hint(format!("chmod 600 {}", shell_word(absolute(key))));
         }
         failure
     })

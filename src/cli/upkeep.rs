@@ -8,8 +8,9 @@ use super::args;
 use super::exit::{Exit, Failure, print, say};
 use super::output::{Inputs, Output, PRIVATE, Refusal};
 use super::report::json;
-use crate::credential::{UserName, printable};
+use crate::credential::UserName;
 use crate::store::{self, Flaw};
+use crate::text::printable;
 
 pub(super) fn check(args: &args::Check, database: &Path) -> Result<(), Failure> {
     let flaws = store::check(database, args.cost.parse()?)?;

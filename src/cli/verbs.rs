@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use wildmatch::WildMatch;
 
+use super::absolute;
 use super::args;
 use super::exit::{Exit, Failure, cannot_print, print, say};
 use super::output::Inputs;
@@ -19,6 +20,7 @@ use crate::credential::{Credentials, Groups, Password, UserName};
 use crate::htpasswd;
 use crate::moment::Moment;
 use crate::store::{self, Account, Store};
+use crate::text::{shell_operand, shell_word};
 use crate::users::settle::{
     Change, Edit, Existing, Missing, Outcome, Rule, Secret, SettleError, Wanted, remove, settle,
 };
@@ -70,8 +72,10 @@ pub(super) fn useradd(args: &args::Useradd, database: &Path) -> Result<(), Failu
         (Secret::ForNew(password), Outcome::Added) => Some(password),
         _ => None,
     };
-    let lost =
-        format!("the user was added, and nobody knows the password: resttool userdel {name}");
+    let lost = format!(
+        "the user was added, and nobody knows the password: {}",
+        command("userdel", database, &name)
+    );
     tell_one(&mut report, &change, generated.map(|password| (password, lost)))?;
     report.say(&match change.outcome {
         Outcome::Added => format!("added user {name}"),
@@ -125,7 +129,10 @@ pub(super) fn passwd(args: &args::Passwd, database: &Path) -> Result<(), Failure
         Secret::Password(password) if args.secret.password.generate => Some(password),
         _ => None,
     };
-    let lost = format!("the password was changed, and nobody knows it: resttool passwd {name}");
+    let lost = format!(
+        "the password was changed, and nobody knows it: {}",
+        command("passwd", database, &name)
+    );
     tell_one(&mut report, &change, generated.map(|password| (password, lost)))?;
     report.say(&match change.outcome {
         Outcome::Unchanged => format!("{name} has that hash already, nothing changed"),
@@ -311,6 +318,12 @@ pub(super) fn hash(args: &args::Hash) -> Result<(), Failure> {
 /// What no output of a command that sets a password may write to.
 fn inputs(database: &Path, secret: &args::NewSecret) -> Inputs {
     Inputs::new(database, secret.password.known.password_file.as_deref())
+}
+
+/// Returns the command that does this to a user, for a hint.
+fn command(verb: &str, database: &Path, user: &UserName) -> String {
+    let (database, user) = (shell_word(absolute(database)), shell_operand(user.as_str()));
+    format!("resttool {verb} --database {database} {user}")
 }
 
 /// Says what is unwise about a password.

@@ -12,7 +12,8 @@ use percent_encoding::percent_decode_str;
 
 use super::{Gate, PLAIN_TEXT, exactly, peer, response, whole_seconds};
 use crate::auth::{Ask, Decision, Grant};
-use crate::credential::{GroupName, printable};
+use crate::credential::GroupName;
+use crate::text::printable;
 
 /// Where proxies ask.
 pub(super) const PATH: &str = "/auth";

@@ -111,6 +111,8 @@ impl Files {
 
     fn read(&self, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
         let Self { certificate, key } = self;
+        // Before its mode: advice on the mode must not be given about a file that is no key.
+        let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| TlsError::new(key, e))?;
         let meta = fs::metadata(key).map_err(|e| TlsError::new(key, e))?;
         let mode = meta.permissions().mode() & 0o7777;
         if mode & 0o077 != 0 {
@@ -123,7 +125,6 @@ impl Files {
         if chain.is_empty() {
             return Err(TlsError::new(certificate, "there is no certificate in it"));
         }
-        let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| TlsError::new(key, e))?;
         CertifiedKey::from_der(chain, secret, provider)
             .map(Arc::new)
             .map_err(|e| TlsError::new(certificate, format_args!("with its key: {e}")))
@@ -152,7 +153,7 @@ impl TlsError {
 
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = crate::credential::printable(&self.file.to_string_lossy());
+        let file = crate::text::printable(&self.file.to_string_lossy());
         write!(f, "{file}: {}", self.why)
     }
 }

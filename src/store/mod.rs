@@ -271,7 +271,7 @@ impl fmt::Display for StoreError {
                 )
             }
             Self::Refused { path, why, .. } => {
-                write!(f, "{}: {why}", crate::credential::printable(&path.to_string_lossy()))
+                write!(f, "{}: {why}", crate::text::printable(&path.to_string_lossy()))
             }
             Self::Failed(why) => f.write_str(why),
         }

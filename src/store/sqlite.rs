@@ -25,8 +25,9 @@ use super::{
     Account, BUSY_TIMEOUT, BadRecord, Flaw, Revision, Store, StoreError, Transaction, User,
 };
 use crate::aside::sync_folder;
-use crate::credential::{Cost, GroupName, Groups, PasswordHash, UserName, printable};
+use crate::credential::{Cost, GroupName, Groups, PasswordHash, UserName};
 use crate::moment::Moment;
+use crate::text::{printable, shell_operand, shell_word};
 
 /// A user's groups, with commas between; NULL for none.
 macro_rules! groups {
@@ -532,16 +533,17 @@ pub(super) fn files(path: &Path) -> Vec<PathBuf> {
 
 pub(super) fn check(path: &Path, cost: Cost) -> Result<Vec<Flaw>, StoreError> {
     let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
-    let word = shell_word(&path);
     let of_file = |what: String, mend| Flaw { what, user: None, mend };
-    let meta = match fs::metadata(&path) {
+    match fs::metadata(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let mend = format!("resttool useradd NAME --database {word}");
+            let mend = format!("resttool useradd NAME --database {}", shell_word(&path));
             return Ok(vec![of_file("there is no store".to_owned(), Some(mend))]);
         }
         meta => meta.map_err(|e| cannot("open", &path, &e))?,
     };
-    let mut flaws = rights(&path, &meta)?;
+    // The companions of the file stand beside the file itself, not beside a link to it.
+    let path = fs::canonicalize(&path).map_err(|e| cannot("open", &path, &e))?;
+    let mut flaws = rights(&path)?;
     // What can't be opened can't be looked into; and it is not repaired behind anybody's back.
     let refused = |e| match e {
         StoreError::Refused { why, hint, .. } => Ok(vec![of_file(why, hint)]),
@@ -563,31 +565,38 @@ pub(super) fn check(path: &Path, cost: Cost) -> Result<Vec<Flaw>, StoreError> {
 }
 
 /// Who may get at the files.
-fn rights(path: &Path, meta: &Metadata) -> Result<Vec<Flaw>, StoreError> {
+fn rights(path: &Path) -> Result<Vec<Flaw>, StoreError> {
     let mut flaws = Vec::new();
-    let mut flaw = |what, mend| flaws.push(Flaw { what, user: None, mend: Some(mend) });
-    for file in std::iter::once(path.to_owned()).chain(companions(path)) {
-        let Ok(meta) = fs::metadata(&file) else { continue };
-        let word = shell_word(&file);
-        if let Some(mode) = open_to_others(&meta) {
-            flaw(
-                format!("other users may read or write {word} (mode {mode:04o})"),
-                format!("chmod 600 {word}"),
-            );
-        }
-    }
+    let mut flaw = |what, mend| flaws.push(Flaw { what, user: None, mend });
     let folder = path.parent().unwrap_or(Path::new("/"));
     let owner = fs::metadata(folder).map_err(|e| cannot("open", folder, &e))?;
-    if meta.uid() != owner.uid() && owner.uid() != 0 {
-        let word = shell_word(path);
-        flaw(
-            format!(
-                "it belongs to another user than its folder (ids {} and {})",
-                meta.uid(),
-                owner.uid()
-            ),
-            format!("chown {}:{} {word}*", owner.uid(), owner.gid()),
-        );
+    for file in std::iter::once(path.to_owned()).chain(companions(path)) {
+        // A link is judged as a link: a command that follows it would reach another file.
+        let Ok(meta) = fs::symlink_metadata(&file) else { continue };
+        let (shown, word) = (printable(&file.to_string_lossy()), shell_word(&file));
+        if !meta.is_file() {
+            flaw(format!("{shown} is not a plain file"), None);
+            continue;
+        }
+        if let Some(mode) = open_to_others(&meta) {
+            flaw(
+                format!("other users may read or write {shown} (mode {mode:04o})"),
+                Some(format!("chmod 600 {word}")),
+            );
+        }
+        if meta.uid() != owner.uid() && owner.uid() != 0 {
+            let ids = (meta.uid(), owner.uid());
+            // Another name of the file may be that of a file of another user.
+            let mend = (meta.nlink() == 1)
+                .then(|| format!("chown -h {}:{} {word}", owner.uid(), owner.gid()));
+            flaw(
+                format!(
+                    "{shown} belongs to another user than its folder (ids {} and {})",
+                    ids.0, ids.1
+                ),
+                mend,
+            );
+        }
     }
     Ok(flaws)
 }
@@ -624,11 +633,9 @@ fn record(row: &Row<'_>, cost: Cost, database: &str) -> Option<Flaw> {
         Ok(name) => name,
         Err(e) => return Some(Flaw { what: e.to_string(), user: None, mend: None }),
     };
-    let word = shell_word(Path::new(name.as_str()));
-    // Otherwise it would be taken for an option.
-    let end = if word.starts_with('-') { "-- " } else { "" };
+    let word = shell_operand(name.as_str());
     let flaw = |what: String, command: &str| {
-        let mend = Some(format!("resttool {command} --database {database} {end}{word}"));
+        let mend = Some(format!("resttool {command} --database {database} {word}"));
         Some(Flaw { what, user: Some(name.clone()), mend })
     };
     let unusable = |why| StoreError::BadRecord { user: name.clone(), why }.to_string();
@@ -660,7 +667,10 @@ fn create(path: &Path) -> Result<(), StoreError> {
     {
         return Err(StoreError::Refused {
             path: path.to_owned(),
-            why: format!("it is missing, but its companion {} is there", shell_word(&left)),
+            why: format!(
+                "it is missing, but its companion {} is there",
+                printable(&left.to_string_lossy())
+            ),
             hint: Some(format!(
                 "put the database back, or remove the companion: rm {}",
                 shell_word(&left)
@@ -744,7 +754,7 @@ fn check_files(path: &Path) -> Result<(), StoreError> {
     };
     for file in std::iter::once(path.to_owned()).chain(companions(path)) {
         let file = file.as_path();
-        let meta = match fs::metadata(file) {
+        let meta = match fs::symlink_metadata(file) {
             Ok(meta) => meta,
             Err(e) if e.kind() == io::ErrorKind::NotFound && file != path => continue,
             Err(e) => return Err(cannot("open", file, &e)),
@@ -860,19 +870,6 @@ fn store_error(e: rusqlite::Error, path: &Path) -> StoreError {
 
 fn cannot(what: &str, path: &Path, e: &io::Error) -> StoreError {
     StoreError::Failed(format!("cannot {what} {}: {e}", printable(&path.to_string_lossy())))
-}
-
-/// The path as one word of a shell command; what would harm a terminal is shown as an escape all the same.
-fn shell_word(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    let quoted = || format!("'{}'", text.replace('\'', r"'\''"));
-    if text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+,:@".contains(c)) {
-        text.into_owned()
-    } else if printable(&text) == text {
-        quoted()
-    } else {
-        printable(&quoted())
-    }
 }
 
 #[cfg(test)]
@@ -1336,13 +1333,6 @@ mod tests {
         assert!(store.is_empty().unwrap(), "readers do not wait for a writer");
         other.execute_batch("ROLLBACK; DROP TABLE users").unwrap();
         assert!(matches!(store.find(&name("roy")), Err(StoreError::Failed(_))));
-    }
-
-    #[test]
-    fn a_path_in_a_hint_is_one_word_for_a_shell() {
-        assert_eq!(shell_word(Path::new("/a/b-1.db")), "/a/b-1.db");
-        assert_eq!(shell_word(Path::new("/a b/it's.db")), r"'/a b/it'\''s.db'");
-        assert_eq!(shell_word(Path::new("/a\nb")), r"'/a\nb'");
     }
 
     #[test]

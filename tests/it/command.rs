@@ -438,10 +438,14 @@ fn a_generated_password_that_nobody_could_read_is_an_error_that_says_what_to_do(
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = command.stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
+    let database = home.folder().join(".local/share/resttool/resttool.db");
+    let remove = format!("resttool userdel --database {} roy", database.display());
     assert_eq!(
         unaudited(&String::from_utf8(output.stderr).unwrap()),
-        "resttool: cannot add user roy: cannot write to standard output: No space left on device (os error 28)
-hint: the user was added, and nobody knows the password: resttool userdel roy\n"
+        format!(
+            "resttool: cannot add user roy: cannot write to standard output: No space left on device (os error 28)
+hint: the user was added, and nobody knows the password: {remove}\n"
+        )
     );
 }
 

@@ -6,19 +6,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room, the rooms that it may use, and the crates that live in it. From the bottom up.
-const ROOMS: [(&str, &[&str], &[&str]); 12] = [
+const ROOMS: [(&str, &[&str], &[&str]); 13] = [
+    ("text", &[], &[]),
     ("aside", &[], &[]),
     ("moment", &[], &["jiff"]),
     ("credential", &[], &["precis_profiles", "unicode_normalization"]),
     ("htpasswd", &["credential"], &[]),
-    ("manifest", &["moment", "credential"], &["toml"]),
-    ("store", &["aside", "moment", "credential"], &["rusqlite"]),
-    ("jsonl", &["moment", "credential", "store"], &[]),
+    ("manifest", &["text", "moment", "credential"], &["toml"]),
+    ("store", &["text", "aside", "moment", "credential"], &["rusqlite"]),
+    ("jsonl", &["text", "moment", "credential", "store"], &[]),
     ("auth", &["moment", "credential", "store"], &["bcrypt", "blake3"]),
     ("users", &["moment", "credential", "store", "auth::hash"], &[]),
     (
         "server",
-        &["credential", "auth"],
+        &["text", "credential", "auth"],
         &[
             "actix_http",
             "actix_server",
@@ -34,6 +35,7 @@ const ROOMS: [(&str, &[&str], &[&str]); 12] = [
     (
         "cli",
         &[
+            "text",
             "aside",
             "moment",
             "credential",

@@ -37,8 +37,7 @@ fn an_empty_store_is_served_with_a_word_on_how_to_add_a_user() {
     let place = Place::new();
     let serving = serve(&place, "");
     let path = place.database().display().to_string();
-    let advice =
-        format!("there is no user yet: add one with 'resttool useradd NAME --database {path}'");
+    let advice = format!("there is no user yet, add one: resttool useradd NAME --database {path}");
     assert!(serving.log.contains(&advice), "{}", serving.log);
     assert!(serving.address.ip().is_loopback());
     assert_eq!(Request::get("/healthz").send(serving.address).body, "ok");

@@ -273,6 +273,30 @@ hint: chmod 600 {0}\n",
     assert_eq!(finish(half, "").code, 2);
 }
 
+/// R-12, R-15: advice on the mode of a key is quoted for a shell, and given about keys alone.
+#[test]
+fn advice_on_a_key_is_quoted_and_about_a_key() {
+    let setup = Setup::new();
+    let key = setup.path("the key's.pem");
+    fs::rename(setup.path("key.pem"), &key).unwrap();
+    let refused = || {
+        let words = ["serve", "--port", "0", "--tls-cert", "cert.pem", "--tls-key"];
+        let mut serve = command(setup.place.folder(), words);
+        serve.arg("the key's.pem").current_dir(setup.place.folder());
+        let outcome = finish(serve, "");
+        assert_eq!(outcome.code, 1, "{}", outcome.stderr);
+        outcome.stderr.split_once("hint: ").map(|(_, hint)| hint.to_owned())
+    };
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let advice = refused().unwrap();
+    let done = Command::new("sh").args(["-c", &advice]).current_dir("/").status().unwrap();
+    assert!(done.success(), "{advice}");
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::write(&key, "no key").unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(refused(), None);
+}
+
 /// B-12: a handshake that does not end.
 #[test]
 fn who_does_not_end_the_handshake_is_cut_off() {
