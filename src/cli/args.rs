@@ -585,8 +585,9 @@ pub(super) struct Check {
 /// Copy the store as it is at one moment, while others go on using it
 #[derive(Args, Debug)]
 #[command(
-    after_long_help = "The copy is written aside, for its owner alone, and then put in place. To restore one, move it into the place of
-the store: a running server takes it up at the next request.
+    after_long_help = "The copy is written aside, for its owner alone, and then put in place. It is made in memory first: up to twice
+the size of the store, of at most 1 GiB. To restore one, move it into the place of the store: a running server takes it
+up at the next request.
 
 Examples:
   resttool backup users.backup

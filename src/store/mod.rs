@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::credential::{Cost, Groups, HashError, PasswordHash, UserName};
 use crate::moment::Moment;
+use crate::text::printable;
 #[cfg(test)]
 pub(crate) use lease::{LEASE, Lease};
 
@@ -176,7 +177,7 @@ pub fn open(path: &Path) -> Result<Box<dyn Store>, StoreError> {
 }
 
 /// Writes a copy of the store at `path` to `out`, as it is at one moment, while others go on
-/// changing it. Takes as much memory as the copy.
+/// changing it. Takes memory of up to twice the size of the store.
 ///
 /// # Errors
 /// As [`open()`], but a missing store is not made; and when the copy can't be written.
@@ -271,7 +272,7 @@ impl fmt::Display for StoreError {
                 )
             }
             Self::Refused { path, why, .. } => {
-                write!(f, "{}: {why}", crate::text::printable(&path.to_string_lossy()))
+                write!(f, "{}: {why}", printable(&path.to_string_lossy()))
             }
             Self::Failed(why) => f.write_str(why),
         }

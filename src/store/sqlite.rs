@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rusqlite::backup::Backup;
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior};
@@ -513,13 +514,26 @@ fn kept(moment: Moment) -> i64 {
     i64::try_from(moment.seconds()).unwrap_or(i64::MAX)
 }
 
+/// Writes a copy of the database at `path` through `out`. SQLite would open its target by name, and in a folder of another
+/// user a name may stand for another file by then. So the copy is made in memory first.
 pub(super) fn backup(path: &Path, out: &mut dyn io::Write) -> Result<(), StoreError> {
     let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
     let source = Files::open(&path, 0)?;
-    let mut main = source.main();
-    // One statement reads all of it: a reader keeps nobody from writing, and sees one moment.
-    let copy = main.serialize("main").map_err(|e| store_error(e, &path))?;
-    out.write_all(&copy).map_err(|e| StoreError::Failed(format!("cannot write the copy: {e}")))
+    let copy = || -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        // This VFS lends its bytes, so that there is one copy and not two.
+        let mut target = Connection::open_with_flags_and_vfs("copy", flags, "memdb")?;
+        // All at once: a reader keeps nobody from writing, and sees one moment.
+        let pause = Duration::from_millis(10);
+        Backup::new(&source.main(), &mut target)?.run_to_completion(i32::MAX, pause, None)?;
+        Ok(target)
+    };
+    let failed = |e| store_error(e, &path);
+    let mut copy = copy().map_err(failed)?;
+    let bytes = copy.serialize("main").map_err(failed)?;
+    out.write_all(&bytes).map_err(|e| StoreError::Failed(format!("cannot write the copy: {e}")))
 }
 
 /// The database and what SQLite keeps beside it, in each of its modes.
@@ -1477,6 +1491,22 @@ mod tests {
         assert_ne!(read_revision(&store).unwrap(), before);
         assert!(store.contains(&name("new")).unwrap());
         assert!(!store.contains(&name("old")).unwrap());
+    }
+
+    /// also when another file has taken the name meanwhile.
+    #[test]
+    fn backup_is_written_through_the_open_descriptor() {
+        let place = Place::new();
+        add(&place.open(), "roy").unwrap();
+        let folder = place.0.path();
+        let (name_of, moved) = (folder.join("copy"), folder.join("moved.db"));
+        let mut out =
+            File::options().write(true).create_new(true).mode(0o600).open(&name_of).unwrap();
+        fs::rename(&name_of, &moved).unwrap();
+        fs::write(&name_of, "of another user").unwrap();
+        backup(&place.path(), &mut out).unwrap();
+        assert_eq!(fs::read(&name_of).unwrap(), b"of another user");
+        assert!(SqliteStore::open(&moved).unwrap().contains(&name("roy")).unwrap());
     }
 
     /// S-10

@@ -261,6 +261,25 @@ fn a_backup_taken_while_others_write_is_a_whole_store_of_one_moment() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// the hashes go to the file that was made, whichever file has its name by then.
+#[test]
+#[ignore = "needs strace"]
+fn backup_opens_its_temporary_file_once() {
+    let place = Place::new();
+    place.hashed("roy", HASH);
+    let trace = place.folder().join("trace");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-e", "trace=open,openat,openat2,creat", "-o"]).arg(&trace);
+    strace.arg(env!("CARGO_BIN_EXE_resttool")).arg("backup").arg(place.folder().join("copy.db"));
+    strace.arg("--database").arg(place.database());
+    let outcome = finish(strace, "");
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let trace = fs::read_to_string(trace).unwrap();
+    let opened: Vec<_> = trace.lines().filter(|line| line.contains(".resttool-aside-")).collect();
+    assert_eq!(opened.len(), 1, "{opened:#?}");
+    assert!(opened[0].contains("O_EXCL"), "{}", opened[0]);
+}
+
 /// S-12, S-14: as docs/operations.md tells it.
 #[test]
 fn a_backup_that_is_moved_into_place_is_what_a_running_server_decides_by() {
