@@ -562,7 +562,7 @@ pub(super) struct Hash {
 /// Look for what is wrong with the store, and say how to mend it: exit 0 if nothing is, 1 if something is
 #[derive(Args, Debug)]
 #[command(
-    after_long_help = "It looks at the rights and the owner of the files, at the integrity and the version of the database, and at each
+    after_long_help = "It looks at the rights and the owners of the folder and the files, at the integrity and the version of the database, and at each
 user's record. Nothing is changed.
 
 Examples:

@@ -3,6 +3,7 @@
 //! Every verb and the server share one store, across processes: what one of them has changed is
 //! what the next call in another one sees. Who may enter is not decided here.
 
+mod access;
 mod lease;
 mod sqlite;
 

@@ -6,7 +6,7 @@
 //! Whatever is asked of a store is answered from the file that stands in its place by then.
 
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
-use std::io;
+use std::io::{self, Read as _};
 use std::ops::ControlFlow;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transac
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
 
+use super::access::{Problem, beside, file_problems, folder_problems};
 use super::lease::{LEASE, Lease};
 use super::{
     Account, BUSY_TIMEOUT, BadRecord, Flaw, Revision, Store, StoreError, Transaction, User,
@@ -153,10 +154,13 @@ impl Files {
         let database = Stamp::of(path)?;
         // The companions of the file stand beside the file itself, not beside a link to it.
         let path = fs::canonicalize(path).map_err(|e| cannot("open", path, &e))?;
-        check_files(&path)?;
+        refuse_problems(&path)?;
         let mut main = connect(&path)?;
         upgrade(&mut main, &path)?;
+        // Again, now that all of them are open: nobody has put another file in place meanwhile.
+        refuse_problems(&path)?;
         let companions = companions(&path)
+            .into_iter()
             .filter_map(|file| Stamp::of(&file).ok().map(|stamp| (file, stamp)))
             .collect();
         let watch = Mutex::new(Watch { epoch, connection: None, lease: Lease::new() });
@@ -541,7 +545,7 @@ pub(super) fn files(path: &Path) -> Vec<PathBuf> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mut journal = path.clone().into_os_string();
     journal.push("-journal");
-    let beside: Vec<_> = companions(&path).chain([PathBuf::from(journal)]).collect();
+    let beside: Vec<_> = companions(&path).into_iter().chain([PathBuf::from(journal)]).collect();
     [vec![path], beside].concat()
 }
 
@@ -557,15 +561,18 @@ pub(super) fn check(path: &Path, cost: Cost) -> Result<Vec<Flaw>, StoreError> {
     };
     // The companions of the file stand beside the file itself, not beside a link to it.
     let path = fs::canonicalize(&path).map_err(|e| cannot("open", &path, &e))?;
-    let mut flaws = rights(&path)?;
-    // What can't be opened can't be looked into; and it is not repaired behind anybody's back.
     let refused = |e| match e {
         StoreError::Refused { why, hint, .. } => Ok(vec![of_file(why, hint)]),
         e => Err(e),
     };
-    if let Err(e) = check_files(&path) {
-        flaws.extend(if flaws.is_empty() { refused(e)? } else { Vec::new() });
-        return Ok(flaws);
+    let found = match problems(&path) {
+        Ok(found) => found,
+        Err(e) => return refused(e),
+    };
+    if !found.is_empty() {
+        // What other users may have written is not looked into.
+        let flaw = |problem: Problem| of_file(problem.with_path(), problem.mend);
+        return Ok(found.into_iter().map(flaw).collect());
     }
     let connection = connect_to_read(&path)?;
     let looked = connection
@@ -574,45 +581,7 @@ pub(super) fn check(path: &Path, cost: Cost) -> Result<Vec<Flaw>, StoreError> {
         .and_then(|()| version(&connection, &path))
         .and_then(|_| integrity(&connection, &path))
         .and_then(|whole| Ok([whole, records(&connection, &path, cost)?].concat()));
-    flaws.extend(looked.or_else(refused)?);
-    Ok(flaws)
-}
-
-/// Who may get at the files.
-fn rights(path: &Path) -> Result<Vec<Flaw>, StoreError> {
-    let mut flaws = Vec::new();
-    let mut flaw = |what, mend| flaws.push(Flaw { what, user: None, mend });
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let owner = fs::metadata(folder).map_err(|e| cannot("open", folder, &e))?;
-    for file in std::iter::once(path.to_owned()).chain(companions(path)) {
-        // A link is judged as a link: a command that follows it would reach another file.
-        let Ok(meta) = fs::symlink_metadata(&file) else { continue };
-        let (shown, word) = (printable(&file.to_string_lossy()), shell_word(&file));
-        if !meta.is_file() {
-            flaw(format!("{shown} is not a plain file"), None);
-            continue;
-        }
-        if let Some(mode) = open_to_others(&meta) {
-            flaw(
-                format!("other users may read or write {shown} (mode {mode:04o})"),
-                Some(format!("chmod 600 {word}")),
-            );
-        }
-        if meta.uid() != owner.uid() && owner.uid() != 0 {
-            let ids = (meta.uid(), owner.uid());
-            // Another name of the file may be that of a file of another user.
-            let mend = (meta.nlink() == 1)
-                .then(|| format!("chown -h {}:{} {word}", owner.uid(), owner.gid()));
-            flaw(
-                format!(
-                    "{shown} belongs to another user than its folder (ids {} and {})",
-                    ids.0, ids.1
-                ),
-                mend,
-            );
-        }
-    }
-    Ok(flaws)
+    looked.or_else(refused)
 }
 
 fn integrity(connection: &Connection, path: &Path) -> Result<Vec<Flaw>, StoreError> {
@@ -674,9 +643,13 @@ fn create(path: &Path) -> Result<(), StoreError> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     create_folders(folder)?;
     let failed = |e: &io::Error| cannot("create", path, e);
+    let problems = folder_problems(path, &companions(path)).map_err(|e| failed(&e))?;
+    if let Some(problem) = problems.into_iter().next() {
+        return Err(refused(problem));
+    }
     // Whoever makes the database makes the companions after it. So these are of one that is gone, and SQLite
     // would bring back what is in them.
-    if let Some(left) = companions(path).find(|file| file.exists())
+    if let Some(left) = companions(path).into_iter().find(|file| file.exists())
         && !path.exists()
     {
         return Err(StoreError::Refused {
@@ -747,44 +720,57 @@ fn give_to_owner_of(folder: &Path, made: &File) -> io::Result<()> {
 }
 
 /// What SQLite keeps beside a database: the write-ahead log and its index.
-fn companions(path: &Path) -> impl Iterator<Item = PathBuf> {
-    ["-wal", "-shm"].into_iter().map(|suffix| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    })
+fn companions(path: &Path) -> [PathBuf; 2] {
+    ["-wal", "-shm"].map(|suffix| beside(path, suffix))
 }
 
-/// The mode of a file, if it lets others read or write it.
-fn open_to_others(meta: &Metadata) -> Option<u32> {
-    let mode = meta.permissions().mode() & 0o7777;
-    (mode & 0o077 != 0).then_some(mode)
-}
-
-/// Refuses files that others may read or write, and what is no file.
-fn check_files(path: &Path) -> Result<(), StoreError> {
-    let refused = |path: &Path, why: String, hint| {
-        Err(StoreError::Refused { path: path.to_owned(), why, hint })
-    };
-    for file in std::iter::once(path.to_owned()).chain(companions(path)) {
-        let file = file.as_path();
-        let meta = match fs::symlink_metadata(file) {
-            Ok(meta) => meta,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && file != path => continue,
-            Err(e) => return Err(cannot("open", file, &e)),
-        };
-        if !meta.is_file() {
-            return refused(file, "it is not a file".into(), None);
-        }
-        if let Some(mode) = open_to_others(&meta) {
-            return refused(
-                file,
-                format!("other users may read or write it (mode {mode:04o})"),
-                Some(format!("chmod 600 {}", shell_word(file))),
-            );
-        }
+/// Returns what keeps the files from being used as a store. `path` has no links in it.
+fn problems(path: &Path) -> Result<Vec<Problem>, StoreError> {
+    let failed = |e| cannot("open", path, &e);
+    let companions = companions(path);
+    let mut problems = folder_problems(path, &companions).map_err(failed)?;
+    problems.extend(file_problems(path, &companions).map_err(failed)?);
+    // First of all it has to be a store: no advice is given about other files.
+    if !problems.is_empty() && !is_store(path).map_err(failed)? {
+        return Err(no_store(path));
     }
-    Ok(())
+    Ok(problems)
+}
+
+/// Refuses files that are not the owner's alone.
+fn refuse_problems(path: &Path) -> Result<(), StoreError> {
+    problems(path)?.into_iter().next().map_or(Ok(()), |problem| Err(refused(problem)))
+}
+
+fn refused(problem: Problem) -> StoreError {
+    let why = problem.describe("it");
+    StoreError::Refused { path: problem.path, why, hint: problem.mend }
+}
+
+/// Looks at the header of a file without SQLite, which would open its companions as well. Only for a file that is refused
+/// anyway: closing it ends the locks of this process on the database (fcntl(2)).
+fn is_store(path: &Path) -> io::Result<bool> {
+    // The application id, behind 68 bytes that begin with the magic (file format of SQLite, section 1.3).
+    let mut header = [0; 72];
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    match File::options().read(true).custom_flags(flags).open(path)?.read_exact(&mut header) {
+        Ok(()) => Ok(header.starts_with(b"SQLite format 3\0")
+            && header.ends_with(&APPLICATION_ID.to_be_bytes())),
+        Err(e)
+            if [io::ErrorKind::UnexpectedEof, io::ErrorKind::IsADirectory].contains(&e.kind()) =>
+        {
+            Ok(false)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn no_store(path: &Path) -> StoreError {
+    StoreError::Refused {
+        path: path.to_owned(),
+        why: "it is no resttool store".to_owned(),
+        hint: Some("name another file with --database; a missing one is made".to_owned()),
+    }
 }
 
 fn connect(path: &Path) -> Result<Connection, StoreError> {
@@ -848,11 +834,7 @@ fn version(connection: &Connection, path: &Path) -> Result<u32, StoreError> {
     let application = number("application_id").map_err(failed)?;
     let version = number("user_version").map_err(failed)?;
     match u32::try_from(version) {
-        _ if application != APPLICATION_ID => Err(StoreError::Refused {
-            path: path.to_owned(),
-            why: "it is no resttool store".to_owned(),
-            hint: Some("name another file with --database; a missing one is made".to_owned()),
-        }),
+        _ if application != APPLICATION_ID => Err(no_store(path)),
         Ok(version) if (1..=SCHEMA).contains(&version) => Ok(version),
         _ => Err(StoreError::Refused {
             path: path.to_owned(),
@@ -870,10 +852,7 @@ fn store_error(e: rusqlite::Error, path: &Path) -> StoreError {
     };
     match e.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy,
-        Some(ErrorCode::NotADatabase) => refused(
-            "it is no resttool store",
-            "name another file with --database; a missing one is made",
-        ),
+        Some(ErrorCode::NotADatabase) => no_store(path),
         Some(ErrorCode::DatabaseCorrupt) => refused(
             "it is damaged",
             "put a backup in its place, or rescue what is left with sqlite3's .recover",
@@ -1423,8 +1402,7 @@ mod tests {
         let store = place.open();
         let before = store.revision().unwrap();
         add(&store, "old").unwrap();
-        let files =
-            || companions(&path).map(|file| Stamp::of(&file).unwrap().file).collect::<Vec<_>>();
+        let files = || companions(&path).map(|file| Stamp::of(&file).unwrap().file);
         let olds = files();
 
         fs::rename(&path, &aside).unwrap();

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::fs::Permissions;
 use std::ops::ControlFlow;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::client::{Connection, Request};
 use crate::server::{Place, name, with_roy};
-use crate::tool::{Serving, command, finish, run};
+use crate::tool::{Outcome, Serving, command, finish, follow_as, run};
 
 /// S-04
 #[test]
@@ -114,11 +115,246 @@ fn the_log_stays_bounded_under_ten_thousand_changes_with_readers() {
     assert!((1 << 20..1 << 24).contains(&largest), "{largest} bytes");
 }
 
+/// it is said that a file is no store, whatever its mode, owner and folder, and no advice is given about it.
+#[test]
+fn file_that_is_no_store_gets_no_advice() {
+    let place = Place::new();
+    let strange = place.folder().join("strange.db");
+    fs::write(&strange, "something else").unwrap();
+    for file in [Path::new("/etc/passwd"), &strange] {
+        for (mode, folder) in [(0o644, 0o700), (0o600, 0o777), (0o666, 0o1777)] {
+            fs::set_permissions(&strange, Permissions::from_mode(mode)).unwrap();
+            fs::set_permissions(place.folder(), Permissions::from_mode(folder)).unwrap();
+            for words in ["check", "userlist", "userdel roy", "serve --port 0", "backup copy.db"] {
+                let mut command = command(place.folder(), words.split(' '));
+                command.arg("--database").arg(file).current_dir(place.folder());
+                let Outcome { code, stdout, stderr } = finish(command, "");
+                let said = stdout + &stderr;
+                assert_eq!(code, 1, "{words}: {said}");
+                assert!(said.contains("it is no resttool store"), "{words}: {said}");
+                assert!(!said.contains("chmod") && !said.contains("chown"), "{words}: {said}");
+            }
+        }
+    }
+    assert_eq!(fs::read(&strange).unwrap(), b"something else");
+}
+
+/// The system's user that plays a service, and one that attacks it.
+const SERVICE: u32 = 65_534;
+const NEIGHBOUR: u32 = 65_533;
+
+const HASH: &str = "$2y$04$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui";
+
+/// Runs the program on this database as this user of the system, or as the caller for 0.
+fn run_as(user: u32, words: &str, database: &Path) -> Outcome {
+    let mut command = command(database.parent().unwrap(), words.split(' '));
+    command.arg("--database").arg(database);
+    if user != 0 {
+        command.uid(user).gid(user);
+    }
+    finish(command, HASH)
+}
+
+/// Does what the program advises until it no longer refuses; the database that it was told to use then, and how often it
+/// had refused.
+fn follow_hints(user: u32, words: &str, database: &Path) -> (PathBuf, usize) {
+    let mut database = database.to_owned();
+    for refusals in 0..8 {
+        let outcome = run_as(user, words, &database);
+        if outcome.code == 0 {
+            return (database, refusals);
+        }
+        let (_, hint) = outcome.stderr.trim_end().split_once("hint: ").expect(&outcome.stderr);
+        let (advice, moved) = match hint.split_once("--database ") {
+            Some((before, path)) => (before.strip_suffix(", and then ").unwrap_or(""), Some(path)),
+            None => (hint, None),
+        };
+        if !advice.is_empty() {
+            follow_as(user, advice);
+        }
+        database = moved.map_or(database, PathBuf::from);
+    }
+    panic!("the advice does not help");
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+/// by serve and by commands, and `check` reports it. The hint is a way out that keeps the users.
+#[test]
+fn folder_that_others_may_write_to_is_refused() {
+    for folder in [0o777, 0o1777, 0o770, 0o720, 0o702, 0o2775] {
+        let place = Place::new();
+        place.hashed("roy", HASH);
+        let database = place.database();
+        set_mode(place.folder(), folder);
+        let why = format!(
+            "{}: other users may write to it (mode {folder:04o})\n",
+            place.folder().display()
+        );
+        for words in ["serve --port 0", "useradd ann --hash-stdin", "userdel roy", "userlist"] {
+            let outcome = run_as(0, words, &database);
+            assert_eq!(outcome.code, 1, "{words}");
+            assert!(outcome.stderr.contains(&why), "{words}: {}", outcome.stderr);
+        }
+        let check = run_as(0, "check --cost 4", &database);
+        let found = format!("other users may write to {}", place.folder().display());
+        assert!(check.code == 1 && check.stdout.contains(&found), "{}", check.stdout);
+        let missing = run_as(0, "userlist", &place.folder().join("new.db"));
+        assert!(missing.stderr.contains(&why), "{}", missing.stderr);
+        assert!(!place.folder().join("new.db").exists());
+        let (database, refusals) = follow_hints(0, "useradd ann --hash-stdin", &database);
+        assert_eq!(refusals, 1);
+        assert_eq!(mode(database.parent().unwrap()) & 0o022, 0);
+        let users = run_as(0, "export", &database).stdout;
+        assert!(users.contains("roy:") && users.contains("ann:"), "{users}");
+        assert_eq!(run_as(0, "check --cost 4", &database).stdout, "");
+    }
+}
+
+/// Kubernetes mounts an emptyDir 0777, or 2775 with `fsGroup`, which belongs to root. At later mounts it gives the
+/// group of `fsGroup` all rights on what is in a volume.
+#[test]
+#[ignore = "needs root"]
+fn volumes_of_kubernetes_have_a_way_out() {
+    for volume_mode in [0o777, 0o2775, 0o2777] {
+        let place = Place::new();
+        set_mode(place.folder(), 0o755);
+        let volume = place.folder().join("data");
+        fs::create_dir(&volume).unwrap();
+        chown(&volume, Some(0), Some(SERVICE)).unwrap();
+        set_mode(&volume, volume_mode);
+        let add = |user: &str| format!("useradd {user} --hash-stdin");
+        let (database, refusals) = follow_hints(SERVICE, &add("roy"), &volume.join("users.db"));
+        assert_eq!((database.clone(), refusals), (volume.join("resttool/users.db"), 1));
+        let folder = database.parent().unwrap();
+        assert_eq!((mode(folder), mode(&database)), (0o700, 0o600));
+        // A server that was killed leaves its companions.
+        let mut serve = command(&volume, ["serve", "--port", "0", "--database"]);
+        serve.arg(&database).uid(SERVICE).gid(SERVICE);
+        let server = Serving::start(serve);
+        assert_eq!(run_as(SERVICE, &add("ann"), &database).code, 0);
+        drop(server);
+        // As the kubelet does it, with the second group of the service.
+        for file in fs::read_dir(folder).unwrap() {
+            let file = file.unwrap().path();
+            chown(&file, None, Some(SERVICE)).unwrap();
+            set_mode(&file, 0o660);
+        }
+        set_mode(folder, 0o2770);
+        let refused = run_as(SERVICE, "serve --port 0", &database);
+        assert_eq!(refused.code, 1, "{}", refused.stderr);
+        let (same, refusals) = follow_hints(SERVICE, &add("eve"), &database);
+        assert_eq!((same == database, refusals), (true, 4), "the folder and three files");
+        let users = run_as(SERVICE, "export", &database).stdout;
+        assert!(["roy:", "ann:", "eve:"].iter().all(|user| users.contains(user)), "{users}");
+    }
+}
+
+/// SQLite would take the users from a log that lies beside the database, give it to the owner of the database,
+/// and write to what a link leads to.
+#[test]
+#[ignore = "needs root"]
+fn planted_companions_are_refused_and_set_aside() {
+    type Plant = fn(&Path, &Path);
+    let plants: [(&str, Plant); 4] = [
+        ("is not a plain file", |secret, at| symlink(secret, at).unwrap()),
+        ("belongs to another user", |secret, at| fs::hard_link(secret, at).unwrap()),
+        ("belongs to another user", |secret, at| {
+            fs::copy(secret, at).unwrap();
+            chown(at, Some(NEIGHBOUR), Some(NEIGHBOUR)).unwrap();
+        }),
+        ("has more than one name", |_, at| {
+            let own = at.with_extension("own");
+            fs::write(&own, "of the service").unwrap();
+            set_mode(&own, 0o600);
+            chown(&own, Some(SERVICE), Some(SERVICE)).unwrap();
+            fs::hard_link(own, at).unwrap();
+        }),
+    ];
+    for (why, plant) in plants {
+        for suffix in ["-wal", "-shm"] {
+            let place = Place::new();
+            place.hashed("roy", HASH);
+            let database = place.database();
+            chown(place.folder(), Some(SERVICE), Some(SERVICE)).unwrap();
+            chown(&database, Some(SERVICE), Some(SERVICE)).unwrap();
+            let secret = place.folder().join("secret");
+            fs::write(&secret, "of root alone").unwrap();
+            set_mode(&secret, 0o600);
+            plant(&secret, Path::new(&format!("{}{suffix}", database.display())));
+            let before = fs::read(&database).unwrap();
+            for user in [0, SERVICE] {
+                let backup = format!("backup {}", place.folder().join("copy").display());
+                for words in ["serve --port 0", "useradd ann --hash-stdin", &backup] {
+                    let outcome = run_as(user, words, &database);
+                    assert_eq!(outcome.code, 1, "{words}");
+                    assert!(outcome.stderr.contains(why), "{words}: {}", outcome.stderr);
+                }
+                let found = run_as(user, "check --cost 4", &database).stdout;
+                assert!(found.contains(&format!("users.db{suffix} {why}")), "{found}");
+            }
+            assert_eq!(fs::read(&database).unwrap(), before);
+            let meta = fs::metadata(&secret).unwrap();
+            assert_eq!((meta.uid(), meta.mode() & 0o777), (0, 0o600));
+            assert_eq!(fs::read(&secret).unwrap(), b"of root alone");
+            let (_, refusals) = follow_hints(0, "useradd ann --hash-stdin", &database);
+            assert_eq!(refusals, 1);
+            assert_eq!(fs::read(&secret).unwrap(), b"of root alone");
+            assert_eq!(fs::metadata(&secret).unwrap().uid(), 0);
+        }
+    }
+}
+
+/// another store's log holds other users, and nothing but its owner tells it from one of ours.
+#[test]
+#[ignore = "needs root"]
+fn planted_log_of_a_neighbour_replaces_no_user() {
+    let place = Place::new();
+    set_mode(place.folder(), 0o755);
+    let shared = place.folder().join("shared");
+    fs::create_dir(&shared).unwrap();
+    set_mode(&shared, 0o777);
+    let database = shared.join("users.db");
+    place.hashed("roy", HASH);
+    fs::copy(place.database(), &database).unwrap();
+    set_mode(&database, 0o600);
+    chown(&database, Some(SERVICE), Some(SERVICE)).unwrap();
+    // The neighbour takes the log of a store of theirs, as it is while that is in use.
+    let theirs = place.folder().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    fs::copy(place.database(), theirs.join("users.db")).unwrap();
+    set_mode(&theirs.join("users.db"), 0o600);
+    let connection = rusqlite::Connection::open(theirs.join("users.db")).unwrap();
+    connection.execute_batch("UPDATE users SET name = 'mallory'").unwrap();
+    let log = shared.join("users.db-wal");
+    fs::copy(theirs.join("users.db-wal"), &log).unwrap();
+    set_mode(&log, 0o666);
+    chown(&log, Some(NEIGHBOUR), Some(NEIGHBOUR)).unwrap();
+    for user in [0, SERVICE] {
+        for words in ["serve --port 0", "useradd ann --hash-stdin", "userlist", "check"] {
+            let Outcome { code, stdout, stderr } = run_as(user, words, &database);
+            assert_eq!(code, 1, "{words}: {stderr}");
+            assert!(!(stdout + &stderr).contains("mallory"), "{words}");
+        }
+    }
+    let found = run_as(SERVICE, "check", &database).stdout;
+    assert!(found.contains("users.db-wal belongs to another user"), "{found}");
+    assert!(found.contains("other users may write to"), "{found}");
+    let (moved, _) = follow_hints(SERVICE, "useradd ann --hash-stdin", &database);
+    let users = run_as(SERVICE, "export", &moved).stdout;
+    assert!(users.contains("roy:") && !users.contains("mallory"), "{users}");
+}
+
 /// S-03
 #[test]
 #[ignore = "needs root"]
 fn what_root_makes_in_the_folder_of_a_service_is_the_services() {
-    const SERVICE: u32 = 65_534;
     let place = Place::new();
     let home = place.folder().join("service");
     fs::create_dir(&home).unwrap();

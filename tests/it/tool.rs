@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -92,6 +93,25 @@ pub fn end(child: &mut Child) -> ExitStatus {
         drop(ended);
         status
     })
+}
+
+/// Runs a command that was given as advice, with the built program and in the folder `/`, and asserts that it succeeds.
+pub fn follow(advice: &str) {
+    follow_as(0, advice);
+}
+
+/// The same as another user, if it is not 0.
+pub fn follow_as(user: u32, advice: &str) {
+    let program = Path::new(env!("CARGO_BIN_EXE_resttool")).parent().unwrap();
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+    // bash: names that do not print are quoted in its way.
+    let mut shell = Command::new(if advice.contains("$'") { "bash" } else { "sh" });
+    shell.args(["-c", advice]).env("PATH", path).current_dir("/");
+    if user != 0 {
+        shell.uid(user).gid(user);
+    }
+    let output = shell.output().unwrap();
+    assert!(output.status.success(), "{advice}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A running `resttool serve`. Dropped, it is killed.

@@ -4,12 +4,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
-use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::server::Place;
-use crate::tool::{Outcome, command, finish, run};
+use crate::tool::{Outcome, command, finish, follow, run};
 
 /// The hash of `U*U`, of cost 5: a vector of crypt_blowfish 1.3 (wrapper.c).
 const HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
@@ -111,16 +110,6 @@ fn what_is_wrong_is_named_with_its_mend_and_nothing_is_changed() {
     fs::write(&database, "something else").unwrap();
     assert_eq!(flaws(&place, "")[0].0, "it is no resttool store");
     assert_eq!(fs::read(&database).unwrap(), b"something else");
-}
-
-/// Runs a command that was given as advice, in the folder `/` and with the built program; asserts that it succeeds.
-fn follow(advice: &str) {
-    let program = Path::new(env!("CARGO_BIN_EXE_resttool")).parent().unwrap();
-    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
-    // bash: names that do not print are quoted in its way.
-    let mut shell = Command::new(if advice.contains("$'") { "bash" } else { "sh" });
-    let output = shell.args(["-c", advice]).env("PATH", path).current_dir("/").output().unwrap();
-    assert!(output.status.success(), "{advice}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// a mend is quoted from the raw text, so that it works for every name and path.
