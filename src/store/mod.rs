@@ -5,6 +5,7 @@
 
 mod access;
 mod lease;
+mod patience;
 mod sqlite;
 
 use std::fmt;
@@ -55,10 +56,10 @@ pub struct Account {
     pub changed: Moment,
 }
 
-/// Where users are kept. All calls block: looks for microseconds, changes for as long as others write, and at
-/// most about 5 seconds.
+/// Where users are kept. All calls block: looks for microseconds, changes for as long as other writers are at
+/// work. A writer takes its turn among them.
 ///
-/// Every method fails with [`StoreError::Busy`] when others kept the store locked for all that time,
+/// Every method fails with [`StoreError::Busy`] when another process kept the store locked for 5 seconds,
 /// [`StoreError::Refused`] when what is in the file is no longer a store, and [`StoreError::Failed`] when
 /// the system fails. Other errors are named at the method.
 pub trait Store: Send + Sync {
@@ -164,7 +165,7 @@ pub(crate) fn all(store: &dyn Store) -> Vec<Account> {
     shown.map(|()| all).unwrap()
 }
 
-/// How long a call waits for others to finish writing, before it fails as busy.
+/// How long a call waits before it fails as busy: a reader in all, a writer for any other one to commit.
 pub(crate) const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Opens the store at `path`; makes it, and the folders it is to stand in, if it is missing. Existing

@@ -23,6 +23,7 @@ use rustix::process::geteuid;
 
 use super::access::{Problem, beside, file_problems, folder_problems};
 use super::lease::{LEASE, Lease};
+use super::patience::Patience;
 use super::{
     Account, BUSY_TIMEOUT, BadRecord, Flaw, Revision, Store, StoreError, Transaction, User,
 };
@@ -297,7 +298,7 @@ impl Store for SqliteStore {
     fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
         let path = self.files()?.path.clone();
         let connection = connect(&path)?;
-        connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| store_error(e, &path))?;
+        take_turn(&connection).map_err(|e| store_error(e, &path))?;
         Ok(Box::new(Changes { path, connection, forgets: false }))
     }
 }
@@ -336,6 +337,28 @@ impl Changes {
             .and_then(|mut statement| statement.execute(values))
             .map_err(|e| self.error(e))
     }
+}
+
+/// Begins to write, when it is this writer's turn.
+fn take_turn(connection: &Connection) -> rusqlite::Result<()> {
+    let is_busy = |e: &rusqlite::Error| {
+        matches!(e.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+    };
+    let mut patience = Patience::new(Instant::now());
+    connection.busy_timeout(Duration::ZERO)?;
+    while let Err(e) = connection.execute_batch("BEGIN IMMEDIATE") {
+        if !is_busy(&e) {
+            return Err(e);
+        }
+        // It is another one after each commit of another connection.
+        let version =
+            connection.query_row("PRAGMA data_version", [], |row| row.get::<_, u32>(0)).ok();
+        match patience.pause(Instant::now(), version) {
+            Some(pause) => thread::sleep(pause),
+            None => return Err(e),
+        }
+    }
+    connection.busy_timeout(BUSY_TIMEOUT)
 }
 
 /// Brings the write-ahead log into the database, and leaves it empty. While somebody reads, that has to wait for the next change, or for
