@@ -26,9 +26,9 @@ pub use credential::{
 };
 pub use moment::{Moment, MomentError};
 pub use server::{
-    Delays, Listener, Network, NetworkError, NoCredentials, Realm, RealmError,
-    Settings as ServerSettings, Tls, TlsError, credentials as basic_credentials, run as run_server,
-    source_address,
+    AcceptedBytes, Delays, Framing, Listener, Network, NetworkError, NoCredentials, Realm,
+    RealmError, Settings as ServerSettings, Tls, TlsError, credentials as basic_credentials,
+    run as run_server, source_address,
 };
 pub use store::{
     Account, BadRecord, Revision, Store, StoreError, Transaction, User, open as open_store,

@@ -43,10 +43,12 @@ pub(super) enum Kind {
     Throttled,
     Overloaded,
     Unavailable,
+    MalformedRequest,
+    HeadTooLong,
 }
 
 impl Kind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::Remembered,
         Self::Verified,
         Self::NoCredentials,
@@ -59,6 +61,8 @@ impl Kind {
         Self::Throttled,
         Self::Overloaded,
         Self::Unavailable,
+        Self::MalformedRequest,
+        Self::HeadTooLong,
     ];
 
     const fn words(self) -> (&'static str, &'static str) {
@@ -75,6 +79,8 @@ impl Kind {
             Self::Throttled => ("throttled", "too-many-failures"),
             Self::Overloaded => ("overloaded", "too-many-waiting"),
             Self::Unavailable => ("unavailable", "failure"),
+            Self::MalformedRequest => ("rejected", "malformed-request"),
+            Self::HeadTooLong => ("rejected", "head-too-long"),
         }
     }
 }

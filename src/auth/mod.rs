@@ -31,7 +31,8 @@ use audit::{Audit, Kind};
 use cache::{Cache, Verified};
 use keyed::{Key, Keyed};
 pub use throttle::Limit;
-use throttle::{Outcome, Refused, Source, Throttle, Try};
+pub(crate) use throttle::Source;
+use throttle::{Outcome, Refused, Throttle, Try};
 use workers::{NotTaken, Workers};
 
 /// What becomes of a request.
@@ -84,6 +85,15 @@ pub enum Unfit {
     Missing,
     /// What it shows can't be right, whoever is in the store.
     Malformed,
+}
+
+/// Why a request was refused before its credentials were looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BadRequest {
+    /// Its head or its framing is malformed.
+    Malformed,
+    /// Its head is over the limit.
+    HeadTooLong,
 }
 
 /// How decisions are made. The defaults are for one machine with some thousands of users.
@@ -223,6 +233,15 @@ impl Authenticator {
         Decision::Denied
     }
 
+    /// Counts and logs a request that was refused before its credentials were looked at.
+    pub fn reject(&self, peer: IpAddr, why: BadRequest) {
+        let kind = match why {
+            BadRequest::Malformed => Kind::MalformedRequest,
+            BadRequest::HeadTooLong => Kind::HeadTooLong,
+        };
+        self.verifier.audit.decided(kind, peer, None, &|| None);
+    }
+
     /// Takes a place in the queue for a worker, if there is one for this try.
     ///
     /// Who shows what somebody in the queue shows already shares their place. It can't be shared once the work
@@ -317,6 +336,8 @@ impl Authenticator {
             throttled: audit.count(Kind::Throttled),
             overloaded: audit.count(Kind::Overloaded),
             unavailable: audit.count(Kind::Unavailable),
+            malformed_requests: audit.count(Kind::MalformedRequest),
+            long_heads: audit.count(Kind::HeadTooLong),
             waiting: self.workers.waiting(),
             hashes: hashes.count.load(Ordering::Relaxed),
             hash_time: Duration::from_nanos(hashes.total.load(Ordering::Relaxed)),
@@ -342,6 +363,8 @@ pub struct Counts {
     pub throttled: u64,
     pub overloaded: u64,
     pub unavailable: u64,
+    pub malformed_requests: u64,
+    pub long_heads: u64,
     /// How many tries wait for a worker at this moment.
     pub waiting: usize,
     /// Hashes computed, and the time they took, of all workers together.

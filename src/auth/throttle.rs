@@ -50,14 +50,14 @@ impl Limit {
 
 /// Whoever fails is counted by this: an IPv4 address, or the /64 that an IPv6 address is in, since
 /// one customer has all of it. An IPv4 address in IPv6 clothes is an IPv4 address (RFC 4291 section 2.5.5.2).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Source {
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) enum Source {
     V4([u8; 4]),
     V6Net([u8; 8]),
 }
 
 impl Source {
-    pub(super) fn of(address: IpAddr) -> Self {
+    pub(crate) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address.octets()),
             IpAddr::V6(address) => {

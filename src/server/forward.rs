@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 
 use super::{Gate, PLAIN_TEXT, exactly, peer, response, whole_seconds};
 use crate::auth::{Ask, Decision, Grant};
-use crate::credential::GroupName;
+use crate::credential::{GroupName, Groups};
 use crate::text::printable;
 
 /// Where proxies ask.
@@ -99,10 +99,17 @@ pub(super) fn too_long() -> HttpResponse {
     forbidden("too-long").force_close().finish()
 }
 
-/// The groups of a query, `group=admin&group=staff`; `None` if it says anything else: then it is not known what was meant.
+/// The longest query that is parsed, in bytes: it is parsed before the credentials are checked.
+const MAX_QUERY: usize = 4096;
+
+/// Parses the groups of a query, `group=admin&group=staff`, at most [`Groups::MAX`] of them. Returns `None` for
+/// any other query: then it is not known what was meant.
 fn groups(query: &str) -> Option<Vec<GroupName>> {
     if query.is_empty() {
         return Some(Vec::new());
+    }
+    if query.len() > MAX_QUERY || query.split('&').count() > Groups::MAX {
+        return None;
     }
     query
         .split('&')
@@ -154,5 +161,18 @@ mod tests {
         ] {
             assert_eq!(names(slip), None, "{slip}");
         }
+    }
+
+    /// what a query costs before the credentials are checked is bounded.
+    #[test]
+    fn query_of_too_many_groups_or_bytes_is_refused() {
+        let query = |names: usize, length: usize| {
+            vec![format!("group={}", "a".repeat(length)); names].join("&")
+        };
+        assert_eq!(groups(&query(Groups::MAX, 1)).map(|names| names.len()), Some(Groups::MAX));
+        assert_eq!(groups(&query(Groups::MAX + 1, 1)), None);
+        assert!(query(40, 100).len() > MAX_QUERY);
+        assert!(groups(&query(30, 100)).is_some());
+        assert_eq!(groups(&query(40, 100)), None);
     }
 }

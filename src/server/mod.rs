@@ -3,30 +3,37 @@
 //! Nothing is decided here about users. No response tells anything of the inside, and no line of a log
 //! what a client has sent.
 
+mod accept;
+mod admission;
 mod basic;
 mod challenge;
 mod connection;
+mod exchange;
 mod forward;
-mod heads;
+mod framing;
+mod linger;
 mod patient;
 mod peer;
 mod tls;
 
-use std::future::{Future, ready};
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::num::NonZeroUsize;
 use std::os::unix::net::UnixListener;
 use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
 use std::sync::{Arc, Once};
 use std::thread;
 use std::time::Duration;
 
-use actix_http::HttpService;
-use actix_http::error::DispatchError;
+use actix_http::{ConnectionType, HttpService, Request, Response};
 use actix_server::Server;
-use actix_service::{ServiceFactoryExt, fn_service, map_config};
-use actix_web::body::BoxBody;
+use actix_service::{
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, fn_factory,
+    fn_service, map_config,
+};
+use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -37,12 +44,15 @@ use actix_web::{
     App, FromRequest, Handler, HttpRequest, HttpResponse, HttpResponseBuilder, Resource, Responder,
     guard, rt, web,
 };
-use futures_util::{FutureExt, TryFutureExt};
+use futures_util::FutureExt;
 
-use crate::auth::{Ask, Authenticator, Decision, Unfit};
+use crate::auth::{Ask, Authenticator, BadRequest, Decision, Unfit};
+use accept::{Accepted, Acceptor};
 pub use basic::{NoCredentials, credentials};
 pub use challenge::{Realm, RealmError};
-use connection::Connection;
+use connection::{Body, Connection, CurrentExchange, PIECE};
+pub use framing::{Accepted as AcceptedBytes, Framing};
+use peer::Oddity;
 pub use peer::{Network, NetworkError, source as source_address};
 pub use tls::{Tls, TlsError};
 
@@ -77,7 +87,7 @@ pub struct Settings {
     pub patience: Duration,
     /// With what TLS is spoken, if it is.
     pub tls: Option<Tls>,
-    /// How many connections there may be at once; more have to wait. It is shared out among the threads, and rounded up.
+    /// The most connections at once. At the limit, the source with the most connections makes room for others.
     pub max_connections: NonZeroUsize,
 }
 
@@ -149,8 +159,10 @@ impl From<UnixListener> for Listener {
 struct Gate {
     authenticator: Arc<Authenticator>,
     settings: Settings,
-    /// Whether somebody was told that a proxy may have been forgotten.
-    warned: Once,
+    /// The log has a warning of a proxy that may have been forgotten.
+    untrusted_proxy: Once,
+    /// The log has a warning of a proxy that does not name its clients.
+    not_an_address: Once,
     /// Whether somebody was told that a location asks for what is not known.
     misconfigured: Once,
     /// The fields of every 401. The framework's map puts its fields in a random order, which copies of a
@@ -169,28 +181,37 @@ impl Gate {
         Self {
             authenticator,
             settings: settings.clone(),
-            warned: Once::new(),
+            untrusted_proxy: Once::new(),
+            not_an_address: Once::new(),
             misconfigured: Once::new(),
             denied,
         }
+    }
+
+    /// Notes a request that was refused before it could be read.
+    fn reject(&self, peer: IpAddr, why: BadRequest) {
+        self.authenticator.reject(peer, why);
     }
 
     /// The address that a request comes from.
     fn source(&self, request: &HttpRequest) -> IpAddr {
         // There is always a peer but in unit tests, whose requests come over no connection.
         let peer = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
-        let trusted = &self.settings.trusted_proxies;
-        if trusted.is_empty()
-            && !self.warned.is_completed()
-            && request.headers().contains_key(peer::FORWARDED_FOR)
-        {
-            self.warned.call_once(|| {
+        let origin = peer::origin(&self.settings.trusted_proxies, peer, request.headers());
+        match origin.oddity {
+            None => {}
+            Some(Oddity::UntrustedProxy) => self.untrusted_proxy.call_once(|| {
                 log::warn!(
-                    "{peer} sends X-Forwarded-For and is no trusted proxy: whoever it forwards counts as one source; if it is a proxy of yours, start with --trusted-proxy {peer}"
+                    "{peer} sends X-Forwarded-For and is not a trusted proxy: all clients behind it count as one source; if it is a proxy of yours, start with --trusted-proxy {peer}"
                 );
-            });
+            }),
+            Some(Oddity::NotAnAddress) => self.not_an_address.call_once(|| {
+                log::warn!(
+                    "the trusted proxy {peer} sends an entry in X-Forwarded-For that is not an address: all clients that it cannot name count as one source"
+                );
+            }),
         }
-        peer::source(trusted, peer, request.headers())
+        origin.source
     }
 
     /// Decides on what a request shows, once everything is known that has to be.
@@ -272,50 +293,75 @@ where
 {
     let listener = listener.into();
     let gate = web::Data::new(Gate::new(Arc::clone(&authenticator), settings));
-    let (patience, tls) = (settings.patience, settings.tls.clone());
-    let max_connections = settings.max_connections;
+    let acceptor = Arc::new(Acceptor::new(settings));
+    let max_connections = settings.max_connections.get();
+    let secure = settings.tls.is_some();
     rt::System::new().block_on(async move {
         let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let server = Server::build()
             .disable_signals()
             .shutdown_timeout(SHUTDOWN_SECONDS)
             .workers(threads)
-            .max_concurrent_connections(max_connections.get().div_ceil(threads));
+            .max_concurrent_connections(accepted_per_thread(max_connections, threads));
         let stopping = server.graceful_shutdown_signal();
-        let secure = tls.is_some();
+        let app = {
+            let gate = gate.clone();
+            move || {
+                App::new()
+                    .app_data(gate.clone())
+                    .wrap(from_fn(contain))
+                    .wrap(Condition::new(secure, DefaultHeaders::new().add(TLS_ONLY)))
+                    .service(resource("/rest-auth", rest_auth))
+                    .service(forward::resource())
+                    .service(resource("/healthz", healthz))
+                    .service(resource("/readyz", readyz))
+                    .service(resource("/openapi.json", openapi))
+                    .default_service(web::to(not_found))
+            }
+        };
         let http = move || {
-            let app = App::new()
-                .app_data(gate.clone())
-                .wrap(from_fn(contain))
-                .wrap(Condition::new(secure, DefaultHeaders::new().add(TLS_ONLY)))
-                .service(resource("/rest-auth", rest_auth))
-                .service(forward::resource())
-                .service(resource("/healthz", healthz))
-                .service(resource("/readyz", readyz))
-                .service(resource("/openapi.json", openapi))
-                .default_service(web::to(not_found));
             let stopping = stopping.clone();
             HttpService::build()
+                .on_connect_ext(|connection: &Connection, data| {
+                    data.insert(connection.exchange());
+                })
+                .h1_write_buffer_size(PIECE)
                 .graceful_shutdown_signal(move || {
                     let stopping = stopping.clone();
                     async move { stopping.notified().await }
                 })
-                .h1(map_config(app, |()| AppConfig::default()))
+                .expect(without_continue(exchanges(app())))
+                .h1(exchanges(app()))
+        };
+        // A service of one thread: all that its connections share.
+        let serve = move || {
+            let (http, acceptor, gate) = (http(), Arc::clone(&acceptor), gate.clone());
+            fn_factory(move || {
+                let (http, acceptor, gate) =
+                    (http.new_service(()), Arc::clone(&acceptor), gate.clone());
+                async move {
+                    let http = Rc::new(http.await?);
+                    Ok::<_, ()>(fn_service(move |accepted| {
+                        let (http, acceptor, gate) =
+                            (Rc::clone(&http), Arc::clone(&acceptor), gate.clone());
+                        async move {
+                            acceptor.serve(accepted, http, &gate).await;
+                            Ok::<_, ()>(())
+                        }
+                    }))
+                }
+            })
         };
         let server = match listener {
             Listener::Tcp(listener) => server.listen("http", listener, move || {
-                let tls = tls.clone();
-                fn_service(move |stream: TcpStream| {
-                    let begun = Connection::begin(stream, tls.clone(), patience);
-                    begun.map_err(DispatchError::Io)
+                apply_fn_factory(serve(), |stream: TcpStream, service| {
+                    service.call(Accepted::Tcp(stream))
                 })
-                .and_then(http())
             }),
             Listener::Unix(listener) => server.listen_uds("http", listener, move || {
-                fn_service(move |stream: UnixStream| {
-                    ready(Ok::<_, DispatchError>(Connection::local(stream, patience)))
+                apply_fn_factory(serve(), |stream: UnixStream, service| {
+                    service.call(Accepted::Unix(stream))
                 })
-                .and_then(http())
             }),
         };
         let server = server?.run();
@@ -328,6 +374,75 @@ where
         server.await?;
         // Not on this thread, which has to hear of the wish to end at once.
         rt::task::spawn_blocking(move || authenticator.finish()).await.map_err(io::Error::other)
+    })
+}
+
+/// How many connections one thread accepts: its part of all seats, and an eighth of that for connections
+/// that wait for one. More stay in the backlog of the listener.
+fn accepted_per_thread(max_connections: usize, threads: usize) -> usize {
+    let seats = max_connections.div_ceil(threads);
+    seats.saturating_add(seats / 8).saturating_add(1)
+}
+
+/// Tells each connection when its response is encoded. A connection is closed after a response that is
+/// given before the whole request was read.
+fn exchanges<F, S, B>(
+    app: F,
+) -> impl ServiceFactory<
+    Request,
+    Config = (),
+    Response = Response<Body>,
+    Error = actix_web::Error,
+    InitError = (),
+>
+where
+    F: IntoServiceFactory<S, Request>,
+    S: ServiceFactory<
+            Request,
+            Config = AppConfig,
+            Response = ServiceResponse<B>,
+            Error = actix_web::Error,
+            InitError = (),
+        >,
+    B: MessageBody + 'static,
+{
+    apply_fn_factory(
+        map_config(app, |()| AppConfig::default()),
+        |request: Request, app: &S::Service| {
+            let exchange = request.conn_data::<CurrentExchange>().cloned().unwrap_or_default();
+            let response = app.call(request);
+            async move {
+                let mut response = match response.await {
+                    Ok(response) => Response::from(response).map_into_boxed_body(),
+                    Err(e) => Response::from(e),
+                };
+                if exchange.is_within_request() {
+                    response.head_mut().set_connection_type(ConnectionType::Close);
+                }
+                Ok(response.map_body(|_, body| Body::new(body, exchange)))
+            }
+        },
+    )
+}
+
+/// Answers requests with `Expect: 100-continue` at once (RFC 9110 section 10.1.1): no response depends on the
+/// content.
+fn without_continue<F>(
+    app: F,
+) -> impl ServiceFactory<
+    Request,
+    Config = (),
+    Response = Request,
+    Error = Response<BoxBody>,
+    InitError = F::InitError,
+>
+where
+    F: ServiceFactory<Request, Config = (), Response = Response<Body>, Error = actix_web::Error>,
+{
+    apply_fn_factory(app.map_err(Response::from), |request: Request, app| {
+        let response = app.call(request);
+        // To the HTTP library, a response instead of "100 Continue" is an error.
+        async move { Err(response.await?.map_into_boxed_body()) }
     })
 }
 
@@ -395,6 +510,9 @@ async fn contain(
 ) -> Result<ServiceResponse, actix_web::Error> {
     let forwarded = request.path() == forward::PATH;
     if head_length(&request) > MAX_HEAD {
+        if let Some(gate) = request.app_data::<web::Data<Gate>>() {
+            gate.reject(gate.source(request.request()), BadRequest::HeadTooLong);
+        }
         let response = if forwarded { forward::too_long() } else { too_long() };
         return Ok(request.into_response(response));
     }

@@ -35,6 +35,11 @@ impl<T> Patient<T> {
         &self.io
     }
 
+    /// Notes that a response is owed: bytes that were read before were handed to the HTTP library now.
+    pub(super) fn owe(&mut self) {
+        self.owed = true;
+    }
+
     fn sent(&mut self) {
         self.owed = false;
         self.owed_before = false;

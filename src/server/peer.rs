@@ -1,7 +1,7 @@
 //! Who a request comes from: the address of the connection, or what a trusted proxy says.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddrV4};
 use std::str::FromStr;
 
 use actix_web::http::header::{HeaderMap, HeaderName};
@@ -40,27 +40,55 @@ impl fmt::Display for NetworkError {
 
 impl std::error::Error for NetworkError {}
 
-/// The address that a request comes from. `peer` is the other end of the connection; if it is a proxy that is
-/// trusted, it is the last address in X-Forwarded-For that is not such a proxy. All that stands before that was
-/// written by whoever has it, and is not looked at.
+/// The most entries of X-Forwarded-For that are looked at. Each is one proxy in a chain.
+const MAX_HOPS: usize = 64;
+
+/// Where a request comes from, and what is odd about that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Origin {
+    pub(super) source: IpAddr,
+    pub(super) oddity: Option<Oddity>,
+}
+
+/// Hints at a proxy that is configured wrongly.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Oddity {
+    /// The peer sends X-Forwarded-For and is not a trusted proxy.
+    UntrustedProxy,
+    /// A trusted proxy has sent an entry that is not an address.
+    NotAnAddress,
+}
+
+/// Returns the address that a request comes from. `peer` is the other end of the connection. If it is a trusted
+/// proxy, the address is the last one in X-Forwarded-For that is not itself such a proxy. Entries before that
+/// were written by the client and are ignored.
 #[must_use]
 pub fn source(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    origin(trusted, peer, headers).source
+}
+
+/// The same, with what is odd about it.
+pub(super) fn origin(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> Origin {
     let peer = peer.to_canonical();
     if !is_trusted(trusted, peer) {
-        return peer;
+        let forwards = headers.contains_key(FORWARDED_FOR);
+        return Origin { source: peer, oddity: forwards.then_some(Oddity::UntrustedProxy) };
     }
     let mut source = peer;
     let fields: Vec<_> = headers.get_all(FORWARDED_FOR).collect();
     // Several fields are one list (RFC 9110 section 5.3).
-    for hop in fields.iter().rev().flat_map(|field| field.as_bytes().rsplit(|&c| c == b',')) {
-        // Up to here it was said by proxies that are trusted; whoever said this is the last of them.
-        let Some(address) = address(hop) else { break };
+    let hops = fields.iter().rev().flat_map(|field| field.as_bytes().rsplit(|&c| c == b','));
+    for hop in hops.take(MAX_HOPS) {
+        // All entries so far were written by trusted proxies. The last of them has written this one.
+        let Some(address) = address(hop) else {
+            return Origin { source, oddity: Some(Oddity::NotAnAddress) };
+        };
         source = address;
         if !is_trusted(trusted, address) {
             break;
         }
     }
-    source
+    Origin { source, oddity: None }
 }
 
 /// Whether this is one of the proxies.
@@ -68,12 +96,29 @@ pub(super) fn is_trusted(trusted: &[Network], address: IpAddr) -> bool {
     trusted.iter().any(|network| network.0.contains(&address.to_canonical()))
 }
 
-/// An address, with or without a port.
+/// Parses an address, with or without a port. The zone of an IPv6 address (RFC 4007 section 11) is dropped: it
+/// means something on the proxy alone.
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?.trim_matches([' ', '\t']);
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    let address = bare.parse().or_else(|_| text.parse::<SocketAddr>().map(|socket| socket.ip()));
-    address.ok().map(|address: IpAddr| address.to_canonical())
+    let address = match text.strip_prefix('[').map(|text| text.split_once(']')) {
+        Some(bracketed) => {
+            let (address, port) = bracketed?;
+            port.strip_prefix(':').map_or(port.is_empty().then_some(0), |p| p.parse().ok())?;
+            without_zone(address).parse().map(IpAddr::V6).ok()?
+        }
+        None => without_zone(text)
+            .parse()
+            .or_else(|_| text.parse::<SocketAddrV4>().map(|socket| IpAddr::V4(*socket.ip())))
+            .ok()?,
+    };
+    Some(address.to_canonical())
+}
+
+fn without_zone(address: &str) -> &str {
+    match address.split_once('%') {
+        Some((address, zone)) if address.contains(':') && !zone.is_empty() => address,
+        _ => address,
+    }
 }
 
 #[cfg(test)]
@@ -134,9 +179,53 @@ mod tests {
             (&["[2001:db8::1]"], "2001:db8::1"),
             (&["::ffff:192.0.2.9"], "192.0.2.9"),
             (&["::ffff:10.1.1.1"], "10.1.1.1"),
+            (&["192.0.2.9, [10.1.1.1]"], "10.0.0.1"),
+            (&["192.0.2.9, [2001:db8::1]x"], "10.0.0.1"),
+            (&["192.0.2.9, [2001:db8::1]:x"], "10.0.0.1"),
         ] {
             assert_eq!(source_of("10.0.0.1", fields), source, "{fields:?}");
         }
+    }
+
+    /// R-16, B-11
+    #[test]
+    fn zone_of_a_forwarded_address_is_dropped() {
+        for (field, source) in [
+            ("fe80::1%eth0", "fe80::1"),
+            ("192.0.2.9, fd00::7%2", "192.0.2.9"),
+            ("[fe80::1%eth0]", "fe80::1"),
+            ("[fe80::1%eth0]:4711", "fe80::1"),
+            ("fe80::1%", "10.0.0.1"),
+            ("192.0.2.9%eth0", "10.0.0.1"),
+        ] {
+            assert_eq!(source_of("10.0.0.1", &[field]), source, "{field}");
+        }
+    }
+
+    ///
+    #[test]
+    fn oddities_of_a_forwarded_address_are_named() {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let oddity = |peer: &str, field: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.append(FORWARDED_FOR, HeaderValue::from_static(field));
+            origin(&trusted, peer.parse().unwrap(), &headers).oddity
+        };
+        assert_eq!(oddity("192.0.2.1", "192.0.2.9"), Some(Oddity::UntrustedProxy));
+        assert_eq!(oddity("10.0.0.1", "192.0.2.9, unknown"), Some(Oddity::NotAnAddress));
+        assert_eq!(oddity("10.0.0.1", "unknown, 192.0.2.9"), None, "the client has written it");
+        assert_eq!(oddity("10.0.0.1", "fe80::1%eth0"), None);
+        let none = origin(&trusted, "192.0.2.1".parse().unwrap(), &HeaderMap::new());
+        assert_eq!(none.oddity, None);
+    }
+
+    ///
+    #[test]
+    fn chain_of_proxies_is_followed_to_a_bound() {
+        let chain = format!("192.0.2.9{}", ", 10.1.1.1".repeat(MAX_HOPS));
+        assert_eq!(source_of("10.0.0.1", &[&chain]), "10.1.1.1");
+        let chain = format!("192.0.2.9{}", ", 10.1.1.1".repeat(MAX_HOPS - 1));
+        assert_eq!(source_of("10.0.0.1", &[&chain]), "192.0.2.9");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use base64::Engine;
@@ -86,7 +86,19 @@ pub struct Connection(BufReader<TcpStream>);
 
 impl Connection {
     pub fn open(to: SocketAddr) -> Self {
-        let stream = TcpStream::connect(to).unwrap();
+        Self::over(TcpStream::connect(to).unwrap())
+    }
+
+    /// From this address of the loopback network.
+    pub fn open_from(from: Ipv4Addr, to: SocketAddr) -> Self {
+        use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&socket, &SocketAddr::from((from, 0))).unwrap();
+        connect(&socket, &to).unwrap();
+        Self::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Self(BufReader::new(stream))
@@ -132,6 +144,13 @@ impl Connection {
                 reply.headers.push((name.to_lowercase(), value.trim().to_owned()));
             }
         }
+    }
+
+    /// Ends what is sent, and reads until the server does the same. A reset is an error.
+    pub fn close(mut self) -> std::io::Result<String> {
+        self.0.get_mut().shutdown(Shutdown::Write)?;
+        let mut rest = String::new();
+        self.0.read_to_string(&mut rest).map(|_| rest)
     }
 
     /// Whatever comes until the server closes the connection.

@@ -14,7 +14,7 @@ fn statuses(bytes: &str) -> Vec<u16> {
     statuses.map(|at| replies[at..at + 3].parse().unwrap()).collect()
 }
 
-/// P-15
+/// P-15, R-07
 #[test]
 fn ambiguous_framing_is_one_bad_request_and_the_end_of_the_connection() {
     let roy = basic("roy", "open-sesame");
@@ -38,6 +38,20 @@ fn ambiguous_framing_is_one_bad_request_and_the_end_of_the_connection() {
             "GET /rest-auth HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n",
         ),
         ("a list of lengths", "GET /rest-auth HTTP/1.1\r\nHost: a\r\nContent-Length: 0, 0\r\n\r\n"),
+        (
+            "a length after many spaces",
+            &*format!(
+                "GET /rest-auth HTTP/1.1\r\nHost: a\r\nContent-Length:{}0\r\n\r\n",
+                " ".repeat(33)
+            ),
+        ),
+        (
+            "chunks after many tabs",
+            &format!(
+                "GET /rest-auth HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:{}chunked\r\n\r\n0\r\n\r\n",
+                "\t".repeat(40)
+            ),
+        ),
         (
             "a length with a sign",
             "GET /rest-auth HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\n",
@@ -119,11 +133,8 @@ fn a_bare_lf_is_refused_in_later_heads_too() {
     for (what, before, seen) in [
         ("another request", "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", &[200, 400][..]),
         ("an empty line", "\r\n", &[400]),
-        (
-            "a body",
-            "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\na\n\nb",
-            &[405, 400],
-        ),
+        // Nothing is read after a response with `Connection: close` (RFC 9112 section 9.6).
+        ("a body", "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\na\n\nb", &[405]),
         (
             "chunks",
             "POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",

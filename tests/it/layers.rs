@@ -59,7 +59,7 @@ const ROOMS: [(&str, &[&str], &[&str]); 13] = [
             "wildmatch",
         ],
     ),
-    ("main", &[], &[]),
+    ("main", &[], &["mimalloc"]),
 ];
 
 /// Crates that have no room: they are words of the language more than parts of the house.

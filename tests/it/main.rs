@@ -13,6 +13,7 @@ mod layers;
 mod load;
 mod log;
 mod migrate;
+mod neighbours;
 mod openapi;
 mod output;
 mod peers;

@@ -147,11 +147,13 @@ fn sigterm_and_sigint_let_requests_in_flight_finish_and_exit_0() {
         let serving = serve(&place, "--log-level debug");
         let mut idle = Connection::open(serving.address);
         assert_eq!(idle.ask(&Request::get("/healthz")).status, 200);
-        // In one piece: when the first is answered, the second has arrived.
         let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
         let mut waiting = Connection::open(serving.address);
-        waiting.write(&[Request::get("/healthz").bytes(), roy.bytes()].concat());
-        assert_eq!(waiting.read().status, 200);
+        waiting.write(&roy.bytes());
+        // Its hash is being computed: the request is in flight.
+        while !serving.is_running("hash-") {
+            std::thread::yield_now();
+        }
         serving.signal(signal);
         assert_eq!(waiting.read().status, 200);
         let (code, log) = serving.end();
@@ -648,7 +650,8 @@ fn a_proxy_that_may_have_been_forgotten_is_told_of_once() {
     };
     assert_eq!(
         (told(""), told("--trusted-proxy 127.0.0.1"), told("--trusted-proxy ::1")),
-        (1, 0, 0)
+        (1, 0, 1),
+        "one of several may have been forgotten"
     );
 }
 

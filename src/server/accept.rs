@@ -1,0 +1,99 @@
+//! A connection from its accept to its close: a seat, a TLS handshake, HTTP, and a close that loses no
+//! response.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix_http::error::{DispatchError, ParseError};
+use actix_service::Service;
+use actix_web::rt::net::{TcpStream, UnixStream};
+use futures_util::future::{Either, select};
+
+use super::admission::Admission;
+use super::connection::{Connection, Stream};
+use super::linger::Lingering;
+use super::peer::is_trusted;
+use super::{Gate, Settings};
+use crate::auth::{BadRequest, Source};
+
+/// What all connections of a server share.
+pub(super) struct Acceptor {
+    settings: Settings,
+    admission: Arc<Admission>,
+    lingering: Lingering,
+}
+
+/// A connection that was accepted.
+pub(super) enum Accepted {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Acceptor {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            settings: settings.clone(),
+            admission: Arc::new(Admission::new(settings.max_connections.get())),
+            lingering: Lingering::new(),
+        }
+    }
+
+    /// Serves a connection to its end.
+    pub(super) async fn serve<H>(&self, accepted: Accepted, http: Rc<H>, gate: &Gate)
+    where
+        H: Service<(Connection, Option<SocketAddr>), Response = (), Error = DispatchError>,
+    {
+        let peer = match &accepted {
+            // A client without an address has gone already.
+            Accepted::Tcp(stream) => match stream.peer_addr() {
+                Ok(peer) => peer,
+                Err(_) => return,
+            },
+            Accepted::Unix(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        };
+        let mut seat = self.admission.enter(self.source(&accepted, peer.ip())).await;
+        let activity = seat.activity();
+        // Boxed, since every layer around it would set its size aside again.
+        let served = Box::pin(async {
+            let Ok(stream) = self.begin(accepted).await else { return };
+            let connection = Connection::new(stream, activity);
+            let served = http.call((connection.clone(), Some(peer))).await;
+            if let Err(DispatchError::Parse(why)) = served {
+                gate.reject(
+                    peer.ip(),
+                    match why {
+                        ParseError::TooLarge => BadRequest::HeadTooLong,
+                        _ => BadRequest::Malformed,
+                    },
+                );
+            }
+            if let Some(stream) = connection.into_unread() {
+                self.lingering.close(stream).await;
+            }
+        });
+        match select(served, pin!(seat.evicted())).await {
+            Either::Left(_) | Either::Right(_) => {}
+        }
+    }
+
+    /// The source that a connection counts for; `None` if it is exempt from eviction.
+    fn source(&self, accepted: &Accepted, peer: IpAddr) -> Option<Source> {
+        match accepted {
+            Accepted::Tcp(_) if !is_trusted(&self.settings.trusted_proxies, peer) => {
+                Some(Source::of(peer))
+            }
+            Accepted::Tcp(_) | Accepted::Unix(_) => None,
+        }
+    }
+
+    async fn begin(&self, accepted: Accepted) -> io::Result<Stream> {
+        let Settings { tls, patience, .. } = &self.settings;
+        match accepted {
+            Accepted::Tcp(stream) => Stream::over_tcp(stream, tls.clone(), *patience).await,
+            Accepted::Unix(stream) => Ok(Stream::over_unix(stream, *patience)),
+        }
+    }
+}

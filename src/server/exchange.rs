@@ -1,0 +1,102 @@
+//! One exchange of a connection at a time: a request and its response (RFC 9110 section 3.4).
+//!
+//! A pure state machine. It decides when the next pipelined request may be read, and knows no bytes.
+
+/// Where the current exchange of a connection is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+pub(super) struct Exchange {
+    /// The whole request was read.
+    request_whole: bool,
+    response: Response,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+enum Response {
+    #[default]
+    Pending,
+    /// Its last byte is in the buffer of the HTTP library.
+    Encoded,
+    /// Its last byte is with the operating system.
+    Sent,
+}
+
+impl Exchange {
+    /// The last byte of the request was read.
+    pub(super) fn request_read(self) -> Self {
+        Self { request_whole: true, ..self }.settled()
+    }
+
+    /// The HTTP library has encoded the whole response.
+    pub(super) fn response_encoded(self) -> Self {
+        Self { response: Response::Encoded, ..self }
+    }
+
+    /// All that was encoded is with the operating system.
+    pub(super) fn flushed(self) -> Self {
+        match self.response {
+            Response::Encoded => Self { response: Response::Sent, ..self }.settled(),
+            Response::Pending | Response::Sent => self,
+        }
+    }
+
+    /// The next byte belongs to a later exchange, which has to wait.
+    pub(super) fn is_open(self) -> bool {
+        self.request_whole
+    }
+
+    /// The response was sent before the whole request was read: the rest of it is of no use.
+    pub(super) fn is_answered_early(self) -> bool {
+        self.response == Response::Sent
+    }
+
+    /// An exchange of which both halves are over makes room for the next one.
+    fn settled(self) -> Self {
+        if self.request_whole && self.response == Response::Sent { Self::default() } else { self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// What happened in an exchange, told apart from what the state machine makes of it.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+    struct World {
+        read: bool,
+        encoded: bool,
+        sent: bool,
+    }
+
+    /// in every order of events, the next request is read if and only if both halves are over.
+    #[test]
+    fn next_request_waits_until_the_response_is_sent() {
+        let mut seen = HashSet::new();
+        let mut open = vec![(World::default(), Exchange::default())];
+        while let Some((world, exchange)) = open.pop() {
+            if !seen.insert((world, exchange)) {
+                continue;
+            }
+            assert_eq!(exchange.is_open(), world.read, "only a whole request blocks the next one");
+            assert_eq!(exchange.is_answered_early(), world.sent && !world.read);
+            let mut go = |mut to: World, exchange: Exchange| {
+                if to.read && to.sent {
+                    assert_eq!(exchange, Exchange::default(), "the next exchange starts afresh");
+                    to = World::default();
+                }
+                open.push((to, exchange));
+            };
+            if !world.read {
+                go(World { read: true, ..world }, exchange.request_read());
+            }
+            // The library answers as soon as it has the head.
+            if !world.encoded {
+                go(World { encoded: true, ..world }, exchange.response_encoded());
+            }
+            let sent = world.encoded;
+            go(World { sent, ..world }, exchange.flushed());
+        }
+        assert_eq!(seen.len(), 5, "all states but the two of a finished exchange");
+    }
+}

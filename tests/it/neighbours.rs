@@ -1,0 +1,308 @@
+//! Hostile neighbours: clients that pipeline, that flood the log, that take all connections, and that send what
+//! they need not send.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::client::{Connection, Request, basic};
+use crate::server::{Place, with_roy};
+use crate::tool::{Serving, command};
+
+fn serve(place: &Place, words: &str) -> Serving {
+    let database = place.database().display().to_string();
+    let words = format!("serve --port 0 --cost 4 --database {database} {words}");
+    Serving::start(command(place.folder(), words.split_whitespace()))
+}
+
+/// A server whose threads share one core. It has one thread for requests, so all connections are on that.
+fn serve_on_one_core(place: &Place) -> Serving {
+    let serving = std::thread::scope(|scope| {
+        let started = scope.spawn(|| {
+            let all = sched_getaffinity(None).unwrap();
+            let first = (0..CpuSet::MAX_CPU).find(|&n| all.is_set(n)).unwrap();
+            let mut one = CpuSet::new();
+            one.set(first);
+            sched_setaffinity(None, &one).unwrap();
+            serve(place, "")
+        });
+        started.join().unwrap()
+    });
+    // A thread has its name once it does something.
+    assert_eq!(Request::get("/healthz").send(serving.address).status, 200);
+    let workers = serving.threads().into_iter().filter(|name| name.starts_with("actix-rt"));
+    assert_eq!(workers.count(), 1, "one thread serves all connections");
+    serving
+}
+
+/// Sends requests without waiting, on many connections, and reads what comes back, until it is told to stop.
+struct Pipelining<'a> {
+    connections: Vec<(TcpStream, usize)>,
+    /// Bytes of responses so far.
+    read: &'a AtomicU64,
+}
+
+impl<'a> Pipelining<'a> {
+    fn open(count: usize, to: SocketAddr, read: &'a AtomicU64) -> Self {
+        let open = || {
+            let stream = TcpStream::connect(to).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            (stream, 0)
+        };
+        Self { connections: (0..count).map(|_| open()).collect(), read }
+    }
+
+    fn go_on(&mut self, requests: &[u8], stop: &AtomicBool) {
+        let mut responses = vec![0; 1 << 16];
+        while !stop.load(Ordering::Relaxed) {
+            for (stream, sent) in &mut self.connections {
+                match stream.write(&requests[*sent..]) {
+                    Ok(some) => *sent = (*sent + some) % requests.len(),
+                    Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
+                }
+                match stream.read(&mut responses) {
+                    Ok(some) => _ = self.read.fetch_add(some as u64, Ordering::Relaxed),
+                    Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
+                }
+            }
+        }
+    }
+}
+
+/// counted in responses to others, since that needs no clock. With one request of each connection by turns it
+/// is about the number of connections; the server used to answer all that had come on a connection in one go.
+#[test]
+fn pipelining_connections_wait_for_their_turn() {
+    const CONNECTIONS: usize = 64;
+    const ASKED: u64 = 50;
+    let place = Place::new();
+    let serving = serve_on_one_core(&place);
+    let (read, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let request = Request::get("/healthz");
+    let mut other = Connection::open(serving.address);
+    assert_eq!(other.ask(&request).status, 200);
+    let between = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut pipelining = Pipelining::open(CONNECTIONS, serving.address, &read);
+            pipelining.go_on(&request.bytes().repeat(1000), &stop);
+        });
+        // All of them are at it.
+        while read.load(Ordering::Relaxed) < 1_000_000 {
+            std::thread::yield_now();
+        }
+        let before = read.load(Ordering::Relaxed);
+        for _ in 0..ASKED {
+            assert_eq!(other.ask(&request).status, 200);
+        }
+        let after = read.load(Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
+        after - before
+    });
+    // A response takes some 150 bytes.
+    let responses = between / 150 / ASKED;
+    assert!(
+        responses < 20 * CONNECTIONS as u64,
+        "{responses} responses to others for each of ours"
+    );
+}
+
+/// some lines a second with the source, and a count of the others.
+#[test]
+fn malformed_heads_are_counted_and_do_not_flood_the_log() {
+    const SENT: usize = 300;
+    let place = Place::new();
+    let serving = serve(&place, "");
+    for n in 0..SENT {
+        let mut connection = Connection::open(serving.address);
+        let head = ["\r\n\x01", "GET / HTTP/1.1\nHost: a\r\n\r\n", "BREW\r\n\r\n"][n % 3];
+        connection.write(head.as_bytes());
+        assert_eq!(connection.read_head().status, 400);
+    }
+    let mut long = Connection::open(serving.address);
+    long.write(&Request::get("/healthz").header("X", "y".repeat(100_000)).bytes());
+    assert_eq!(long.read_head().status, 431);
+    let said = serving.stop();
+    assert!(said.iter().all(|line| line.starts_with("outcome=")), "{said:?}");
+    let with_source = |reason| {
+        let line = format!("outcome=rejected reason={reason} source=127.0.0.1");
+        said.iter().filter(|said| **said == line).count()
+    };
+    let more = said.iter().filter_map(|line| {
+        line.strip_prefix("outcome=rejected reason=malformed-request more=")?.parse::<usize>().ok()
+    });
+    assert_eq!(with_source("malformed-request") + more.sum::<usize>(), SENT);
+    assert_eq!(with_source("head-too-long"), 1);
+    assert!(said.len() < SENT / 2, "{} lines", said.len());
+}
+
+const HERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
+const THERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+///
+#[test]
+fn source_that_takes_all_connections_makes_room_for_others() {
+    let place = Place::new();
+    let serving = serve(&place, "--max-connections 8");
+    let ask = |connection: &mut Connection| connection.ask(&Request::get("/healthz")).status;
+    let mut first = Connection::open_from(HERE, serving.address);
+    assert_eq!(ask(&mut first), 200);
+    let mut greedy: Vec<_> = (0..7)
+        .map(|_| {
+            let mut connection = Connection::open_from(THERE, serving.address);
+            assert_eq!(ask(&mut connection), 200);
+            connection
+        })
+        .collect();
+    // The first of them is in use again, so the second is the longest idle.
+    assert_eq!(ask(&mut greedy[0]), 200);
+    let mut second = Connection::open_from(HERE, serving.address);
+    assert_eq!(ask(&mut second), 200, "served although all connections were taken");
+    assert_eq!(greedy.remove(1).rest(), "");
+    for connection in greedy.iter_mut().chain([&mut first, &mut second]) {
+        assert_eq!(ask(connection), 200, "nobody else has lost a connection");
+    }
+}
+
+/// trusted proxies speak for many clients.
+#[test]
+fn trusted_proxies_lose_no_connection() {
+    let place = Place::new();
+    let serving = serve(&place, "--max-connections 4 --trusted-proxy 127.0.0.2");
+    let ask = |connection: &mut Connection| connection.ask(&Request::get("/healthz")).status;
+    let mut proxy: Vec<_> = (0..3).map(|_| Connection::open_from(THERE, serving.address)).collect();
+    assert!(proxy.iter_mut().all(|connection| ask(connection) == 200));
+    let mut first = Connection::open_from(HERE, serving.address);
+    assert_eq!(ask(&mut first), 200);
+    // It waits, since nothing may be taken from anybody.
+    let mut waiting = Connection::open_from(HERE, serving.address);
+    waiting.write(&Request::get("/healthz").bytes());
+    assert!(proxy.iter_mut().chain([&mut first]).all(|connection| ask(connection) == 200));
+    drop(first);
+    assert_eq!(waiting.read().status, 200);
+    assert!(proxy.iter_mut().all(|connection| ask(connection) == 200));
+}
+
+/// no share while there is room.
+#[test]
+fn hundreds_of_clients_behind_one_address_are_served() {
+    let place = Place::new();
+    let serving = serve(&place, "");
+    let mut clients: Vec<_> = (0..500).map(|_| Connection::open(serving.address)).collect();
+    for _ in 0..2 {
+        for client in &mut clients {
+            assert_eq!(client.ask(&Request::get("/healthz")).status, 200);
+        }
+    }
+}
+
+/// the response is read first, so that the server has done with the request before its content is sent.
+#[test]
+fn content_that_follows_an_early_response_is_no_error() {
+    const CONTENT: usize = 1 << 20;
+    let place = Place::new();
+    place.add("roy", "open-sesame");
+    let serving = serve(&place, "--source-failures 3/24h --require-group admin");
+    let ask =
+        |method, target| Request::new(method, target).header("Content-Length", CONTENT.to_string());
+    let wrong = basic("roy", "wrong");
+    for (request, status) in [
+        (ask("PUT", "/rest-auth"), 405),
+        (ask("GET", "/rest-auth"), 401),
+        (ask("POST", "/auth"), 401),
+        (ask("POST", "/nowhere"), 404),
+        (ask("GET", "/healthz"), 200),
+        (ask("POST", "/auth").basic("roy", "open-sesame"), 403),
+        (ask("GET", "/rest-auth").authorization("x".repeat(9000)), 431),
+        (ask("GET", "/rest-auth").header("X", "y".repeat(70_000)), 431),
+        (ask("GET", "/rest-auth").header("X", "a\0b"), 400),
+        (ask("GET", "/rest-auth").header("Content-Length", "1"), 400),
+        (ask("GET", "/rest-auth").authorization(&wrong), 401),
+        (ask("GET", "/rest-auth").authorization(&wrong), 401),
+        (ask("GET", "/rest-auth").authorization(&wrong), 401),
+        (ask("GET", "/rest-auth").authorization(&wrong), 429),
+    ] {
+        let mut connection = Connection::open(serving.address);
+        connection.write(&request.bytes());
+        let reply = connection.read();
+        assert_eq!(reply.status, status, "{request:?}");
+        assert_eq!(reply.header("connection"), Some("close"), "{request:?}");
+        for _ in 0..CONTENT / 4096 {
+            connection.write(&[b'x'; 4096]);
+        }
+        assert_eq!(connection.close().unwrap(), "", "{request:?}");
+    }
+}
+
+/// also over chunks, of which the server does not know how many are to come.
+#[test]
+fn chunks_that_follow_an_early_response_are_no_error() {
+    let (_place, server) = with_roy();
+    let mut connection = Connection::open(server.address);
+    let head = Request::new("PUT", "/rest-auth").header("Transfer-Encoding", "chunked");
+    connection.write(&head.bytes());
+    let reply = connection.read();
+    assert_eq!((reply.status, reply.header("connection")), (405, Some("close")));
+    for _ in 0..256 {
+        connection.write(format!("1000\r\n{}\r\n", "x".repeat(0x1000)).as_bytes());
+    }
+    connection.write(b"0\r\n\r\n");
+    assert_eq!(connection.close().unwrap(), "");
+}
+
+/// R-06 (RFC 9110 section 10.1.1): the content is of no use, so no client is asked for it.
+#[test]
+fn expect_100_continue_gets_the_final_status_at_once() {
+    let (_place, server) = with_roy();
+    let ask = |method, target| {
+        Request::new(method, target).header("Content-Length", "5").header("Expect", "100-continue")
+    };
+    for (request, status) in [
+        (ask("GET", "/rest-auth"), 401),
+        (ask("GET", "/rest-auth").basic("roy", "wrong"), 401),
+        (ask("GET", "/rest-auth").basic("roy", "open-sesame"), 200),
+        (ask("POST", "/auth").basic("roy", "open-sesame"), 200),
+        (ask("PUT", "/rest-auth"), 405),
+        (ask("PUT", "/nowhere"), 404),
+    ] {
+        let mut connection = Connection::open(server.address);
+        connection.write(&request.bytes());
+        let reply = connection.read();
+        assert_eq!(reply.status, status, "{request:?}");
+        assert_eq!(reply.header("connection"), Some("close"), "{request:?}");
+        assert_eq!(connection.close().unwrap(), "");
+    }
+    // Without content the connection stays open.
+    let mut connection = Connection::open(server.address);
+    let request = Request::get("/rest-auth").header("Expect", "100-continue");
+    for _ in 0..2 {
+        assert_eq!(connection.ask(&request).status, 401);
+    }
+}
+
+/// a warning names the proxy that is missing, also beside others that are trusted.
+#[test]
+fn proxies_that_do_not_name_their_clients_are_warned_about_once() {
+    let place = Place::new();
+    let serving = serve(&place, "--trusted-proxy 127.0.0.1");
+    let request = |forwarded: &str| Request::get("/rest-auth").header("X-Forwarded-For", forwarded);
+    let ask = |from, forwarded| {
+        Connection::open_from(from, serving.address).ask(&request(forwarded)).status
+    };
+    assert_eq!(ask(HERE, "192.0.2.1"), 401);
+    assert_eq!(ask(HERE, "fe80::1%eth0"), 401);
+    for _ in 0..2 {
+        assert_eq!(ask(THERE, "192.0.2.2"), 401);
+        assert_eq!(ask(HERE, "192.0.2.3, unknown"), 401);
+    }
+    let said = serving.stop();
+    let (audit, said): (Vec<_>, Vec<_>) =
+        said.iter().partition(|line| line.starts_with("outcome="));
+    let sources: Vec<_> = audit.iter().map(|line| line.rsplit_once("source=").unwrap().1).collect();
+    let seen = ["192.0.2.1", "fe80::1", "127.0.0.2", "127.0.0.1", "127.0.0.2", "127.0.0.1"];
+    assert_eq!(sources, seen);
+    let warned: Vec<_> = said.iter().filter(|line| line.contains("X-Forwarded-For")).collect();
+    assert_eq!(warned.len(), 2, "{warned:?}");
+    assert!(warned[0].contains("127.0.0.2") && warned[1].contains("127.0.0.1"), "{warned:?}");
+}
