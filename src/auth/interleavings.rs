@@ -120,6 +120,9 @@ impl Store for Arc<Model> {
         step();
         Ok(self.row.lock().unwrap().0.clone())
     }
+    fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
+        Ok(self.find(name)?.map(|user| (user, Arc::default())))
+    }
     fn revision(&self) -> Result<Revision, StoreError> {
         let now = *self.clock.lock().unwrap();
         step();
@@ -154,12 +157,7 @@ const OLD: &str = "$2y$04$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui"
 const NEW: &str = "$2y$04$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 
 fn user(hash: &str) -> User {
-    User {
-        hash: PasswordHash::parse(hash).unwrap(),
-        locked: false,
-        expires: None,
-        groups: Arc::default(),
-    }
+    User { hash: PasswordHash::parse(hash).unwrap(), locked: false, expires: None }
 }
 
 /// Quicker than bcrypt: `old` is right for one hash, and `new` for the other one.

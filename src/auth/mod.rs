@@ -509,12 +509,12 @@ impl Verifier {
         let mut current = Verified { source, ..known };
         if outdated {
             // The user is read after the revision: what changes between them is read again the next time.
-            let user = match self.store.find(&shown.user) {
-                Ok(Some(user))
+            let (user, groups) = match self.store.find_with_groups(&shown.user) {
+                Ok(Some((user, groups)))
                     if self.keyed.hash(&user.hash) == current.hash
                         && may_enter(&user, SystemTime::now()) =>
                 {
-                    user
+                    (user, groups)
                 }
                 Ok(_) => {
                     self.cache().remove(key);
@@ -523,8 +523,7 @@ impl Verifier {
                 // Whoever verifies it will meet the error too, and tell.
                 Err(_) => return None,
             };
-            let User { expires, groups, .. } = user;
-            current = Verified { revision, expires, groups, ..current };
+            current = Verified { revision, expires: user.expires, groups, ..current };
         }
         let groups = Arc::clone(&current.groups);
         self.cache().insert(*key, current, now);
@@ -592,8 +591,7 @@ impl Verifier {
             Ok(verified || self.hashes.verify(shown, hash)?)
         })?;
         let verdict = match finding {
-            Finding::Right(user) => {
-                let User { hash, expires, groups, .. } = user;
+            Finding::Right(User { hash, expires, .. }, groups) => {
                 if let Some(revision) = revision {
                     let (hash, groups) = (self.keyed.hash(&hash), Arc::clone(&groups));
                     let verified = Verified { hash, revision, expires, groups, source };
@@ -615,7 +613,7 @@ impl Verifier {
 #[derive(Debug)]
 pub(crate) enum Finding {
     /// Name and password are right, and the user may enter.
-    Right(User),
+    Right(User, Arc<Groups>),
     UnknownUser,
     WrongPassword,
     Locked,
@@ -635,6 +633,8 @@ pub(crate) fn check(
 }
 
 /// `is_right` says whether the password is that of a hash, and takes its time.
+///
+/// Every refusal takes the same look-ups. Groups are read only of a user who may enter.
 fn find_out(
     store: &dyn Store,
     name: &UserName,
@@ -643,18 +643,35 @@ fn find_out(
 ) -> Result<Finding, StoreError> {
     let before = store.find(name)?;
     let right = is_right(before.as_ref().map_or(decoy, |user| &user.hash))?;
+    // bcrypt took its time: what counts is the user as they are now. It makes no difference to who
+    // is refused anyway, but it would to the time that this takes.
+    let now = store.find(name)?;
     let Some(before) = before else { return Ok(Finding::UnknownUser) };
     if !right {
         return Ok(Finding::WrongPassword);
     }
-    // bcrypt took its time: what counts is the user as they are now.
-    Ok(match store.find(name)? {
-        None => Finding::UnknownUser,
-        Some(user) if user.hash != before.hash => Finding::WrongPassword,
-        Some(user) if user.locked => Finding::Locked,
-        Some(user) if has_passed(user.expires, SystemTime::now()) => Finding::Expired,
-        Some(user) => Finding::Right(user),
+    if let Err(refused) = admit(now, &before.hash) {
+        return Ok(refused);
+    }
+    // A grant rests on the row and the groups of one moment.
+    let Some((user, groups)) = store.find_with_groups(name)? else {
+        return Ok(Finding::UnknownUser);
+    };
+    Ok(match admit(Some(user), &before.hash) {
+        Ok(user) => Finding::Right(user, groups),
+        Err(refused) => refused,
     })
+}
+
+/// Whether a user for whose hash the password was right may enter as they are now.
+fn admit(user: Option<User>, verified: &PasswordHash) -> Result<User, Finding> {
+    match user {
+        None => Err(Finding::UnknownUser),
+        Some(user) if user.hash != *verified => Err(Finding::WrongPassword),
+        Some(user) if user.locked => Err(Finding::Locked),
+        Some(user) if has_passed(user.expires, SystemTime::now()) => Err(Finding::Expired),
+        Some(user) => Ok(user),
+    }
 }
 
 fn bcrypt_failed(e: impl std::fmt::Display) -> StoreError {
@@ -723,12 +740,29 @@ mod tests {
     use crate::credential::{HashError, Password};
     use crate::store::{BadRecord, Transaction};
 
-    /// A store that answers what it was told to, one answer a look.
-    struct Script(Mutex<Vec<Result<Option<User>, StoreError>>>);
+    /// A store that answers what it was told to, one answer a look. The user is in no group.
+    struct Script {
+        answers: Mutex<Vec<Result<Option<User>, StoreError>>>,
+        /// The method of each look.
+        looks: Arc<Mutex<Vec<&'static str>>>,
+    }
+
+    impl Script {
+        fn look(&self, method: &'static str) -> Result<Option<User>, StoreError> {
+            self.looks.lock().unwrap().push(method);
+            self.answers.lock().unwrap().remove(0)
+        }
+    }
 
     impl Store for Script {
         fn find(&self, _: &UserName) -> Result<Option<User>, StoreError> {
-            self.0.lock().unwrap().remove(0)
+            self.look("find")
+        }
+        fn find_with_groups(
+            &self,
+            _: &UserName,
+        ) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
+            Ok(self.look("find_with_groups")?.map(|user| (user, Arc::default())))
         }
         fn contains(&self, _: &UserName) -> Result<bool, StoreError> {
             unreachable!("the decision is made on the record")
@@ -762,13 +796,13 @@ mod tests {
     fn user(password: &str) -> User {
         let cost = Cost::new(4).unwrap();
         let hash = hash::hash(&Password::parse(password).unwrap(), cost).unwrap();
-        User { hash, locked: false, expires: None, groups: Arc::default() }
+        User { hash, locked: false, expires: None }
     }
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     fn authenticator(answers: Vec<Result<Option<User>, StoreError>>, cost: u8) -> Authenticator {
-        let store = Box::new(Script(Mutex::new(answers)));
+        let store = Box::new(Script { answers: Mutex::new(answers), looks: Arc::default() });
         let settings = Settings { cost: Cost::new(cost).unwrap(), ..Settings::default() };
         Authenticator::new(store, &settings).unwrap()
     }
@@ -781,17 +815,50 @@ mod tests {
         (decision, authenticator.counts().hashes)
     }
 
+    /// So many looks that find this user.
+    fn each_look(user: &User, looks: usize) -> Vec<Result<Option<User>, StoreError>> {
+        std::iter::repeat_with(|| Ok(Some(user.clone()))).take(looks).collect()
+    }
+
+    /// no refusal takes a look that another one does not take, and none reads groups.
+    #[test]
+    fn every_refusal_takes_the_same_look_ups() {
+        let roy = user("right");
+        let locked = User { locked: true, ..roy.clone() };
+        let expired = User { expires: Moment::from_seconds(0), ..roy.clone() };
+        let looks = |user: Option<&User>, password: &str| {
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let answers = (0..3).map(|_| Ok(user.cloned())).collect();
+            let store = Script { answers: Mutex::new(answers), looks: Arc::clone(&seen) };
+            let settings = Settings { cost: Cost::new(4).unwrap(), ..Settings::default() };
+            let authenticator = Authenticator::new(Box::new(store), &settings).unwrap();
+            let decision = block_on(authenticator.decide(HERE, shown(password), &Ask::ANYTHING));
+            assert_eq!(authenticator.counts().hashes, 1);
+            let seen = seen.lock().unwrap().clone();
+            (decision, seen)
+        };
+        let refused = (Decision::Denied, vec!["find", "find"]);
+        for user in [None, Some(&locked), Some(&expired)] {
+            for password in ["right", "wrong"] {
+                assert_eq!(looks(user, password), refused, "{user:?} {password}");
+            }
+        }
+        assert_eq!(looks(Some(&roy), "wrong"), refused);
+        let grant = (granted(), vec!["find", "find", "find_with_groups"]);
+        assert_eq!(looks(Some(&roy), "right"), grant);
+    }
+
     #[test]
     fn the_right_password_is_granted_and_a_wrong_one_denied() {
         let roy = user("right");
-        assert_eq!(decide(vec![Ok(Some(roy.clone())), Ok(Some(roy))]), (granted(), 1));
-        assert_eq!(decide(vec![Ok(Some(user("wrong")))]), (Decision::Denied, 1));
+        assert_eq!(decide(each_look(&roy, 3)), (granted(), 1));
+        assert_eq!(decide(each_look(&user("wrong"), 2)), (Decision::Denied, 1));
     }
 
     /// B-01: the same work, so the same time.
     #[test]
     fn an_unknown_user_costs_one_hash_at_the_configured_cost() {
-        assert_eq!(decide(vec![Ok(None)]), (Decision::Denied, 1));
+        assert_eq!(decide(vec![Ok(None), Ok(None)]), (Decision::Denied, 1));
         for cost in [4, 7] {
             let authenticator = authenticator(Vec::new(), cost);
             assert_eq!(authenticator.verifier.decoy.cost(), Cost::new(cost).unwrap());
@@ -805,8 +872,7 @@ mod tests {
         let locked = User { locked: true, ..roy.clone() };
         let expired = User { expires: Moment::from_seconds(0), ..roy };
         for user in [locked, expired] {
-            let answers = vec![Ok(Some(user.clone())), Ok(Some(user))];
-            assert_eq!(decide(answers), (Decision::Denied, 1));
+            assert_eq!(decide(each_look(&user, 2)), (Decision::Denied, 1));
         }
     }
 
@@ -850,6 +916,12 @@ mod tests {
             let _ = self.looked.lock().unwrap().send(());
             let _ = self.go_on.lock().unwrap().recv();
             Ok(None)
+        }
+        fn find_with_groups(
+            &self,
+            _: &UserName,
+        ) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
+            unreachable!("it knows nobody")
         }
         fn revision(&self) -> Result<Revision, StoreError> {
             Ok(Revision(0))
@@ -907,7 +979,7 @@ mod tests {
     #[test]
     fn without_workers_only_what_is_remembered_is_granted() {
         let roy = user("right");
-        let authenticator = authenticator(vec![Ok(Some(roy.clone())), Ok(Some(roy))], 4);
+        let authenticator = authenticator(each_look(&roy, 3), 4);
         let decide = |authenticator: &Authenticator, password| {
             block_on(authenticator.decide(HERE, shown(password), &Ask::ANYTHING))
         };
@@ -928,8 +1000,8 @@ mod tests {
         let end = Moment::from_seconds(1);
         let roy = user("right");
         let expired = User { expires: end, ..roy.clone() };
-        let mut answers = vec![Ok(Some(roy.clone())), Ok(Some(roy))];
-        answers.extend([Ok(Some(expired.clone())), Ok(Some(expired.clone())), Ok(Some(expired))]);
+        let mut answers = each_look(&roy, 3);
+        answers.extend(each_look(&expired, 3));
         let authenticator = authenticator(answers, 4);
         assert_eq!(block_on(authenticator.decide(HERE, shown("right"), &Ask::ANYTHING)), granted());
         // As it was read when the end was still to come.
@@ -996,8 +1068,11 @@ mod tests {
         let roy = user("right");
         let locked = User { locked: true, ..roy.clone() };
         for now in [None, Some(locked), Some(user("right"))] {
-            let answers = vec![Ok(Some(roy.clone())), Ok(now)];
+            let answers = vec![Ok(Some(roy.clone())), Ok(now.clone())];
             assert_eq!(decide(answers), (Decision::Denied, 1));
+            // And what changed before the groups were read.
+            let late = [each_look(&roy, 2), vec![Ok(now)]].into_iter().flatten().collect();
+            assert_eq!(decide(late), (Decision::Denied, 1));
         }
     }
 
@@ -1014,8 +1089,11 @@ mod tests {
         ] {
             assert_eq!(decide(vec![Err(error)]), (Decision::Unavailable, 0));
         }
-        let late = vec![Ok(Some(user("right"))), Err(StoreError::Busy)];
-        assert_eq!(decide(late), (Decision::Unavailable, 1));
+        for looks in [1, 2] {
+            let mut late = each_look(&user("right"), looks);
+            late.push(Err(StoreError::Busy));
+            assert_eq!(decide(late), (Decision::Unavailable, 1));
+        }
         assert_eq!(decide(Vec::new()), (Decision::Unavailable, 0), "a store that panics");
     }
 }

@@ -273,7 +273,7 @@ pub(super) fn verify(args: &args::Verify, database: &Path) -> Result<(), Failure
     let shown = Credentials { user, password: source.known()? };
     let finding = auth::check(&*store, &shown, crate::credential::Cost::DEFAULT)?;
     let reason = match finding {
-        Finding::Right(_) => None,
+        Finding::Right(..) => None,
         Finding::UnknownUser => Some((Exit::NoSuchUser, "there is no user of that name")),
         Finding::WrongPassword => Some((Exit::Refused, "the password is wrong")),
         Finding::Locked => Some((Exit::Refused, "the user is locked")),

@@ -561,13 +561,19 @@ mod tests {
 
     use super::*;
     use crate::auth;
-    use crate::credential::UserName;
+    use crate::credential::{Groups, UserName};
     use crate::store::{Account, Revision, Store, StoreError, Transaction, User};
 
     struct Nobody;
 
     impl Store for Nobody {
         fn find(&self, _: &UserName) -> Result<Option<User>, StoreError> {
+            Ok(None)
+        }
+        fn find_with_groups(
+            &self,
+            _: &UserName,
+        ) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
             Ok(None)
         }
         fn contains(&self, _: &UserName) -> Result<bool, StoreError> {

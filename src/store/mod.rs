@@ -33,8 +33,6 @@ pub struct User {
     pub locked: bool,
     /// Refused from this time on.
     pub expires: Option<Moment>,
-    /// The groups that they are in.
-    pub groups: Arc<Groups>,
 }
 
 /// All that is kept of a user.
@@ -63,11 +61,18 @@ pub struct Account {
 /// [`StoreError::Refused`] when what is in the file is no longer a store, and [`StoreError::Failed`] when
 /// the system fails. Other errors are named at the method.
 pub trait Store: Send + Sync {
-    /// The user of this name, as last committed by anybody; `None` if there is none.
+    /// The user of this name, as last committed by anybody; `None` if there is none. Takes the same
+    /// work for every user: it does not read their groups.
     ///
     /// # Errors
     /// [`StoreError::BadRecord`] when what is kept for this user can't be used; others can.
     fn find(&self, name: &UserName) -> Result<Option<User>, StoreError>;
+
+    /// The same with the groups of the user, both as of one moment.
+    ///
+    /// # Errors
+    /// As [`Store::find`].
+    fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError>;
 
     /// Whether there is a user of this name, in whatever state their record is.
     ///

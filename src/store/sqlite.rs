@@ -148,6 +148,24 @@ impl SqliteStore {
             .and_then(|mut statement| statement.query_row(values, row))
             .map_err(|e| self.error(e))
     }
+
+    /// What a statement reads of one user.
+    fn look_up<T>(
+        &self,
+        name: &UserName,
+        sql: &str,
+        read: impl FnOnce(&Row<'_>) -> Result<T, BadRecord>,
+    ) -> Result<Option<T>, StoreError> {
+        let found = self
+            .files()?
+            .main()
+            .prepare_cached(sql)
+            .and_then(|mut statement| {
+                statement.query_row([name.as_str()], |row| Ok(read(row))).optional()
+            })
+            .map_err(|e| self.error(e))?;
+        found.transpose().map_err(|why| StoreError::BadRecord { user: name.clone(), why })
+    }
 }
 
 impl Files {
@@ -241,19 +259,13 @@ impl Stamp {
 
 impl Store for SqliteStore {
     fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        let files = self.files()?;
-        let found = files
-            .main()
-            .prepare_cached(concat!(
-                "SELECT hash, locked, expires, ",
-                groups!(),
-                " FROM users WHERE name = ?1"
-            ))
-            .and_then(|mut statement| {
-                statement.query_row([name.as_str()], |row| Ok(user(row))).optional()
-            })
-            .map_err(|e| self.error(e))?;
-        found.transpose().map_err(|why| StoreError::BadRecord { user: name.clone(), why })
+        self.look_up(name, "SELECT hash, locked, expires FROM users WHERE name = ?1", user)
+    }
+
+    fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
+        let sql =
+            concat!("SELECT hash, locked, expires, ", groups!(), " FROM users WHERE name = ?1");
+        self.look_up(name, sql, |row| Ok((user(row)?, Arc::new(groups(row, 3)?))))
     }
 
     fn contains(&self, name: &UserName) -> Result<bool, StoreError> {
@@ -456,13 +468,12 @@ impl Drop for Changes {
     }
 }
 
-/// What decides, from the columns hash, locked, expires and groups.
+/// What decides, from the columns hash, locked and expires.
 fn user(row: &Row<'_>) -> Result<User, BadRecord> {
     Ok(User {
         hash: hash(row, 0)?,
         locked: flag(row, 1, "lock")?,
         expires: moment(row, 2, "expiry")?,
-        groups: Arc::new(groups(row, 3)?),
     })
 }
 
@@ -974,7 +985,7 @@ mod tests {
         let roy = name("roy");
         assert!(other.is_empty().unwrap());
         add(&one, "roy").unwrap();
-        let user = User { hash: hash(), locked: false, expires: None, groups: Arc::default() };
+        let user = User { hash: hash(), locked: false, expires: None };
         assert_eq!(other.find(&roy).unwrap(), Some(user));
         assert!(other.contains(&roy).unwrap() && !other.is_empty().unwrap());
         assert_eq!(other.find(&name("Roy")).unwrap(), None, "case matters");
@@ -1157,8 +1168,28 @@ mod tests {
         add(&store, "roy").unwrap();
         place.sql("UPDATE users SET locked = 1, expires = 1000");
         let expires = Moment::from_seconds(1000);
-        let user = User { hash: hash(), locked: true, expires, groups: Arc::default() };
+        let user = User { hash: hash(), locked: true, expires };
         assert_eq!(store.find(&name("roy")).unwrap(), Some(user));
+    }
+
+    /// so a user in many groups takes no longer to refuse than any other one.
+    #[test]
+    fn only_a_look_with_groups_reads_groups() {
+        let place = Place::new();
+        let store = place.open();
+        let many: Vec<_> = (0..60).map(|n| format!("group-{n:02}")).collect();
+        let many = groups(&many.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut changes = store.begin().unwrap();
+        changes.put(&Account { groups: many.clone(), ..account("roy") }).unwrap();
+        changes.commit().unwrap();
+        let user = User { hash: hash(), locked: false, expires: None };
+        let found = store.find_with_groups(&name("roy")).unwrap();
+        assert_eq!(found, Some((user.clone(), Arc::new(many))));
+        assert_eq!(store.find_with_groups(&name("ann")).unwrap(), None);
+        // As another program could have left it.
+        place.sql("DROP TABLE memberships");
+        assert_eq!(store.find(&name("roy")).unwrap(), Some(user));
+        assert!(matches!(store.find_with_groups(&name("roy")), Err(StoreError::Failed(_))));
     }
 
     /// C-05, C-07

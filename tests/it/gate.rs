@@ -2,11 +2,11 @@
 
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use resttool::{Account, Revision, Store, StoreError, Transaction, User, UserName};
+use resttool::{Account, Groups, Revision, Store, StoreError, Transaction, User, UserName};
 
 use crate::client::{Connection, Reply, Request, basic, whole};
 use crate::server::{Place, Server, with_roy};
@@ -420,6 +420,9 @@ impl Store for Gated {
             Then::Panic => panic!("on purpose"),
         }
     }
+    fn find_with_groups(&self, _: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
+        unreachable!("there is no user")
+    }
     fn contains(&self, _: &UserName) -> Result<bool, StoreError> {
         unreachable!("not asked by the server")
     }
@@ -434,6 +437,17 @@ impl Store for Gated {
     }
     fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
         unreachable!("not asked by the server")
+    }
+}
+
+/// Lets a look go on. Of a user whom it does not find there is another one after the hash.
+fn answer(looks: &Receiver<()>, go_on: &Sender<Then>, then: Then) {
+    looks.recv().unwrap();
+    let again = matches!(then, Then::NoSuchUser);
+    go_on.send(then).unwrap();
+    if again {
+        looks.recv().unwrap();
+        go_on.send(Then::NoSuchUser).unwrap();
     }
 }
 
@@ -470,8 +484,7 @@ fn a_worker_that_panics_is_unavailable_and_works_again() {
         [(Then::Panic, 503), (Then::NoSuchUser, 401), (Then::Panic, 503), (Then::NoSuchUser, 401)]
     {
         let mut connection = ask_without_waiting(&server);
-        looks.recv().unwrap();
-        go_on.send(then).unwrap();
+        answer(&looks, &go_on, then);
         assert_eq!(connection.read().status, status);
     }
 }
@@ -485,7 +498,9 @@ fn requests_in_flight_are_answered_when_the_server_stops() {
     server.begin_to_stop();
     // It no longer takes connections, and the one that it has taken gets its answer.
     while std::net::TcpStream::connect(server.address).is_ok() {}
-    go_on.send(Then::NoSuchUser).unwrap();
+    for _ in 0..2 {
+        go_on.send(Then::NoSuchUser).unwrap();
+    }
     let Reply { status, .. } = connection.read();
     assert_eq!(status, 401);
     drop(server);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use resttool::{
-    Account, AuthSettings, Delays, Limit, Password, PasswordHash, Policy, Revision, Store,
+    Account, AuthSettings, Delays, Groups, Limit, Password, PasswordHash, Policy, Revision, Store,
     StoreError, Transaction, User, UserName,
 };
 
@@ -229,6 +229,9 @@ impl Store for Gated {
         let _ = self.go_on.lock().unwrap_or_else(PoisonError::into_inner).recv();
         Ok((name.as_str() == "roy").then(|| self.roy.clone()))
     }
+    fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
+        Ok(self.find(name)?.map(|user| (user, Arc::default())))
+    }
     fn revision(&self) -> Result<Revision, StoreError> {
         Ok(Revision(1))
     }
@@ -257,7 +260,7 @@ fn gated(settings: AuthSettings, proxies: &[&str]) -> (Server, Receiver<()>, Sen
     let (looked, looks) = channel();
     let (go_on, may_go_on) = channel();
     let store = Gated {
-        roy: User { hash, locked: false, expires: None, groups: Arc::default() },
+        roy: User { hash, locked: false, expires: None },
         looked: Mutex::new(looked),
         go_on: Mutex::new(may_go_on),
     };
