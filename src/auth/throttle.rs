@@ -12,8 +12,8 @@ use super::bounded::Bounded;
 use super::keyed::UserDigest;
 
 /// How many sources that fail, users who are guessed at, and users who were let in are kept track
-/// of; the same bound for each. Only tries that cost a hash get in, so a flood can't push others
-/// out faster than hashes are computed.
+/// of; the same bound for each. A failure gets in by a hash only, so a flood can't push others out
+/// faster than hashes are computed.
 const TRACKED: usize = 65_536;
 
 /// Known sources per user: those that were used most recently. So a user who comes from everywhere

@@ -59,7 +59,7 @@ pub(super) fn write_line(line: &str) {
     let line = format!("{line}\n");
     match QUEUE.get() {
         Some(queue) => queue.push(line.as_bytes()),
-        // If standard error is gone, nobody is there to be told, and that is no reason to stop.
+        // A standard error that is gone has no reader, and that is no reason to stop.
         None => drop(io::stderr().write_all(line.as_bytes())),
     }
 }
