@@ -177,13 +177,12 @@ pub(super) fn export(args: &args::Export, database: &Path) -> Result<(), Failure
             }
         }
     };
-    let inputs = Inputs::new(database, []);
     if args.file == Path::new("-") {
-        inputs.spare(io::stdout()).map_err(|e| e.failure("write to standard output"))?;
         write_each(&*store, &mut BufWriter::new(io::stdout().lock()), line, cannot_print)?;
     } else {
         let writing = format!("write {}", printable(&args.file.to_string_lossy()));
         let failed = |e: Refusal| e.failure(&writing);
+        let inputs = Inputs::of_store(database);
         let mut output = Output::replace(&args.file, PRIVATE, &inputs).map_err(failed)?;
         write_each(&*store, &mut BufWriter::new(&mut output), line, |e| failed(e.into()))?;
         output.finish().map_err(|e| failed(e.into()))?;

@@ -27,7 +27,7 @@ pub(super) fn man(
 ) -> Result<(), Failure> {
     let write = || -> Result<(), Refusal> {
         create_folders(&args.folder)?;
-        let inputs = Inputs::new(database, []);
+        let inputs = Inputs::of_store(database);
         for page in pages(&command.disable_help_subcommand(true)) {
             let path = args.folder.join(page.get_filename());
             let mut output = Output::replace(&path, PUBLIC, &inputs)?;

@@ -38,6 +38,7 @@ use crate::store;
 use crate::text::printable;
 use args::{Cli, Verb};
 use exit::{Exit, Failure};
+use output::Inputs;
 
 /// Runs the program on the arguments and the environment of this process; what is returned is its
 /// exit code.
@@ -73,31 +74,38 @@ fn forbid_core_dumps() -> io::Result<()> {
 
 fn dispatch(cli: Cli) -> Exit {
     let what = cli.verb.to_string();
-    let done = database(cli.database).and_then(|database| match cli.verb {
-        Verb::Serve(args) => serve::serve(&args, &database),
-        Verb::Useradd(args) => verbs::useradd(&args, &database),
-        Verb::Passwd(args) => verbs::passwd(&args, &database),
-        Verb::Usermod(args) => verbs::usermod(&args, &database),
-        Verb::Userdel(args) => verbs::userdel(&args, &database),
-        Verb::Userlist(args) => verbs::userlist(&args, &database),
-        Verb::Verify(args) => verbs::verify(&args, &database),
-        Verb::Chpasswd(args) => bulk::chpasswd(&args, &database),
-        Verb::Import(args) => bulk::import(&args, &database),
-        Verb::Export(args) => bulk::export(&args, &database),
-        Verb::Apply(args) => bulk::apply(&args, &database),
-        Verb::Hash(args) => verbs::hash(&args),
-        Verb::Check(args) => upkeep::check(&args, &database),
-        Verb::Backup(args) => upkeep::backup(&args, &database),
-        Verb::Print(args) => print::print(&args),
-        Verb::Completions(args) => manual::completions(&args, command()),
-        Verb::Man(args) => manual::man(&args, command(), &database),
-    });
+    let done = database(cli.database).and_then(|database| perform(cli.verb, &database));
     match done {
         Ok(()) => Exit::Done,
         Err(failure) => {
             failure.report(&format!("cannot {what}"));
             failure.exit
         }
+    }
+}
+
+fn perform(verb: Verb, database: &Path) -> Result<(), Failure> {
+    // A shell may append it to the store.
+    let store = Inputs::of_store(database);
+    store.spare(io::stdout()).map_err(|e| e.failure("write to standard output"))?;
+    match verb {
+        Verb::Serve(args) => serve::serve(&args, database),
+        Verb::Useradd(args) => verbs::useradd(&args, database),
+        Verb::Passwd(args) => verbs::passwd(&args, database),
+        Verb::Usermod(args) => verbs::usermod(&args, database),
+        Verb::Userdel(args) => verbs::userdel(&args, database),
+        Verb::Userlist(args) => verbs::userlist(&args, database),
+        Verb::Verify(args) => verbs::verify(&args, database),
+        Verb::Chpasswd(args) => bulk::chpasswd(&args, database),
+        Verb::Import(args) => bulk::import(&args, database),
+        Verb::Export(args) => bulk::export(&args, database),
+        Verb::Apply(args) => bulk::apply(&args, database),
+        Verb::Hash(args) => verbs::hash(&args),
+        Verb::Check(args) => upkeep::check(&args, database),
+        Verb::Backup(args) => upkeep::backup(&args, database),
+        Verb::Print(args) => print::print(&args),
+        Verb::Completions(args) => manual::completions(&args, command()),
+        Verb::Man(args) => manual::man(&args, command(), database),
     }
 }
 

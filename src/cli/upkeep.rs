@@ -50,7 +50,7 @@ struct Object<'a> {
 pub(super) fn backup(args: &args::Backup, database: &Path) -> Result<(), Failure> {
     let file = printable(&args.file.to_string_lossy());
     let writing = format!("write {file}");
-    let inputs = Inputs::new(database, []);
+    let inputs = Inputs::of_store(database);
     let mut output =
         Output::replace(&args.file, PRIVATE, &inputs).map_err(|e| e.failure(&writing))?;
     store::backup(database, &mut output)?;

@@ -119,22 +119,29 @@ const STORE: &str = "it is a file of the user database";
 const INPUT: &str = "the command reads it";
 
 impl Inputs {
-    /// The store with its companions, standard input, and the files that the command reads.
-    pub(super) fn new<'a>(database: &Path, read: impl IntoIterator<Item = &'a Path>) -> Self {
+    /// The store with its companions.
+    pub(super) fn of_store(database: &Path) -> Self {
         let store = store::files(database);
         let names = store.iter().filter_map(|path| {
             let folder = stat(folder(path)).ok()?;
             Some((id(&folder), path.file_name()?.to_owned()))
         });
-        let names = names.collect();
-        let store = store.iter().map(|path| (stat(path), STORE));
-        let read = read.into_iter().map(|path| (stat(path), INPUT));
-        let standard = [(fstat(io::stdin()), INPUT)];
-        let files = store.chain(read).chain(standard).filter_map(|(is, what)| {
-            // A terminal or /dev/null may be both.
-            is.ok().filter(is_file).map(|is| (id(&is), what))
-        });
-        Self { files: files.collect(), names }
+        let mut inputs = Self { files: Vec::new(), names: names.collect() };
+        inputs.add(store.iter().map(stat), STORE);
+        inputs
+    }
+
+    /// The store with its companions, standard input, and the files that the command reads.
+    pub(super) fn new<'a>(database: &Path, read: impl IntoIterator<Item = &'a Path>) -> Self {
+        let mut inputs = Self::of_store(database);
+        inputs.add(read.into_iter().map(stat).chain([fstat(io::stdin())]), INPUT);
+        inputs
+    }
+
+    fn add(&mut self, files: impl Iterator<Item = rustix::io::Result<Stat>>, what: &'static str) {
+        // A terminal or /dev/null may be input and output.
+        let files = files.filter_map(Result::ok).filter(is_file);
+        self.files.extend(files.map(|is| (id(&is), what)));
     }
 
     /// Refuses an output that is one of them, by whichever name.
