@@ -1,15 +1,18 @@
 //! A connection from its accept to its close: a seat, a TLS handshake, HTTP, and a close that loses no
 //! response.
 
+use std::hint::black_box;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_http::error::{DispatchError, ParseError};
 use actix_service::Service;
 use actix_web::rt::net::{TcpStream, UnixStream};
+use actix_web::rt::time::sleep;
 use futures_util::future::{Either, select};
 
 use super::admission::Admission;
@@ -18,6 +21,11 @@ use super::linger::Lingering;
 use super::peer::is_trusted;
 use super::{Gate, Settings};
 use crate::auth::{BadRequest, Source};
+
+/// mimalloc gives pages back a second after they became free, but not before some thread takes a new page.
+const AFTER_A_CROWD: Duration = Duration::from_secs(2);
+/// A block of so many bytes takes a new page.
+const NEW_PAGE: usize = 1024 * 1024;
 
 /// What all connections of a server share.
 pub(super) struct Acceptor {
@@ -38,6 +46,15 @@ impl Acceptor {
             settings: settings.clone(),
             admission: Arc::new(Admission::new(settings.max_connections.get())),
             lingering: Lingering::new(),
+        }
+    }
+
+    /// Has the memory of many connections given back once they have left, for ever.
+    pub(super) async fn give_memory_back(&self) {
+        loop {
+            self.admission.crowd_left().await;
+            sleep(AFTER_A_CROWD).await;
+            drop(black_box(Vec::<u8>::with_capacity(NEW_PAGE)));
         }
     }
 

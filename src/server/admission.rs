@@ -10,20 +10,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::auth::Source;
+
+/// So many connections that leave are a crowd, whose memory is worth a look.
+const CROWD: u64 = 256;
 
 /// All connections of a server.
 pub(super) struct Admission {
     start: Instant,
     seats: Mutex<Seats>,
+    /// Told when a crowd has left.
+    crowd_left: Notify,
 }
 
 #[derive(Default)]
 struct Seats {
     table: Table,
     next: Id,
+    left: u64,
     /// Where each connection listens for its fate.
     fates: HashMap<Id, Fate>,
 }
@@ -46,7 +52,7 @@ impl Admission {
     /// Allows `most` connections at once.
     pub(super) fn new(most: usize) -> Self {
         let seats = Seats { table: Table { most, ..Table::default() }, ..Seats::default() };
-        Self { start: Instant::now(), seats: Mutex::new(seats) }
+        Self { start: Instant::now(), seats: Mutex::new(seats), crowd_left: Notify::new() }
     }
 
     /// Waits for a seat. A connection without a source is exempt.
@@ -70,6 +76,11 @@ impl Admission {
         // The sender is dropped when the seat is there.
         let _ = is_seated.await;
         seat
+    }
+
+    /// Returns when many connections have left since it returned last.
+    pub(super) async fn crowd_left(&self) {
+        self.crowd_left.notified().await;
     }
 
     /// Milliseconds since the start.
@@ -100,6 +111,10 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut seats = self.admission.seats();
         seats.fates.remove(&self.id);
+        seats.left += 1;
+        if seats.left.is_multiple_of(CROWD) {
+            self.admission.crowd_left.notify_one();
+        }
         if let Some(next) = seats.table.leave(self.id)
             && let Some(fate) = seats.fates.get_mut(&next)
         {

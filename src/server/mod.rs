@@ -297,6 +297,10 @@ where
     let max_connections = settings.max_connections.get();
     let secure = settings.tls.is_some();
     rt::System::new().block_on(async move {
+        rt::spawn({
+            let acceptor = Arc::clone(&acceptor);
+            async move { acceptor.give_memory_back().await }
+        });
         let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let server = Server::build()
             .disable_signals()
