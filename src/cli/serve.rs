@@ -35,10 +35,9 @@ pub(super) fn serve(args: &args::Serve, database: &Path) -> Result<(), Failure> 
         delays: server::Delays::default(),
         patience: server::Settings::PATIENCE,
         tls: tls.clone(),
-        max_connections: args.max_connections,
+        max_connections: max_connections(args.max_connections, raise_descriptor_limit()),
     };
     let place = Place::of(args)?;
-    raise_descriptor_limit();
     let store = store::open(database)?;
     let (listener, listening) = place.listen(args)?;
     if store.is_empty()? {
@@ -95,12 +94,32 @@ fn tell_systemd(state: NotifyState<'_>) {
     }
 }
 
-/// Each connection takes a descriptor. The system's usual limit is one that every program may raise.
-fn raise_descriptor_limit() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        log::warn!("the limit of open files stays as it is: {e}");
+/// Raises the limit of open files as far as every program may, and returns it. `None` is no limit.
+fn raise_descriptor_limit() -> Option<u64> {
+    let Rlimit { maximum, current } = getrlimit(Resource::Nofile);
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum,
+        Err(e) => {
+            log::warn!("cannot raise the limit of open files: {e}");
+            current
+        }
     }
+}
+
+/// Returns how many connections can be allowed. Each takes a descriptor, as do those that wait for a seat. Without
+/// this, one source could take all descriptors below the limit of connections, and keep others out.
+fn max_connections(wanted: NonZeroUsize, descriptors: Option<u64>) -> NonZeroUsize {
+    const RESERVED: u64 = 64;
+    let Some(limit) = descriptors else { return wanted };
+    let free = limit.saturating_sub(RESERVED).max(limit / 4);
+    let most = usize::try_from(free / 5 * 4).unwrap_or(usize::MAX);
+    let most = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
+    if most < wanted {
+        log::warn!(
+            "{wanted} connections do not fit into the limit of {limit} open files: allowing {most}"
+        );
+    }
+    wanted.min(most)
 }
 
 /// Ends at the first SIGTERM or SIGINT from now on. After that, a second one ends the program at once, whatever is in flight.
@@ -126,4 +145,21 @@ fn signals(tls: Option<Tls>) -> io::Result<impl Future<Output = ()>> {
             std::process::exit(i32::from(Exit::Failed as u8));
         });
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    ///
+    #[test]
+    fn connections_fit_into_the_limit_of_open_files() {
+        let most = |wanted, limit| max_connections(NonZeroUsize::new(wanted).unwrap(), limit).get();
+        assert_eq!(most(10_000, None), 10_000);
+        assert_eq!(most(10_000, Some(1_048_576)), 10_000);
+        assert_eq!(most(10_000, Some(4096)), 3224);
+        assert_eq!(most(200, Some(4096)), 200);
+        assert_eq!(most(10_000, Some(64)), 12);
+        assert_eq!(most(1, Some(1)), 1);
+    }
 }

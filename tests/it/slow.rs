@@ -145,6 +145,7 @@ fn without_descriptors_it_goes_on_when_there_are_some_again() {
     shell.args(["-c", &format!("ulimit -n 64; exec {} {words}", env!("CARGO_BIN_EXE_resttool"))]);
     shell.stdin(std::process::Stdio::null());
     let serving = Serving::start(shell);
+    assert!(serving.log.contains("do not fit into the limit of 64 open files"), "{}", serving.log);
     let held: Vec<_> = (0..100).map(|_| Connection::open(serving.address)).collect();
     let took = served_after(serving.address, held);
     assert!(took < Duration::from_secs(2), "{took:?}");
