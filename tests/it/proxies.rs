@@ -419,6 +419,13 @@ fn compose_as_printed_starts_a_gate_with_its_user() {
     let service = &document["services"]["resttool"];
     assert_eq!(service["secrets"][0], "roy");
     assert_eq!(document["secrets"]["roy"]["file"], "./roy.password");
+    // B-11: only the network that compose creates for this file is trusted.
+    assert_eq!(service["networks"], serde_json::Value::Null, "the default network");
+    let network = &document["networks"]["default"]["ipam"]["config"];
+    let trusted = &service["environment"]["RESTTOOL_TRUSTED_PROXY"];
+    assert_eq!(network, &serde_json::json!([{ "subnet": trusted }]));
+    let (_, prefix) = trusted.as_str().unwrap().split_once('/').unwrap();
+    assert!(prefix.parse::<u8>().unwrap() >= 28, "{trusted}");
     let home = place.folder();
     let moved = |text: &str| {
         let text = text.replace("/run/secrets", &home.display().to_string());
