@@ -637,6 +637,22 @@ fn haproxy_as_printed_keeps_the_api() {
     setup.check(proxy);
 }
 
+/// HAProxy 2.6 cannot drop trailers, and refuses the bodies that can have them.
+#[test]
+#[ignore = "needs haproxy and php"]
+fn php_behind_haproxy_sees_only_verified_identity() {
+    Setup::new("").check_php(haproxy, 411);
+}
+
+///
+#[test]
+#[ignore = "needs haproxy"]
+fn websocket_passes_haproxy_after_authentication() {
+    let setup = Setup::new(" --group admin");
+    let (_haproxy, proxy) = setup.start(haproxy);
+    setup.check_websocket(proxy);
+}
+
 /// Settings come from the variables of serve too, and what could mean something to a configuration is escaped or refused.
 #[test]
 fn what_is_printed_has_the_settings_of_serve() {
