@@ -5,6 +5,7 @@
 
 mod access;
 mod lease;
+mod owner;
 mod patience;
 mod sqlite;
 
@@ -19,6 +20,8 @@ use crate::moment::Moment;
 use crate::text::printable;
 #[cfg(test)]
 pub(crate) use lease::{LEASE, Lease};
+use owner::{OwnedStore, Owner};
+use sqlite::SqliteStore;
 
 /// Which state of the store somebody has seen: see [`Store::revision`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -174,13 +177,19 @@ pub(crate) fn all(store: &dyn Store) -> Vec<Account> {
 pub(crate) const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Opens the store at `path`; makes it, and the folders it is to stand in, if it is missing. Existing
-/// files are brought to the current schema, and never replaced.
+/// files are brought to the current schema, and never replaced. Root uses a store of another user as that user.
 ///
 /// # Errors
-/// [`StoreError::Refused`] when the file is no store of ours, is damaged, comes from a newer version, or may be
-/// read or written by other users; otherwise as for every method of [`Store`].
+/// [`StoreError::Refused`] when the file is no store of ours, is damaged, comes from a newer version, or other users may
+/// read it or change it; otherwise as for every method of [`Store`].
 pub fn open(path: &Path) -> Result<Box<dyn Store>, StoreError> {
-    Ok(Box::new(sqlite::SqliteStore::open(path)?))
+    match owner_of(path)? {
+        None => Ok(Box::new(SqliteStore::open(path)?)),
+        Some(owner) => {
+            let path = path.to_owned();
+            Ok(Box::new(OwnedStore::open(owner, move || SqliteStore::open(&path))?))
+        }
+    }
 }
 
 /// Writes a copy of the store at `path` to `out`, as it is at one moment, while others go on
@@ -188,8 +197,10 @@ pub fn open(path: &Path) -> Result<Box<dyn Store>, StoreError> {
 ///
 /// # Errors
 /// As [`open()`], but a missing store is not made; and when the copy can't be written.
-pub fn backup(path: &Path, out: &mut dyn io::Write) -> Result<(), StoreError> {
-    sqlite::backup(path, out)
+pub fn backup(path: &Path, out: &mut (dyn io::Write + Send)) -> Result<(), StoreError> {
+    let owner = owner_of(path)?;
+    // The owner of the store writes to the file of the caller through what is open alone.
+    as_owner(owner.as_ref(), || sqlite::backup(path, out))
 }
 
 /// The files that the store at `path` consists of, also those that are not there now.
@@ -203,7 +214,33 @@ pub(crate) fn files(path: &Path) -> Vec<PathBuf> {
 /// # Errors
 /// When the system fails, or others keep the store locked.
 pub fn check(path: &Path, cost: Cost) -> Result<Vec<Flaw>, StoreError> {
-    sqlite::check(path, cost)
+    // By the caller, who may see what its owner can't. What other users may have written is not looked into.
+    let flaws = sqlite::check_files(path)?;
+    if flaws.is_empty() {
+        let owner = Owner::of(path)?;
+        return as_owner(owner.as_ref(), || sqlite::check_content(path, cost));
+    }
+    Ok(flaws)
+}
+
+/// Returns as whom root is to use the store, after a look at its files: root sees what the owner can't, and so can say what is
+/// wrong with it.
+fn owner_of(path: &Path) -> Result<Option<Owner>, StoreError> {
+    let owner = Owner::of(path)?;
+    if owner.is_some() {
+        sqlite::refuse(path)?;
+    }
+    Ok(owner)
+}
+
+fn as_owner<R: Send>(
+    owner: Option<&Owner>,
+    job: impl FnOnce() -> Result<R, StoreError> + Send,
+) -> Result<R, StoreError> {
+    match owner {
+        None => job(),
+        Some(owner) => owner.run(job),
+    }
 }
 
 /// Something that is wrong with a store.

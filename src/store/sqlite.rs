@@ -5,11 +5,12 @@
 //! A new file is made whole beside its place and then put there, so nobody ever sees half of one.
 //! Whatever is asked of a store is answered from the file that stands in its place by then.
 
-use std::fs::{self, DirBuilder, File, Metadata, Permissions};
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Read as _};
 use std::ops::ControlFlow;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,11 +19,12 @@ use rusqlite::backup::Backup;
 use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior};
-use rustix::fs::OFlags;
-use rustix::process::geteuid;
+use rustix::fs::{Mode, OFlags, mkdirat, openat};
+use rustix::io::Errno;
 
 use super::access::{Problem, beside, file_problems, folder_problems};
 use super::lease::{LEASE, Lease};
+use super::owner::{Begin, Shared};
 use super::patience::Patience;
 use super::{
     Account, BUSY_TIMEOUT, BadRecord, Flaw, Revision, Store, StoreError, Transaction, User,
@@ -96,10 +98,8 @@ impl SqliteStore {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         // Absolute, because SQLite reads a name like `file:x` or `:memory:` as something else.
         let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
-        match fs::metadata(&path) {
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => create(&path)?,
-            Err(e) => return Err(cannot("open", &path, &e)),
+        if !is_there(&path)? {
+            create(&path)?;
         }
         let files = RwLock::new(Files::open(&path, 0)?);
         Ok(Self { path, files })
@@ -171,8 +171,7 @@ impl SqliteStore {
 impl Files {
     fn open(path: &Path, epoch: u32) -> Result<Self, StoreError> {
         let database = Stamp::of(path)?;
-        // The companions of the file stand beside the file itself, not beside a link to it.
-        let path = fs::canonicalize(path).map_err(|e| cannot("open", path, &e))?;
+        let path = real(path)?;
         refuse_problems(&path)?;
         let mut main = connect(&path)?;
         upgrade(&mut main, &path)?;
@@ -308,10 +307,18 @@ impl Store for SqliteStore {
     }
 
     fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
+        self.beginner()?()
+    }
+}
+
+impl Shared for SqliteStore {
+    fn beginner(&self) -> Result<Begin, StoreError> {
         let path = self.files()?.path.clone();
-        let connection = connect(&path)?;
-        take_turn(&connection).map_err(|e| store_error(e, &path))?;
-        Ok(Box::new(Changes { path, connection, forgets: false }))
+        Ok(Box::new(move || {
+            let connection = connect(&path)?;
+            take_turn(&connection).map_err(|e| store_error(e, &path))?;
+            Ok(Box::new(Changes { path, connection, forgets: false }))
+        }))
     }
 }
 
@@ -583,31 +590,24 @@ pub(super) fn files(path: &Path) -> Vec<PathBuf> {
     [vec![path], beside].concat()
 }
 
-pub(super) fn check(path: &Path, cost: Cost) -> Result<Vec<Flaw>, StoreError> {
+/// Returns what is wrong with the files of the store, without opening them as a database.
+pub(super) fn check_files(path: &Path) -> Result<Vec<Flaw>, StoreError> {
     let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
     let of_file = |what: String, mend| Flaw { what, user: None, mend };
-    match fs::metadata(&path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let mend = format!("resttool useradd NAME --database {}", shell_word(&path));
-            return Ok(vec![of_file("there is no store".to_owned(), Some(mend))]);
-        }
-        meta => meta.map_err(|e| cannot("open", &path, &e))?,
-    };
-    // The companions of the file stand beside the file itself, not beside a link to it.
-    let path = fs::canonicalize(&path).map_err(|e| cannot("open", &path, &e))?;
-    let refused = |e| match e {
-        StoreError::Refused { why, hint, .. } => Ok(vec![of_file(why, hint)]),
-        e => Err(e),
-    };
-    let found = match problems(&path) {
-        Ok(found) => found,
-        Err(e) => return refused(e),
-    };
-    if !found.is_empty() {
-        // What other users may have written is not looked into.
-        let flaw = |problem: Problem| of_file(problem.with_path(), problem.mend);
-        return Ok(found.into_iter().map(flaw).collect());
+    if !is_there(&path)? {
+        let mend = format!("resttool useradd NAME --database {}", shell_word(&path));
+        return Ok(vec![of_file("there is no store".to_owned(), Some(mend))]);
     }
+    let flaw = |problem: Problem| of_file(problem.with_path(), problem.mend);
+    match problems(&real(&path)?) {
+        Ok(found) => Ok(found.into_iter().map(flaw).collect()),
+        Err(e) => refusal(e),
+    }
+}
+
+/// Returns what is wrong with what the database contains.
+pub(super) fn check_content(path: &Path, cost: Cost) -> Result<Vec<Flaw>, StoreError> {
+    let path = real(&std::path::absolute(path).map_err(|e| cannot("find", path, &e))?)?;
     let connection = connect_to_read(&path)?;
     let looked = connection
         .busy_timeout(BUSY_TIMEOUT)
@@ -615,7 +615,36 @@ pub(super) fn check(path: &Path, cost: Cost) -> Result<Vec<Flaw>, StoreError> {
         .and_then(|()| version(&connection, &path))
         .and_then(|_| integrity(&connection, &path))
         .and_then(|whole| Ok([whole, records(&connection, &path, cost)?].concat()));
-    looked.or_else(refused)
+    looked.or_else(refusal)
+}
+
+/// What is refused, as something that is wrong.
+fn refusal(e: StoreError) -> Result<Vec<Flaw>, StoreError> {
+    match e {
+        StoreError::Refused { why, hint, .. } => {
+            Ok(vec![Flaw { what: why, user: None, mend: hint }])
+        }
+        e => Err(e),
+    }
+}
+
+/// Refuses files that are there and are not the owner's alone.
+pub(super) fn refuse(path: &Path) -> Result<(), StoreError> {
+    let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
+    if is_there(&path)? { refuse_problems(&real(&path)?) } else { Ok(()) }
+}
+
+fn is_there(path: &Path) -> Result<bool, StoreError> {
+    match fs::metadata(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(cannot("open", path, &e)),
+    }
+}
+
+/// Returns the path of the database itself, without links: its companions stand there, and not beside a link to it.
+fn real(path: &Path) -> Result<PathBuf, StoreError> {
+    fs::canonicalize(path).map_err(|e| cannot("open", path, &e))
 }
 
 fn integrity(connection: &Connection, path: &Path) -> Result<Vec<Flaw>, StoreError> {
@@ -703,11 +732,7 @@ fn create(path: &Path) -> Result<(), StoreError> {
         .tempfile_in(folder)
         .map_err(|e| failed(&e))?;
     // The creation mask may have taken away the owner's own rights.
-    fresh
-        .as_file()
-        .set_permissions(Permissions::from_mode(0o600))
-        .and_then(|()| give_to_owner_of(folder, fresh.as_file()))
-        .map_err(|e| failed(&e))?;
+    fresh.as_file().set_permissions(Permissions::from_mode(0o600)).map_err(|e| failed(&e))?;
     let mut connection = connect(fresh.path())?;
     initialise(&mut connection).map_err(|e| store_error(e, path))?;
     connection.close().map_err(|(_, e)| store_error(e, path))?;
@@ -719,38 +744,34 @@ fn create(path: &Path) -> Result<(), StoreError> {
     sync_folder(folder).map_err(|e| failed(&e))
 }
 
-/// Makes the folders that are missing, each for its owner alone whatever the creation mask says.
+/// Makes the folders that are missing, each for its owner alone whatever the creation mask says. Each is made in the
+/// folder that was opened before it: a name that has come to lead elsewhere is not followed.
 fn create_folders(folder: &Path) -> Result<(), StoreError> {
     let missing: Vec<_> = folder.ancestors().take_while(|f| !f.exists()).collect();
+    let Some(parent) = missing.last().and_then(|first| first.parent()) else { return Ok(()) };
+    let mut parent = File::open(parent).map_err(|e| cannot("open", parent, &e))?;
     for folder in missing.into_iter().rev() {
-        let made = match DirBuilder::new().mode(0o700).create(folder) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(e) => Err(e),
-            Ok(()) => finish_folder(folder),
-        };
-        made.map_err(|e| cannot("create", folder, &e))?;
+        // Also for `..`, which is no file name.
+        let name = folder.components().next_back().map_or(OsStr::new("."), Component::as_os_str);
+        parent = create_folder(&parent, name).map_err(|e| cannot("create", folder, &e))?;
     }
     Ok(())
 }
 
-fn finish_folder(folder: &Path) -> io::Result<()> {
-    let flags = (OFlags::DIRECTORY | OFlags::NOFOLLOW).bits().cast_signed();
-    let opened = File::options().read(true).custom_flags(flags).open(folder)?;
-    opened.set_permissions(Permissions::from_mode(0o700))?;
-    match folder.parent() {
-        Some(parent) => give_to_owner_of(parent, &opened).and_then(|()| sync_folder(parent)),
-        None => Ok(()),
+/// Makes a folder, or opens one that another process has just made.
+fn create_folder(parent: &File, name: &OsStr) -> io::Result<File> {
+    let made = match mkdirat(parent, name, Mode::RWXU) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(e) => return Err(e.into()),
+    };
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = File::from(openat(parent, name, flags, Mode::empty())?);
+    if made {
+        folder.set_permissions(Permissions::from_mode(0o700))?;
+        parent.sync_all()?;
     }
-}
-
-/// What root makes in somebody's folder is theirs: the server that runs as them has to open it. By the open file and not
-/// by its name, under which they may have put something else by now.
-fn give_to_owner_of(folder: &Path, made: &File) -> io::Result<()> {
-    let owner = fs::metadata(folder)?;
-    if geteuid().is_root() && owner.uid() != 0 {
-        fchown(made, Some(owner.uid()), Some(owner.gid()))?;
-    }
-    Ok(())
+    Ok(folder)
 }
 
 /// What SQLite keeps beside a database: the write-ahead log and its index.
@@ -1523,6 +1544,25 @@ mod tests {
         assert_ne!(read_revision(&store).unwrap(), before);
         assert!(store.contains(&name("new")).unwrap());
         assert!(!store.contains(&name("old")).unwrap());
+    }
+
+    /// whichever folder has the name by then, and no link is followed.
+    #[test]
+    fn folder_is_made_in_the_folder_that_was_opened() {
+        let place = Place::new();
+        let at = |name| place.0.path().join(name);
+        for name in ["parent", "elsewhere"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        let parent = File::open(at("parent")).unwrap();
+        fs::rename(at("parent"), at("moved")).unwrap();
+        std::os::unix::fs::symlink(at("elsewhere"), at("parent")).unwrap();
+        create_folder(&parent, OsStr::new("made")).unwrap();
+        assert_eq!(fs::metadata(at("moved/made")).unwrap().permissions().mode() & 0o7777, 0o700);
+        std::os::unix::fs::symlink(at("elsewhere"), at("moved/link")).unwrap();
+        create_folder(&parent, OsStr::new("link")).unwrap_err();
+        create_folder(&parent, OsStr::new("made")).unwrap();
+        assert_eq!(fs::read_dir(at("elsewhere")).unwrap().count(), 0);
     }
 
     /// also when another file has taken the name meanwhile.

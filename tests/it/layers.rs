@@ -13,7 +13,7 @@ const ROOMS: [(&str, &[&str], &[&str]); 13] = [
     ("credential", &[], &["precis_profiles", "unicode_normalization"]),
     ("htpasswd", &["credential"], &[]),
     ("manifest", &["text", "moment", "credential"], &["toml"]),
-    ("store", &["text", "aside", "moment", "credential"], &["rusqlite"]),
+    ("store", &["text", "aside", "moment", "credential"], &["nix", "rusqlite"]),
     ("jsonl", &["text", "moment", "credential", "store"], &[]),
     ("auth", &["moment", "credential", "store"], &["bcrypt", "blake3"]),
     ("users", &["moment", "credential", "store", "auth::hash"], &[]),

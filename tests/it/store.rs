@@ -393,6 +393,234 @@ fn what_root_makes_in_the_folder_of_a_service_is_the_services() {
     }
 }
 
+/// R-09: a link that the owner of a folder has put there leads root to nothing that the owner can't change.
+#[test]
+#[ignore = "needs root"]
+fn owner_of_a_folder_leads_root_nowhere() {
+    let place = Place::new();
+    set_mode(place.folder(), 0o755);
+    let (home, target) = (place.folder().join("home"), place.folder().join("target"));
+    fs::create_dir_all(home.join(".local")).unwrap();
+    fs::create_dir(&target).unwrap();
+    chown(&home, Some(SERVICE), Some(SERVICE)).unwrap();
+    chown(home.join(".local"), Some(SERVICE), Some(SERVICE)).unwrap();
+    let link = |to: &Path, at: &str| {
+        let at = home.join(at);
+        symlink(to, &at).unwrap();
+        std::os::unix::fs::lchown(&at, Some(SERVICE), Some(SERVICE)).unwrap();
+        at
+    };
+    let refused = |data: Option<&Path>, database: Option<&Path>| {
+        for words in ["useradd ann --hash-stdin", "serve --port 0", "userdel roy"] {
+            let mut command = command(&home, words.split(' '));
+            command.envs(data.map(|data| ("XDG_DATA_HOME", data)));
+            command.args(database.map(|path| [Path::new("--database"), path]).iter().flatten());
+            let outcome = finish(command, HASH);
+            assert_eq!(outcome.code, 1, "{words}: {}", outcome.stderr);
+            let why = format!("(as the user with id {SERVICE}, who owns a folder on the way)");
+            assert!(outcome.stderr.contains(&why), "{words}: {}", outcome.stderr);
+        }
+    };
+    // The home of a user, as sudo may keep it.
+    link(&target, ".local/share");
+    refused(None, None);
+    let data = link(&target, "data");
+    refused(Some(&data), None);
+    refused(None, Some(&data.join("some/where/users.db")));
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 0, "nothing was made there");
+    // A store of root's own.
+    let of_root = target.join("users.db");
+    place.hashed("roy", HASH);
+    fs::rename(place.database(), &of_root).unwrap();
+    let before = fs::read(&of_root).unwrap();
+    let database = link(&of_root, "users.db");
+    refused(None, Some(&database));
+    // By way of a link of root's as well.
+    let detour = place.folder().join("detour");
+    symlink("home/data/users.db", &detour).unwrap();
+    refused(None, Some(&detour));
+    let copy = place.folder().join("copy");
+    let backup = run_as(0, &format!("backup {}", copy.display()), &database);
+    assert_eq!((backup.code, copy.exists()), (1, false), "{}", backup.stderr);
+    assert_eq!(run_as(0, "check", &database).code, 1);
+    assert_eq!(fs::read(&of_root).unwrap(), before);
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 1);
+}
+
+/// R-09: one thread has the rights of the owner and no others, and the rest of the process keeps its own.
+#[test]
+#[ignore = "needs root"]
+fn store_of_another_user_is_used_by_a_thread_of_that_user() {
+    // One that the system knows, and one that it does not.
+    for (user, group, expected) in [(SERVICE, 4242, SERVICE), (NEIGHBOUR, 4242, 4242)] {
+        let place = Place::new();
+        set_mode(place.folder(), 0o755);
+        let home = place.folder().join("home");
+        fs::create_dir(&home).unwrap();
+        chown(&home, Some(user), Some(group)).unwrap();
+        let database = home.join("resttool/users.db");
+        let mut serve = command(&home, ["serve", "--port", "0", "--database"]);
+        serve.arg(&database);
+        let server = Serving::start(serve);
+        // It has to be in use, and beside another process.
+        assert_eq!(run_as(0, "useradd roy --hash-stdin", &database).code, 0);
+        let status = Request::get("/rest-auth").basic("roy", "wrong").send(server.address).status;
+        assert_eq!(status, 401);
+        let statuses = statuses_of_store_threads(&server);
+        assert_eq!(statuses.len(), 1);
+        let field = |name| status_field(&statuses[0], name);
+        assert_eq!(field("Uid:"), [user; 4].map(|id| id.to_string()).join(" "));
+        assert_eq!(field("Gid:"), [expected; 4].map(|id| id.to_string()).join(" "));
+        assert_eq!(field("Groups:"), expected.to_string());
+        for capabilities in ["CapPrm:", "CapEff:"] {
+            assert_eq!(field(capabilities), "0".repeat(16));
+        }
+        for file in fs::read_dir(database.parent().unwrap()).unwrap() {
+            let meta = file.unwrap().metadata().unwrap();
+            assert_eq!((meta.uid(), meta.gid()), (user, expected));
+        }
+        assert_eq!(fs::metadata(database.parent().unwrap()).unwrap().uid(), user);
+    }
+}
+
+/// R-09: the owner of the store may be in a group that leads to it.
+#[test]
+#[ignore = "needs root"]
+fn owner_of_the_store_has_all_groups_of_theirs() {
+    let place = Place::new();
+    set_mode(place.folder(), 0o755);
+    let team = place.folder().join("team");
+    let home = team.join("home");
+    fs::create_dir_all(&home).unwrap();
+    chown(&team, Some(0), Some(4242)).unwrap();
+    set_mode(&team, 0o710);
+    chown(&home, Some(NEIGHBOUR), Some(NEIGHBOUR)).unwrap();
+    let (users, groups) = (place.folder().join("passwd"), place.folder().join("group"));
+    fs::write(&users, format!("svc:x:{NEIGHBOUR}:{NEIGHBOUR}::/:/bin/false\n")).unwrap();
+    fs::write(&groups, format!("svc:x:{NEIGHBOUR}:\nteam:x:4242:svc\n")).unwrap();
+    // Their own view of the system's files.
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c"]);
+    unshare.arg(
+        r#"mount --bind "$1" /etc/passwd && mount --bind "$2" /etc/group &&
+            exec "$3" serve --port 0 --database "$4""#,
+    );
+    unshare.arg("sh").arg(&users).arg(&groups).arg(env!("CARGO_BIN_EXE_resttool"));
+    unshare.arg(home.join("users.db"));
+    let server = Serving::start(unshare);
+    let statuses = statuses_of_store_threads(&server);
+    assert_eq!(statuses.len(), 1);
+    assert_eq!(status_field(&statuses[0], "Groups:"), format!("4242 {NEIGHBOUR}"));
+    assert_eq!(status_field(&statuses[0], "CapEff:"), "0".repeat(16), "the group lets them in");
+    assert_eq!(fs::metadata(home.join("users.db")).unwrap().uid(), NEIGHBOUR);
+}
+
+/// R-09: as with `DynamicUser` of systemd, whose folder stands in one of root's that the user cannot pass.
+#[test]
+#[ignore = "needs root"]
+fn store_of_a_dynamic_user_is_administered_by_root() {
+    let place = Place::new();
+    let (private, link) = (place.folder().join("private"), place.folder().join("state"));
+    let state = private.join("state");
+    fs::create_dir_all(&state).unwrap();
+    set_mode(&private, 0o700);
+    set_mode(&state, 0o700);
+    chown(&state, Some(NEIGHBOUR), Some(NEIGHBOUR)).unwrap();
+    symlink("private/state", &link).unwrap();
+    let database = link.join("users.db");
+    let backup = format!("backup {}", place.folder().join("copy").display());
+    for words in ["useradd roy --hash-stdin", "userlist", "check --cost 4", &backup, "userdel roy"]
+    {
+        let outcome = run_as(0, words, &database);
+        assert_eq!(outcome.code, 0, "{words}: {}", outcome.stderr);
+    }
+    assert_eq!(fs::metadata(&database).unwrap().uid(), NEIGHBOUR);
+    let mut serve = command(&link, ["serve", "--port", "0", "--database"]);
+    serve.arg(&database);
+    let server = Serving::start(serve);
+    let statuses = statuses_of_store_threads(&server);
+    assert_eq!(statuses.len(), 1);
+    for capabilities in ["CapPrm:", "CapEff:"] {
+        // CAP_DAC_READ_SEARCH alone.
+        assert_eq!(status_field(&statuses[0], capabilities), format!("{:016x}", 1 << 2));
+    }
+    drop(server);
+    // What that right would let them read is not reached by a link.
+    let of_root = private.join("root.db");
+    place.hashed("ann", HASH);
+    fs::rename(place.database(), &of_root).unwrap();
+    let theirs = state.join("theirs.db");
+    symlink(&of_root, &theirs).unwrap();
+    std::os::unix::fs::lchown(&theirs, Some(NEIGHBOUR), Some(NEIGHBOUR)).unwrap();
+    for words in ["userlist", "userdel ann", &backup] {
+        let outcome = run_as(0, words, &theirs);
+        assert!(outcome.code == 1 && outcome.stderr.contains("through a link"), "{outcome:?}");
+    }
+}
+
+/// What the kernel tells of the threads that act as the owner of the store.
+fn statuses_of_store_threads(server: &Serving) -> Vec<String> {
+    fs::read_dir(format!("/proc/{}/task", server.id()))
+        .unwrap()
+        .map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap())
+        .filter(|status| {
+            let acts = status_field(status, "Name:") == "store";
+            assert!(acts || status_field(status, "Uid:") == "0 0 0 0", "{status}");
+            acts
+        })
+        .collect()
+}
+
+fn status_field(status: &str, name: &str) -> String {
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
+}
+
+/// R-09: what root reads and writes beside the store is root's own.
+#[test]
+#[ignore = "needs root"]
+fn output_and_password_files_stay_the_callers() {
+    let place = Place::new();
+    set_mode(place.folder(), 0o755);
+    let (home, own) = (place.folder().join("home"), place.folder().join("own"));
+    fs::create_dir(&home).unwrap();
+    fs::create_dir(&own).unwrap();
+    chown(&home, Some(SERVICE), Some(SERVICE)).unwrap();
+    set_mode(&own, 0o700);
+    let database = home.join("users.db");
+    fs::write(own.join("password"), "open-sesame").unwrap();
+    set_mode(&own.join("password"), 0o600);
+    fs::write(own.join("users.toml"), "[[user]]\nname = \"ann\"\npassword_file = \"password\"\n")
+        .unwrap();
+    let file = |name: &str| own.join(name).display().to_string();
+    for words in [
+        format!(
+            "useradd roy --cost 4 --password-file {} --audit-log {}",
+            file("password"),
+            file("audit")
+        ),
+        format!("apply {} --cost 4", file("users.toml")),
+        format!("export {}", file("htpasswd")),
+        format!("import {} --on-conflict replace", file("htpasswd")),
+        format!("backup {}", file("copy.db")),
+        "passwd roy --hash-stdin".to_owned(),
+        "usermod roy --rename leroy --group staff".to_owned(),
+        "userlist".to_owned(),
+        "check --cost 4".to_owned(),
+        "userdel leroy".to_owned(),
+    ] {
+        let outcome = run_as(0, &words, &database);
+        assert_eq!(outcome.code, 0, "{words}: {}", outcome.stderr);
+    }
+    for written in ["audit", "htpasswd", "copy.db"] {
+        assert_eq!(fs::metadata(own.join(written)).unwrap().uid(), 0, "{written}");
+    }
+    assert_eq!(run_as(0, "check --cost 4", &own.join("copy.db")).code, 0);
+    assert_eq!(fs::metadata(&database).unwrap().uid(), SERVICE);
+    let users = run_as(SERVICE, "export", &database).stdout;
+    assert!(users.contains("ann:") && !users.contains("roy:"), "{users}");
+}
+
 /// S-05: everything written is synced before the program ends, with its folders and names, also when the
 /// store is made by a command that then has nothing to change; alone on the store (it is folded into the
 /// database then) and beside others (it stays in the WAL).
@@ -452,7 +680,9 @@ fn unsynced(trace: &str, folder: &Path) -> BTreeMap<String, String> {
             "mkdir" | "mkdirat" | "rename" | "renameat" | "renameat2" | "link" | "linkat" => {
                 // The last path is the new name; its folder is what was changed.
                 let new = call.rsplit('"').nth(1).unwrap();
-                unsynced.insert(new.rsplit_once('/').unwrap().0.to_owned(), call.to_owned());
+                // A name alone is one in the folder of the descriptor before it.
+                let folder = new.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+                unsynced.insert(folder.or_else(|| path('<', '>')).unwrap(), call.to_owned());
             }
             _ => {}
         }
