@@ -1,13 +1,15 @@
 //! Foreign text on terminals, in logs and in shell commands.
 //!
-//! This module knows nothing of what the text means. A message shows text by [`printable`]; a command that an operator may
-//! run contains text by [`shell_word`] or [`shell_operand`], always from the raw text.
+//! This module knows nothing of what the text means. A message shows text by [`printable`]; a
+//! command that an operator may run contains text by [`shell_word`] or [`shell_operand`], always
+//! from the raw text.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 
-/// Escapes text for one line of a terminal or log: characters that do not print as themselves (controls, ESC, line
-/// separators, direction overrides) become escapes. Cuts the text after 200 characters.
+/// Escapes text for one line of a terminal or log: characters that do not print as themselves
+/// (controls, ESC, line separators, direction overrides) become escapes. Cuts the text after 200
+/// characters.
 #[must_use]
 pub(crate) fn printable(text: &str) -> String {
     const MOST: usize = 200;
@@ -25,8 +27,9 @@ pub(crate) fn printable(text: &str) -> String {
     out
 }
 
-/// Quotes text as one word of a shell command that stands for exactly these bytes. The command itself prints on one line
-/// without harm: text with other characters or bytes is quoted as `$'...'` (POSIX.1-2024 section 2.2.4).
+/// Quotes text as one word of a shell command that stands for exactly these bytes. The command
+/// itself prints on one line without harm: text with other characters or bytes is quoted as
+/// `$'...'` (POSIX.1-2024 section 2.2.4).
 #[must_use]
 pub(crate) fn shell_word(text: impl AsRef<OsStr>) -> String {
     let text = text.as_ref();
@@ -50,7 +53,8 @@ pub(crate) fn shell_word(text: impl AsRef<OsStr>) -> String {
     }
 }
 
-/// Quotes text as the last operand of a shell command, behind `--` where it would be read as an option.
+/// Quotes text as the last operand of a shell command, behind `--` where it would be read as an
+/// option.
 #[must_use]
 pub(crate) fn shell_operand(text: impl AsRef<OsStr>) -> String {
     let text = text.as_ref();

@@ -208,7 +208,8 @@ fn database(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
     })
 }
 
-/// Returns the path from the root, so that a command that contains it means the same file in every folder.
+/// Returns the path from the root, so that a command that contains it means the same file in every
+/// folder.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

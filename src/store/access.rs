@@ -1,7 +1,7 @@
 //! Judges whose the files of a store are and who else may get at them, before they are opened.
 //!
-//! This file knows neither SQLite nor what a store contains. Every file is judged by its own name (`lstat`): a link is
-//! a link here.
+//! This file knows neither SQLite nor what a store contains. Every file is judged by its own name
+//! (`lstat`): a link is a link here.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -54,7 +54,8 @@ impl Problem {
     }
 }
 
-/// Returns what is wrong with the folder of `database`, the worst first. Only the folder that contains it is judged.
+/// Returns what is wrong with the folder of `database`, the worst first. Only the folder that
+/// contains it is judged.
 pub(super) fn folder_problems(database: &Path, companions: &[PathBuf]) -> io::Result<Vec<Problem>> {
     let folder = folder(database);
     let meta = fs::metadata(folder)?;
@@ -78,7 +79,8 @@ pub(super) fn folder_problems(database: &Path, companions: &[PathBuf]) -> io::Re
     Ok(problems)
 }
 
-/// Returns what is wrong with `database` and the files beside it, in their order. A missing companion is none.
+/// Returns what is wrong with `database` and the files beside it, in their order. A missing
+/// companion is none.
 pub(super) fn file_problems(database: &Path, companions: &[PathBuf]) -> io::Result<Vec<Problem>> {
     let folder = fs::metadata(folder(database))?;
     let expected = owner(&folder);
@@ -91,8 +93,9 @@ pub(super) fn file_problems(database: &Path, companions: &[PathBuf]) -> io::Resu
             return problem(Kind::NotPlain, is_companion.then(set_aside));
         }
         if meta.uid() != expected {
-            // A companion of another user is neither believed nor handed over: it may be any file of theirs. A
-            // database is known to be a store when advice is given, and is handed over unless it has another name.
+            // A companion of another user is neither believed nor handed over: it may be any file
+            // of theirs. A database is known to be a store when advice is given, and is handed over
+            // unless it has another name.
             let mend = match (is_companion, meta.nlink()) {
                 (true, _) => Some(set_aside()),
                 (false, 1) => Some(format!("chown -h {expected}:{} {word}", folder.gid())),
@@ -118,7 +121,8 @@ pub(super) fn file_problems(database: &Path, companions: &[PathBuf]) -> io::Resu
     Ok(problems)
 }
 
-/// Returns the user whose a store in this folder has to be: the caller, or for root the owner of the folder.
+/// Returns the user whose a store in this folder has to be: the caller, or for root the owner of
+/// the folder.
 fn owner(folder: &Metadata) -> u32 {
     let caller = geteuid();
     if caller.is_root() { folder.uid() } else { caller.as_raw() }
@@ -136,7 +140,8 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Returns what a user does who may not change the mode of the folder, e.g. of a volume that belongs to root.
+/// Returns what a user does who may not change the mode of the folder, e.g. of a volume that
+/// belongs to root.
 fn move_to_own_folder(database: &Path, companions: &[PathBuf]) -> String {
     let own = folder(database).join("resttool");
     let new = own.join(database.file_name().unwrap_or_default());

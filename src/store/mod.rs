@@ -57,12 +57,12 @@ pub struct Account {
     pub changed: Moment,
 }
 
-/// Where users are kept. All calls block: looks for microseconds, changes for as long as other writers are at
-/// work. A writer takes its turn among them.
+/// Where users are kept. All calls block: looks for microseconds, changes for as long as other
+/// writers are at work. A writer takes its turn among them.
 ///
-/// Every method fails with [`StoreError::Busy`] when another process kept the store locked for 5 seconds,
-/// [`StoreError::Refused`] when what is in the file is no longer a store, and [`StoreError::Failed`] when
-/// the system fails. Other errors are named at the method.
+/// Every method fails with [`StoreError::Busy`] when another process kept the store locked for 5
+/// seconds, [`StoreError::Refused`] when what is in the file is no longer a store, and
+/// [`StoreError::Failed`] when the system fails. Other errors are named at the method.
 pub trait Store: Send + Sync {
     /// The user of this name, as last committed by anybody; `None` if there is none. Takes the same
     /// work for every user: it does not read their groups.
@@ -173,15 +173,17 @@ pub(crate) fn all(store: &dyn Store) -> Vec<Account> {
     shown.map(|()| all).unwrap()
 }
 
-/// How long a call waits before it fails as busy: a reader in all, a writer for any other one to commit.
+/// How long a call waits before it fails as busy: a reader in all, a writer for any other one to
+/// commit.
 pub(crate) const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Opens the store at `path`; makes it, and the folders it is to stand in, if it is missing. Existing
-/// files are brought to the current schema, and never replaced. Root uses a store of another user as that user.
+/// Opens the store at `path`; makes it, and the folders it is to stand in, if it is missing.
+/// Existing files are brought to the current schema, and never replaced. Root uses a store of
+/// another user as that user.
 ///
 /// # Errors
-/// [`StoreError::Refused`] when the file is no store of ours, is damaged, comes from a newer version, or other users may
-/// read it or change it; otherwise as for every method of [`Store`].
+/// [`StoreError::Refused`] when the file is no store of ours, is damaged, comes from a newer
+/// version, or other users may read it or change it; otherwise as for every method of [`Store`].
 pub fn open(path: &Path) -> Result<Box<dyn Store>, StoreError> {
     match owner_of(path)? {
         None => Ok(Box::new(SqliteStore::open(path)?)),
@@ -214,7 +216,8 @@ pub(crate) fn files(path: &Path) -> Vec<PathBuf> {
 /// # Errors
 /// When the system fails, or others keep the store locked.
 pub fn check(path: &Path, cost: Cost) -> Result<Vec<Flaw>, StoreError> {
-    // By the caller, who may see what its owner can't. What other users may have written is not looked into.
+    // By the caller, who may see what its owner can't. What other users may have written is not
+    // looked into.
     let flaws = sqlite::check_files(path)?;
     if flaws.is_empty() {
         let owner = Owner::of(path)?;
@@ -223,8 +226,8 @@ pub fn check(path: &Path, cost: Cost) -> Result<Vec<Flaw>, StoreError> {
     Ok(flaws)
 }
 
-/// Returns as whom root is to use the store, after a look at its files: root sees what the owner can't, and so can say what is
-/// wrong with it.
+/// Returns as whom root is to use the store, after a look at its files: root sees what the owner
+/// can't, and so can say what is wrong with it.
 fn owner_of(path: &Path) -> Result<Option<Owner>, StoreError> {
     let owner = Owner::of(path)?;
     if owner.is_some() {

@@ -1,9 +1,10 @@
 //! Root uses a store of another user as that user.
 //!
-//! The owner of a folder can exchange what stands in it at any moment, so that root's own rights would reach files of
-//! other users. Here a thread gives root's rights up for good before it touches the store: it takes the owner's groups,
-//! then the group, then the user. The other threads of the process keep their rights, for output and password files.
-//! This file knows nothing of what a store contains.
+//! The owner of a folder can exchange what stands in it at any moment, so that root's own rights
+//! would reach files of other users. Here a thread gives root's rights up for good before it
+//! touches the store: it takes the owner's groups, then the group, then the user. The other threads
+//! of the process keep their rights, for output and password files. This file knows nothing of what
+//! a store contains.
 
 use std::collections::VecDeque;
 use std::ffi::{CString, OsString};
@@ -38,15 +39,15 @@ pub(super) struct Owner {
     user: Uid,
     group: Gid,
     groups: Vec<Gid>,
-    /// A folder of root's that this user can't pass stands before the first one of another user, e.g. `/var/lib/private`,
-    /// which systemd opens to a service alone.
+    /// A folder of root's that this user can't pass stands before the first one of another user,
+    /// e.g. `/var/lib/private`, which systemd opens to a service alone.
     is_shut_out: bool,
 }
 
 impl Owner {
-    /// Returns the user as whom a store at this path is to be used, or `None` if the caller uses it directly. For root
-    /// that is the last user on the way to it, links included, who is not root: the owner of the folder, or a user who
-    /// could have led the way to a folder of root's.
+    /// Returns the user as whom a store at this path is to be used, or `None` if the caller uses it
+    /// directly. For root that is the last user on the way to it, links included, who is not root:
+    /// the owner of the folder, or a user who could have led the way to a folder of root's.
     pub(super) fn of(path: &Path) -> Result<Option<Self>, StoreError> {
         if !geteuid().is_root() {
             return Ok(None);
@@ -67,8 +68,8 @@ impl Owner {
         Ok(Some(owner))
     }
 
-    /// Looks up the groups of a user. A user that the system has no entry for, e.g. one of a container, has the group of
-    /// the folder alone.
+    /// Looks up the groups of a user. A user that the system has no entry for, e.g. one of a
+    /// container, has the group of the folder alone.
     fn with_groups(user: Uid, folder_group: Gid, before: &[(Gid, Mode)]) -> Self {
         let entry = nix::unistd::User::from_uid(user.as_raw().into()).ok().flatten();
         let group = entry.as_ref().map_or(folder_group, |entry| Gid::from_raw(entry.gid.as_raw()));
@@ -127,7 +128,8 @@ impl Owner {
     }
 }
 
-/// Gives all of root's capabilities up but the one to pass closed folders, which writes nothing. A container may lack it.
+/// Gives all of root's capabilities up but the one to pass closed folders, which writes nothing. A
+/// container may lack it.
 fn keep_search_alone() -> rustix::io::Result<()> {
     let search = capabilities(None)?.permitted & CapabilitySet::DAC_READ_SEARCH;
     let inheritable = CapabilitySet::empty();
@@ -197,7 +199,8 @@ fn names(path: &Path) -> VecDeque<OsString> {
         .collect()
 }
 
-/// A value that lives on a thread which acts as its owner: made there, used there, and dropped there.
+/// A value that lives on a thread which acts as its owner: made there, used there, and dropped
+/// there.
 struct OnThread<T> {
     owner: Owner,
     /// `None` when it is being dropped.
@@ -242,7 +245,8 @@ impl<T: 'static> OnThread<T> {
     ) -> Receiver<Result<R, StoreError>> {
         let (done, result) = sync_channel(1);
         let job = Box::new(move |value: &mut T| drop(done.send(job(value))));
-        // A thread that is gone has dropped the other end, which is seen by whoever waits for the result.
+        // A thread that is gone has dropped the other end, which is seen by whoever waits for the
+        // result.
         if let Some(jobs) = &self.jobs {
             drop(jobs.send(job));
         }
@@ -279,8 +283,8 @@ fn lost() -> StoreError {
     StoreError::Failed("the thread of the store has failed".to_owned())
 }
 
-/// A store that is used as its owner. Transactions have a thread of their own each, so that one that waits for its turn
-/// holds up no look.
+/// A store that is used as its owner. Transactions have a thread of their own each, so that one
+/// that waits for its turn holds up no look.
 pub(super) struct OwnedStore<S>(OnThread<S>);
 
 impl<S: Shared> OwnedStore<S> {

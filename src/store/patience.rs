@@ -1,8 +1,9 @@
 //! How long a writer waits for its turn.
 //!
-//! This file knows neither SQLite nor clocks: time comes as a parameter. SQLite's own waiting gives up 5 s after it began,
-//! however long the queue is, and asks more seldom the longer it waits, so that newcomers overtake. Here a writer gives up
-//! only when no other writer has committed for [`BUSY_TIMEOUT`], and asks more often the longer it waits.
+//! This file knows neither SQLite nor clocks: time comes as a parameter. SQLite's own waiting gives
+//! up 5 s after it began, however long the queue is, and asks more seldom the longer it waits, so
+//! that newcomers overtake. Here a writer gives up only when no other writer has committed for
+//! [`BUSY_TIMEOUT`], and asks more often the longer it waits.
 
 use std::time::{Duration, Instant};
 
@@ -28,8 +29,8 @@ impl<V: PartialEq> Patience<V> {
         Self { began: now, seen: None, since: now }
     }
 
-    /// Returns the pause before the next attempt, or `None` when it is time to give up. `state` is that of the store after
-    /// an attempt that failed, if it could be read.
+    /// Returns the pause before the next attempt, or `None` when it is time to give up. `state` is
+    /// that of the store after an attempt that failed, if it could be read.
     pub(super) fn pause(&mut self, now: Instant, state: Option<V>) -> Option<Duration> {
         if state.is_some() && state != self.seen {
             if self.seen.is_some() {
@@ -50,7 +51,8 @@ impl<V: PartialEq> Patience<V> {
 mod tests {
     use super::*;
 
-    /// The fairness of writers: a queue of eight whose commits take 4 s each is waited for, to its end.
+    /// The fairness of writers: a queue of eight whose commits take 4 s each is waited for, to its
+    /// end.
     #[test]
     fn writer_is_not_refused_while_others_commit() {
         let start = Instant::now();

@@ -559,8 +559,9 @@ fn kept(moment: Moment) -> i64 {
     i64::try_from(moment.seconds()).unwrap_or(i64::MAX)
 }
 
-/// Writes a copy of the database at `path` through `out`. SQLite would open its target by name, and in a folder of another
-/// user a name may stand for another file by then. So the copy is made in memory first.
+/// Writes a copy of the database at `path` through `out`. SQLite would open its target by name, and
+/// in a folder of another user a name may stand for another file by then. So the copy is made in
+/// memory first.
 pub(super) fn backup(path: &Path, out: &mut dyn io::Write) -> Result<(), StoreError> {
     let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
     let source = Files::open(&path, 0)?;
@@ -642,7 +643,8 @@ fn is_there(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Returns the path of the database itself, without links: its companions stand there, and not beside a link to it.
+/// Returns the path of the database itself, without links: its companions stand there, and not
+/// beside a link to it.
 fn real(path: &Path) -> Result<PathBuf, StoreError> {
     fs::canonicalize(path).map_err(|e| cannot("open", path, &e))
 }
@@ -744,8 +746,9 @@ fn create(path: &Path) -> Result<(), StoreError> {
     sync_folder(folder).map_err(|e| failed(&e))
 }
 
-/// Makes the folders that are missing, each for its owner alone whatever the creation mask says. Each is made in the
-/// folder that was opened before it: a name that has come to lead elsewhere is not followed.
+/// Makes the folders that are missing, each for its owner alone whatever the creation mask says.
+/// Each is made in the folder that was opened before it: a name that has come to lead elsewhere is
+/// not followed.
 fn create_folders(folder: &Path) -> Result<(), StoreError> {
     let missing: Vec<_> = folder.ancestors().take_while(|f| !f.exists()).collect();
     let Some(parent) = missing.last().and_then(|first| first.parent()) else { return Ok(()) };
@@ -802,10 +805,12 @@ fn refused(problem: Problem) -> StoreError {
     StoreError::Refused { path: problem.path, why, hint: problem.mend }
 }
 
-/// Looks at the header of a file without SQLite, which would open its companions as well. Only for a file that is refused
-/// anyway: closing it ends the locks of this process on the database (fcntl(2)).
+/// Looks at the header of a file without SQLite, which would open its companions as well. Only for
+/// a file that is refused anyway: closing it ends the locks of this process on the database
+/// (fcntl(2)).
 fn is_store(path: &Path) -> io::Result<bool> {
-    // The application id, behind 68 bytes that begin with the magic (file format of SQLite, section 1.3).
+    // The application id, behind 68 bytes that begin with the magic (file format of SQLite, section
+    // 1.3).
     let mut header = [0; 72];
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     match File::options().read(true).custom_flags(flags).open(path)?.read_exact(&mut header) {

@@ -115,7 +115,8 @@ fn the_log_stays_bounded_under_ten_thousand_changes_with_readers() {
     assert!((1 << 20..1 << 24).contains(&largest), "{largest} bytes");
 }
 
-/// it is said that a file is no store, whatever its mode, owner and folder, and no advice is given about it.
+/// it is said that a file is no store, whatever its mode, owner and folder, and no advice is
+/// given about it.
 #[test]
 fn file_that_is_no_store_gets_no_advice() {
     let place = Place::new();
@@ -155,8 +156,8 @@ fn run_as(user: u32, words: &str, database: &Path) -> Outcome {
     finish(command, HASH)
 }
 
-/// Does what the program advises until it no longer refuses; the database that it was told to use then, and how often it
-/// had refused.
+/// Does what the program advises until it no longer refuses; the database that it was told to use
+/// then, and how often it had refused.
 fn follow_hints(user: u32, words: &str, database: &Path) -> (PathBuf, usize) {
     let mut database = database.to_owned();
     for refusals in 0..8 {
@@ -185,7 +186,8 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
-/// by serve and by commands, and `check` reports it. The hint is a way out that keeps the users.
+/// by serve and by commands, and `check` reports it. The hint is a way out that keeps the
+/// users.
 #[test]
 fn folder_that_others_may_write_to_is_refused() {
     for folder in [0o777, 0o1777, 0o770, 0o720, 0o702, 0o2775] {
@@ -217,8 +219,8 @@ fn folder_that_others_may_write_to_is_refused() {
     }
 }
 
-/// Kubernetes mounts an emptyDir 0777, or 2775 with `fsGroup`, which belongs to root. At later mounts it gives the
-/// group of `fsGroup` all rights on what is in a volume.
+/// Kubernetes mounts an emptyDir 0777, or 2775 with `fsGroup`, which belongs to root. At
+/// later mounts it gives the group of `fsGroup` all rights on what is in a volume.
 #[test]
 #[ignore = "needs root"]
 fn volumes_of_kubernetes_have_a_way_out() {
@@ -256,8 +258,8 @@ fn volumes_of_kubernetes_have_a_way_out() {
     }
 }
 
-/// SQLite would take the users from a log that lies beside the database, give it to the owner of the database,
-/// and write to what a link leads to.
+/// SQLite would take the users from a log that lies beside the database, give it to the owner
+/// of the database, and write to what a link leads to.
 #[test]
 #[ignore = "needs root"]
 fn planted_companions_are_refused_and_set_aside() {
@@ -311,7 +313,8 @@ fn planted_companions_are_refused_and_set_aside() {
     }
 }
 
-/// another store's log holds other users, and nothing but its owner tells it from one of ours.
+/// another store's log holds other users, and nothing but its owner tells it from one of
+/// ours.
 #[test]
 #[ignore = "needs root"]
 fn planted_log_of_a_neighbour_replaces_no_user() {
@@ -393,7 +396,8 @@ fn what_root_makes_in_the_folder_of_a_service_is_the_services() {
     }
 }
 
-/// a link that the owner of a folder has put there leads root to nothing that the owner can't change.
+/// a link that the owner of a folder has put there leads root to nothing that the owner can't
+/// change.
 #[test]
 #[ignore = "needs root"]
 fn owner_of_a_folder_leads_root_nowhere() {
@@ -447,7 +451,8 @@ fn owner_of_a_folder_leads_root_nowhere() {
     assert_eq!(fs::read_dir(&target).unwrap().count(), 1);
 }
 
-/// one thread has the rights of the owner and no others, and the rest of the process keeps its own.
+/// one thread has the rights of the owner and no others, and the rest of the process keeps
+/// its own.
 #[test]
 #[ignore = "needs root"]
 fn store_of_another_user_is_used_by_a_thread_of_that_user() {
@@ -515,7 +520,8 @@ fn owner_of_the_store_has_all_groups_of_theirs() {
     assert_eq!(fs::metadata(home.join("users.db")).unwrap().uid(), NEIGHBOUR);
 }
 
-/// as with `DynamicUser` of systemd, whose folder stands in one of root's that the user cannot pass.
+/// as with `DynamicUser` of systemd, whose folder stands in one of root's that the user
+/// cannot pass.
 #[test]
 #[ignore = "needs root"]
 fn store_of_a_dynamic_user_is_administered_by_root() {

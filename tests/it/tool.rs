@@ -95,7 +95,8 @@ pub fn end(child: &mut Child) -> ExitStatus {
     })
 }
 
-/// Runs a command that was given as advice, with the built program and in the folder `/`, and asserts that it succeeds.
+/// Runs a command that was given as advice, with the built program and in the folder `/`, and
+/// asserts that it succeeds.
 pub fn follow(advice: &str) {
     follow_as(0, advice);
 }
