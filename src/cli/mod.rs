@@ -37,7 +37,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use crate::store;
 use crate::text::printable;
 use args::{Cli, Verb};
-use exit::{Exit, Failure};
+use exit::{Exit, Failure, print};
 use output::Inputs;
 
 /// Runs the program on the arguments and the environment of this process; what is returned is its
@@ -74,20 +74,32 @@ fn forbid_core_dumps() -> io::Result<()> {
 
 fn dispatch(cli: Cli) -> Exit {
     let what = cli.verb.to_string();
-    let done = database(cli.database).and_then(|database| perform(cli.verb, &database));
-    match done {
-        Ok(()) => Exit::Done,
-        Err(failure) => {
-            failure.report(&format!("cannot {what}"));
-            failure.exit
+    let report = |failure: Failure| {
+        failure.report(&format!("cannot {what}"));
+        failure.exit
+    };
+    let database = match database(cli.database) {
+        Ok(database) => database,
+        Err(failure) => return report(failure),
+    };
+    // A shell may append both to the store.
+    let store = Inputs::of_store(&database);
+    if store.spare(io::stderr()).is_err() {
+        // Nothing can be said there. What is left is standard output, if that is another file.
+        if store.spare(io::stdout()).is_ok() {
+            let _ = print(
+                "resttool: cannot write to standard error: it is a file of the user database",
+            );
         }
+        return Exit::Failed;
     }
+    if let Err(e) = store.spare(io::stdout()) {
+        return report(e.failure("write to standard output"));
+    }
+    perform(cli.verb, &database).map_or_else(report, |()| Exit::Done)
 }
 
 fn perform(verb: Verb, database: &Path) -> Result<(), Failure> {
-    // A shell may append it to the store.
-    let store = Inputs::of_store(database);
-    store.spare(io::stdout()).map_err(|e| e.failure("write to standard output"))?;
     match verb {
         Verb::Serve(args) => serve::serve(&args, database),
         Verb::Useradd(args) => verbs::useradd(&args, database),

@@ -4,7 +4,6 @@
 use std::hint::black_box;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use actix_http::error::{DispatchError, ParseError};
 use actix_service::Service;
 use actix_web::rt::net::{TcpStream, UnixStream};
 use actix_web::rt::time::sleep;
-use futures_util::future::{Either, select};
+use actix_web::web;
 
 use super::admission::Admission;
 use super::connection::{Connection, Stream};
@@ -59,41 +58,37 @@ impl Acceptor {
     }
 
     /// Serves a connection to its end.
-    pub(super) async fn serve<H>(&self, accepted: Accepted, http: Rc<H>, gate: &Gate)
+    pub(super) async fn serve<H>(
+        self: Arc<Self>,
+        accepted: Accepted,
+        http: Rc<H>,
+        gate: web::Data<Gate>,
+    ) -> Result<(), ()>
     where
         H: Service<(Connection, Option<SocketAddr>), Response = (), Error = DispatchError>,
     {
         let peer = match &accepted {
             // A client without an address has gone already.
-            Accepted::Tcp(stream) => match stream.peer_addr() {
-                Ok(peer) => peer,
-                Err(_) => return,
-            },
+            Accepted::Tcp(stream) => stream.peer_addr().map_err(|_| ())?,
             Accepted::Unix(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         };
-        let mut seat = self.admission.enter(self.source(&accepted, peer.ip())).await;
-        let activity = seat.activity();
-        // Boxed, since every layer around it would set its size aside again.
-        let served = Box::pin(async {
-            let Ok(stream) = self.begin(accepted).await else { return };
-            let connection = Connection::new(stream, activity);
-            let served = http.call((connection.clone(), Some(peer))).await;
-            if let Err(DispatchError::Parse(why)) = served {
-                gate.reject(
-                    peer.ip(),
-                    match why {
-                        ParseError::TooLarge => BadRequest::HeadTooLong,
-                        _ => BadRequest::Malformed,
-                    },
-                );
-            }
-            if let Some(stream) = connection.into_unread() {
-                self.lingering.close(stream).await;
-            }
-        });
-        match select(served, pin!(seat.evicted())).await {
-            Either::Left(_) | Either::Right(_) => {}
+        let seat = self.admission.enter(self.source(&accepted, peer.ip())).await;
+        let Some(Ok(stream)) = seat.hold(self.begin(accepted)).await else { return Err(()) };
+        // From here on the connection itself learns that it is evicted: that costs a request less.
+        let connection = Connection::new(stream, seat.occupant());
+        let served = http.call((connection.clone(), Some(peer))).await;
+        if let Err(DispatchError::Parse(why)) = served {
+            let why = match why {
+                ParseError::TooLarge => BadRequest::HeadTooLong,
+                _ => BadRequest::Malformed,
+            };
+            gate.reject(peer.ip(), why);
         }
+        if let Some(stream) = connection.into_unread() {
+            // Closed at once if it is evicted.
+            seat.hold(self.lingering.close(stream)).await;
+        }
+        Ok(())
     }
 
     /// The source that a connection counts for; `None` if it is exempt from eviction.

@@ -6,10 +6,14 @@
 //! evicted for waits for a free seat.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
+use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, oneshot};
 
 use crate::auth::Source;
@@ -30,22 +34,25 @@ struct Seats {
     table: Table,
     next: Id,
     left: u64,
-    /// Where each connection listens for its fate.
-    fates: HashMap<Id, Fate>,
-}
-
-/// The ends of a connection's channels that the table holds: dropping one is the message.
-struct Fate {
-    seated: Option<oneshot::Sender<()>>,
-    _evicted: oneshot::Sender<()>,
+    /// The connections that wait. Dropping a sender is the message that there is a seat.
+    waiting: HashMap<Id, oneshot::Sender<()>>,
 }
 
 /// The right to be served. Dropped, it makes room for another connection.
 pub(super) struct Seat {
     id: Id,
     admission: Arc<Admission>,
-    last_active: Arc<AtomicU64>,
-    evicted: oneshot::Receiver<()>,
+    occupant: Arc<Occupant>,
+}
+
+/// A connection, as it is known here.
+pub(super) struct Occupant {
+    start: Instant,
+    /// When it was last active, in nanoseconds since the start of the server.
+    last_active: AtomicU64,
+    evicted: AtomicBool,
+    /// The task of the connection.
+    task: AtomicWaker,
 }
 
 impl Admission {
@@ -57,24 +64,30 @@ impl Admission {
 
     /// Waits for a seat. A connection without a source is exempt.
     pub(super) async fn enter(self: &Arc<Self>, source: Option<Source>) -> Seat {
-        let last_active = Arc::new(AtomicU64::new(self.now()));
-        let (seated, is_seated) = oneshot::channel();
-        let (evict, evicted) = oneshot::channel();
-        let id = {
+        let occupant = Arc::new(Occupant::new(self.start));
+        occupant.note_activity();
+        let (seat, is_seated) = {
             let mut seats = self.seats();
             let id = seats.next;
             seats.next += 1;
-            let entered = seats.table.enter(id, source, Arc::clone(&last_active));
-            let seated = matches!(entered, Entered::Waiting).then_some(seated);
-            seats.fates.insert(id, Fate { seated, _evicted: evict });
-            if let Entered::InPlaceOf(victim) = entered {
-                seats.fates.remove(&victim);
-            }
-            id
+            let seat = Seat { id, admission: Arc::clone(self), occupant: Arc::clone(&occupant) };
+            let is_seated = match seats.table.enter(id, source, occupant) {
+                Entered::Seated => None,
+                Entered::InPlaceOf(victim) => {
+                    victim.evict();
+                    None
+                }
+                Entered::Waiting => {
+                    let (seated, is_seated) = oneshot::channel();
+                    seats.waiting.insert(id, seated);
+                    Some(is_seated)
+                }
+            };
+            (seat, is_seated)
         };
-        let seat = Seat { id, admission: Arc::clone(self), last_active, evicted };
-        // The sender is dropped when the seat is there.
-        let _ = is_seated.await;
+        if let Some(is_seated) = is_seated {
+            let _ = is_seated.await;
+        }
         seat
     }
 
@@ -83,55 +96,68 @@ impl Admission {
         self.crowd_left.notified().await;
     }
 
-    /// Milliseconds since the start.
-    fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
     fn seats(&self) -> MutexGuard<'_, Seats> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Seat {
-    /// Returns when the connection is to be closed in favour of another one.
-    pub(super) async fn evicted(&mut self) {
-        // The sender sends nothing: it is dropped.
-        let _ = (&mut self.evicted).await;
+    pub(super) fn occupant(&self) -> Arc<Occupant> {
+        Arc::clone(&self.occupant)
     }
 
-    /// Returns what notes that the connection was in use.
-    pub(super) fn activity(&self) -> Activity {
-        let (admission, last_active) = (Arc::clone(&self.admission), Arc::clone(&self.last_active));
-        Activity { admission, last_active }
+    /// Does something until the connection is evicted; returns `None` if that came first.
+    pub(super) async fn hold<T>(&self, doing: impl Future<Output = T>) -> Option<T> {
+        let mut doing = pin!(doing);
+        poll_fn(|context| match doing.as_mut().poll(context) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending if self.occupant.is_evicted(context) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut seats = self.admission.seats();
-        seats.fates.remove(&self.id);
+        seats.waiting.remove(&self.id);
         seats.left += 1;
         if seats.left.is_multiple_of(CROWD) {
             self.admission.crowd_left.notify_one();
         }
-        if let Some(next) = seats.table.leave(self.id)
-            && let Some(fate) = seats.fates.get_mut(&next)
-        {
-            fate.seated = None;
+        if let Some(next) = seats.table.leave(self.id) {
+            seats.waiting.remove(&next);
         }
     }
 }
 
-/// Notes that a connection was in use.
-pub(super) struct Activity {
-    admission: Arc<Admission>,
-    last_active: Arc<AtomicU64>,
-}
+impl Occupant {
+    fn new(start: Instant) -> Self {
+        Self {
+            start,
+            last_active: AtomicU64::new(0),
+            evicted: AtomicBool::new(false),
+            task: AtomicWaker::new(),
+        }
+    }
 
-impl Activity {
-    pub(super) fn note(&self) {
-        self.last_active.store(self.admission.now(), Ordering::Relaxed);
+    /// Notes that the connection was in use.
+    pub(super) fn note_activity(&self) {
+        let since = self.start.elapsed();
+        let nanoseconds = since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos());
+        self.last_active.store(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// The connection is to be closed in favour of another one. Wakes the task when that happens later.
+    pub(super) fn is_evicted(&self, context: &mut Context<'_>) -> bool {
+        self.task.register(context.waker());
+        self.evicted.load(Ordering::Acquire)
+    }
+
+    fn evict(&self) {
+        self.evicted.store(true, Ordering::Release);
+        self.task.wake();
     }
 }
 
@@ -147,47 +173,45 @@ struct Table {
     sources: HashMap<Source, BTreeSet<(u64, Id)>>,
     /// The sources by the number of their connections.
     largest: BTreeSet<(usize, Source)>,
-    waiting: VecDeque<(Id, Option<Source>, Arc<AtomicU64>)>,
+    waiting: VecDeque<(Id, Option<Source>, Arc<Occupant>)>,
 }
 
 struct Seated {
     source: Option<Source>,
     /// Under which time it stands in its source.
     noted: u64,
-    last_active: Arc<AtomicU64>,
+    occupant: Arc<Occupant>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Entered {
     Seated,
-    /// Seated, and this connection is evicted.
-    InPlaceOf(Id),
+    /// Seated, and this connection is to be evicted.
+    InPlaceOf(Arc<Occupant>),
     Waiting,
 }
 
 impl Table {
-    fn enter(&mut self, id: Id, source: Option<Source>, last_active: Arc<AtomicU64>) -> Entered {
+    fn enter(&mut self, id: Id, source: Option<Source>, occupant: Arc<Occupant>) -> Entered {
         if self.seated.len() < self.most {
-            self.seat(id, source, last_active);
+            self.seat(id, source, occupant);
             return Entered::Seated;
         }
-        let Some(victim) = self.victim(source) else {
-            self.waiting.push_back((id, source, last_active));
+        let Some(victim) = self.victim(source).and_then(|victim| self.remove(victim)) else {
+            self.waiting.push_back((id, source, occupant));
             return Entered::Waiting;
         };
-        self.remove(victim);
-        self.seat(id, source, last_active);
+        self.seat(id, source, occupant);
         Entered::InPlaceOf(victim)
     }
 
     /// Frees the seat or the place in the queue; returns the connection that has a seat now.
     fn leave(&mut self, id: Id) -> Option<Id> {
-        if !self.remove(id) {
+        if self.remove(id).is_none() {
             self.waiting.retain(|(waiting, ..)| *waiting != id);
             return None;
         }
-        let (next, source, last_active) = self.waiting.pop_front()?;
-        self.seat(next, source, last_active);
+        let (next, source, occupant) = self.waiting.pop_front()?;
+        self.seat(next, source, occupant);
         Some(next)
     }
 
@@ -209,7 +233,7 @@ impl Table {
         loop {
             let (noted, id) = *idle.first()?;
             let seated = self.seated.get_mut(&id)?;
-            seated.noted = seated.last_active.load(Ordering::Relaxed);
+            seated.noted = seated.occupant.last_active.load(Ordering::Relaxed);
             if seated.noted <= noted {
                 seated.noted = noted;
                 return Some(id);
@@ -219,19 +243,19 @@ impl Table {
         }
     }
 
-    fn seat(&mut self, id: Id, source: Option<Source>, last_active: Arc<AtomicU64>) {
-        let noted = last_active.load(Ordering::Relaxed);
+    fn seat(&mut self, id: Id, source: Option<Source>, occupant: Arc<Occupant>) {
+        let noted = occupant.last_active.load(Ordering::Relaxed);
         if let Some(source) = source {
             let connections = self.sources.entry(source).or_default();
             self.largest.remove(&(connections.len(), source));
             connections.insert((noted, id));
             self.largest.insert((connections.len(), source));
         }
-        self.seated.insert(id, Seated { source, noted, last_active });
+        self.seated.insert(id, Seated { source, noted, occupant });
     }
 
-    fn remove(&mut self, id: Id) -> bool {
-        let Some(Seated { source, noted, .. }) = self.seated.remove(&id) else { return false };
+    fn remove(&mut self, id: Id) -> Option<Arc<Occupant>> {
+        let Seated { source, noted, occupant } = self.seated.remove(&id)?;
         if let Some(source) = source
             && let Some(connections) = self.sources.get_mut(&source)
         {
@@ -243,7 +267,7 @@ impl Table {
                 self.largest.insert((connections.len(), source));
             }
         }
-        true
+        Some(occupant)
     }
 }
 
@@ -260,22 +284,39 @@ mod tests {
     /// A table, and the time at which each connection was last active.
     struct Bench {
         table: Table,
-        active: Vec<Arc<AtomicU64>>,
+        occupants: Vec<Arc<Occupant>>,
+    }
+
+    /// [`Entered`], with the connection that is evicted by its number.
+    #[derive(PartialEq, Eq, Debug)]
+    enum Seen {
+        Seated,
+        InPlaceOf(Id),
+        Waiting,
     }
 
     impl Bench {
         fn new(most: usize) -> Self {
-            Self { table: Table { most, ..Table::default() }, active: Vec::new() }
+            Self { table: Table { most, ..Table::default() }, occupants: Vec::new() }
         }
 
         /// The next connection comes from this source; 0 is exempt.
-        fn enter(&mut self, from: u8, now: u64) -> Entered {
-            let id = self.active.len() as Id;
-            self.active.push(Arc::new(AtomicU64::new(now)));
+        fn enter(&mut self, from: u8, now: u64) -> Seen {
+            let id = self.occupants.len() as Id;
+            let occupant = Arc::new(Occupant::new(Instant::now()));
+            occupant.last_active.store(now, Ordering::Relaxed);
+            self.occupants.push(Arc::clone(&occupant));
             let of = (from > 0).then(|| source(from));
-            let entered = self.table.enter(id, of, Arc::clone(&self.active[id as usize]));
+            let entered = self.table.enter(id, of, occupant);
             self.check();
-            entered
+            match entered {
+                Entered::Seated => Seen::Seated,
+                Entered::Waiting => Seen::Waiting,
+                Entered::InPlaceOf(victim) => {
+                    let is_victim = |one: &Arc<Occupant>| Arc::ptr_eq(one, &victim);
+                    Seen::InPlaceOf(self.occupants.iter().position(is_victim).unwrap() as Id)
+                }
+            }
         }
 
         fn leave(&mut self, id: Id) -> Option<Id> {
@@ -300,17 +341,13 @@ mod tests {
     fn largest_source_loses_its_longest_idle_connection() {
         let mut bench = Bench::new(5);
         for (now, from) in [1, 1, 1, 1, 2].into_iter().enumerate() {
-            assert_eq!(
-                bench.enter(from, now as u64),
-                Entered::Seated,
-                "no share while there is room"
-            );
+            assert_eq!(bench.enter(from, now as u64), Seen::Seated, "no share while there is room");
         }
         // The first one was used since.
-        bench.active[0].store(10, Ordering::Relaxed);
-        assert_eq!(bench.enter(3, 11), Entered::InPlaceOf(1));
-        assert_eq!(bench.enter(1, 12), Entered::InPlaceOf(2), "its own, since it has the most");
-        assert_eq!(bench.enter(2, 13), Entered::InPlaceOf(3));
+        bench.occupants[0].last_active.store(10, Ordering::Relaxed);
+        assert_eq!(bench.enter(3, 11), Seen::InPlaceOf(1));
+        assert_eq!(bench.enter(1, 12), Seen::InPlaceOf(2), "its own, since it has the most");
+        assert_eq!(bench.enter(2, 13), Seen::InPlaceOf(3));
         assert_eq!(bench.leave(3), None, "evicted before");
     }
 
@@ -319,10 +356,10 @@ mod tests {
     fn source_with_one_connection_keeps_it() {
         let mut bench = Bench::new(3);
         for from in [1, 2, 3] {
-            assert_eq!(bench.enter(from, 0), Entered::Seated);
+            assert_eq!(bench.enter(from, 0), Seen::Seated);
         }
         for from in [4, 1, 0] {
-            assert_eq!(bench.enter(from, 1), Entered::Waiting);
+            assert_eq!(bench.enter(from, 1), Seen::Waiting);
         }
         assert_eq!(bench.leave(1), Some(3), "first come, first served");
         assert_eq!(bench.leave(4), None, "it has stopped waiting");
@@ -335,11 +372,11 @@ mod tests {
     fn exempt_connections_are_never_evicted() {
         let mut bench = Bench::new(3);
         for from in [0, 0, 1] {
-            assert_eq!(bench.enter(from, 0), Entered::Seated);
+            assert_eq!(bench.enter(from, 0), Seen::Seated);
         }
-        assert_eq!(bench.enter(2, 1), Entered::Waiting);
+        assert_eq!(bench.enter(2, 1), Seen::Waiting);
         assert_eq!(bench.leave(0), Some(3));
-        assert_eq!(bench.enter(0, 1), Entered::Waiting);
+        assert_eq!(bench.enter(0, 1), Seen::Waiting);
         assert_eq!(bench.leave(2), Some(4));
     }
 
@@ -355,7 +392,7 @@ mod tests {
                 let step = history / steps.pow(n) % steps;
                 if step >= 4 {
                     let id = (step - 4) as Id;
-                    if (id as usize) < bench.active.len() && !gone.contains(&id) {
+                    if (id as usize) < bench.occupants.len() && !gone.contains(&id) {
                         gone.push(id);
                         bench.leave(id);
                     }
@@ -366,19 +403,36 @@ mod tests {
                 let own = sizes.iter().find(|(_, of)| from > 0 && *of == source(from));
                 let own = own.map_or(0, |(size, _)| *size);
                 match bench.enter(from, n.into()) {
-                    Entered::Seated => {}
-                    Entered::Waiting => {
+                    Seen::Seated => {}
+                    Seen::Waiting => {
                         let most = sizes.last().map_or(0, |(size, _)| *size);
                         assert!(own < 2 && most < own + 2, "something could have been evicted");
                     }
-                    Entered::InPlaceOf(victim) => {
+                    Seen::InPlaceOf(victim) => {
                         gone.push(victim);
                         let sizes = &bench.table.largest;
                         let alone = sizes.iter().all(|(size, _)| *size > 0);
-                        assert!(alone && victim < bench.active.len() as Id - 1);
+                        assert!(alone && victim < bench.occupants.len() as Id - 1);
                     }
                 }
             }
         }
+    }
+
+    /// also while it waits for something else.
+    #[test]
+    fn evicted_connection_learns_of_it() {
+        use futures_executor::block_on;
+        let admission = Arc::new(Admission::new(2));
+        let [first, second] = [1, 1].map(|n| block_on(admission.enter(Some(source(n)))));
+        assert_eq!(block_on(first.hold(async { 7 })), Some(7));
+        let waits = std::thread::spawn(move || block_on(first.hold(std::future::pending::<()>())));
+        let third = block_on(admission.enter(Some(source(2))));
+        assert_eq!(waits.join().unwrap(), None);
+        // A seat that becomes free is taken.
+        let fourth = std::thread::spawn(move || block_on(admission.enter(Some(source(3)))));
+        drop(third);
+        assert!(!fourth.join().unwrap().occupant.evicted.load(Ordering::Acquire));
+        drop(second);
     }
 }

@@ -11,6 +11,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::admission::Activity;
+use super::admission::Occupant;
 use super::exchange::Exchange;
 use super::framing::Framing;
 use super::patient::Patient;
@@ -49,7 +50,7 @@ struct Inner {
     framing: Framing,
     /// Bytes that were read and belong to later requests.
     ahead: Vec<u8>,
-    activity: Activity,
+    occupant: Arc<Occupant>,
 }
 
 /// What a connection is made over.
@@ -187,9 +188,9 @@ impl Inner {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, activity: Activity) -> Self {
+    pub(super) fn new(stream: Stream, occupant: Arc<Occupant>) -> Self {
         let (framing, ahead) = (Framing::new(), Vec::new());
-        let inner = Rc::new(RefCell::new(Inner { stream, framing, ahead, activity }));
+        let inner = Rc::new(RefCell::new(Inner { stream, framing, ahead, occupant }));
         Self { inner, exchange: CurrentExchange::default() }
     }
 
@@ -226,16 +227,22 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let mut inner = self.inner.borrow_mut();
         let exchange = self.exchange.0.get();
-        if exchange.is_open() {
-            return inner.read_ahead(context);
+        let read = if exchange.is_open() {
+            inner.read_ahead(context)
+        } else if exchange.is_answered_early() || inner.framing.is_stuck() {
+            Poll::Ready(Ok(()))
+        } else {
+            inner.read(context, buffer).map_ok(|whole| {
+                if whole {
+                    self.exchange.step(Exchange::request_read);
+                }
+            })
+        };
+        // The HTTP library reads whenever it is polled, so this is seen in time.
+        if read.is_pending() && inner.occupant.is_evicted(context) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        if exchange.is_answered_early() || inner.framing.is_stuck() {
-            return Poll::Ready(Ok(()));
-        }
-        if ready!(inner.read(context, buffer))? {
-            self.exchange.step(Exchange::request_read);
-        }
-        Poll::Ready(Ok(()))
+        read
     }
 }
 
@@ -252,7 +259,7 @@ impl AsyncWrite for Connection {
         let mut inner = self.inner.borrow_mut();
         ready!(Pin::new(&mut inner.stream).poll_flush(context))?;
         if let Some(exchange) = self.exchange.step(Exchange::flushed) {
-            inner.activity.note();
+            inner.occupant.note_activity();
             if !inner.ahead.is_empty() || exchange.is_answered_early() {
                 // After the reactor was asked who else of this thread has something to do.
                 let _ = pin!(yield_now()).poll(context);
@@ -311,7 +318,6 @@ impl Drop for Body {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
 
@@ -360,7 +366,7 @@ mod tests {
             let admission = Arc::new(Admission::new(1));
             let seat = block_on(admission.enter(None));
             let stream = Stream::over_unix(server, Duration::from_secs(10));
-            let connection = Connection::new(stream, seat.activity());
+            let connection = Connection::new(stream, seat.occupant());
             Self { connection, client, wakes: Arc::default() }
         }
 

@@ -94,11 +94,16 @@ impl Framing {
                         at = bytes.len();
                         break;
                     };
-                    self.line.add(&bytes[at..end]);
-                    at = end + 1;
                     let was = self.place;
-                    self.place = self.after_line();
+                    self.place = if self.line.length == 0 {
+                        // The usual case, without a copy.
+                        after_line(was, &mut self.head, Whole::of(&bytes[at..end]))
+                    } else {
+                        self.line.add(&bytes[at..end]);
+                        after_line(was, &mut self.head, self.line.whole())
+                    };
                     self.line.length = 0;
+                    at = end + 1;
                     match self.place {
                         Place::Refused => bytes[end] = 0,
                         Place::Between if was != Place::Between => {
@@ -134,34 +139,33 @@ impl Framing {
             false => Place::Between,
         }
     }
+}
 
-    fn after_line(&mut self) -> Place {
-        let in_head = matches!(self.place, Place::Between | Place::Fields);
-        if self.line.length == 0 || self.line.last != b'\r' {
-            // A bare LF, which the next server may take for a part of the line.
-            return if in_head { Place::Refused } else { Place::Broken };
+/// Where a line without its LF leads from a place.
+fn after_line(place: Place, head: &mut Head, line: Whole<'_>) -> Place {
+    if line.last != Some(b'\r') {
+        // A bare LF, which the next server may take for a part of the line.
+        let in_head = matches!(place, Place::Between | Place::Fields);
+        return if in_head { Place::Refused } else { Place::Broken };
+    }
+    let is_empty = line.length == 1;
+    match place {
+        Place::Between if is_empty => Place::Between,
+        Place::Between => {
+            let connect = line.kept.starts_with(b"CONNECT ");
+            *head = Head { connect, ..Head::default() };
+            Place::Fields
         }
-        let is_empty = self.line.length == 1;
-        match self.place {
-            Place::Between if is_empty => Place::Between,
-            Place::Between => {
-                let connect = self.line.kept().starts_with(b"CONNECT ");
-                self.head = Head { connect, ..Head::default() };
-                Place::Fields
-            }
-            Place::Fields if is_empty => self.head.content(),
-            Place::Fields => {
-                self.line.field(&mut self.head).map_or(Place::Refused, |()| Place::Fields)
-            }
-            Place::ChunkSize => match self.line.chunk_size() {
-                Some(0) => Place::Trailers,
-                // With the line end after the chunk.
-                Some(size) => size.checked_add(2).map_or(Place::Broken, Place::Content),
-                None => Place::Broken,
-            },
-            Place::Trailers if is_empty => Place::Between,
-            place => place,
-        }
+        Place::Fields if is_empty => head.content(),
+        Place::Fields => line.field(head).map_or(Place::Refused, |()| Place::Fields),
+        Place::ChunkSize => match line.chunk_size() {
+            Some(0) => Place::Trailers,
+            // With the line end after the chunk.
+            Some(size) => size.checked_add(2).map_or(Place::Broken, Place::Content),
+            None => Place::Broken,
+        },
+        Place::Trailers if is_empty => Place::Between,
+        place => place,
     }
 }
 
@@ -198,14 +202,35 @@ impl Line {
         self.length += bytes.len();
     }
 
-    fn kept(&self) -> &[u8] {
-        &self.begin[..self.length.min(KEPT)]
+    fn whole(&self) -> Whole<'_> {
+        let kept = &self.begin[..self.length.min(KEPT)];
+        Whole { kept, length: self.length, last: (self.length > 0).then_some(self.last) }
+    }
+}
+
+/// A line without its LF.
+#[derive(Clone, Copy)]
+struct Whole<'a> {
+    /// The beginning of it.
+    kept: &'a [u8],
+    length: usize,
+    last: Option<u8>,
+}
+
+impl<'a> Whole<'a> {
+    fn of(line: &'a [u8]) -> Self {
+        let kept = &line[..line.len().min(KEPT)];
+        Self { kept, length: line.len(), last: line.last().copied() }
     }
 
     /// Notes what this field tells of the content; `None` if that is unclear.
-    fn field(&self, head: &mut Head) -> Option<()> {
-        let Some(colon) = memchr(b':', self.kept()) else { return Some(()) };
-        let (name, value) = (&self.kept()[..colon], self.kept()[colon + 1..].trim_ascii());
+    fn field(self, head: &mut Head) -> Option<()> {
+        // Of these alone, to begin with.
+        if !matches!(self.kept.first(), Some(b'C' | b'c' | b'T' | b't' | b'U' | b'u')) {
+            return Some(());
+        }
+        let Some(colon) = memchr(b':', self.kept) else { return Some(()) };
+        let (name, value) = (&self.kept[..colon], self.kept[colon + 1..].trim_ascii());
         let is = |expected: &str| name.eq_ignore_ascii_case(expected.as_bytes());
         let length = is("Content-Length");
         if !length && !is("Transfer-Encoding") && !is("Upgrade") {
@@ -227,9 +252,9 @@ impl Line {
     }
 
     /// The size of the chunk that this line announces (RFC 9112 section 7.1).
-    fn chunk_size(&self) -> Option<u64> {
-        let end = self.kept().iter().position(|c| !c.is_ascii_hexdigit())?;
-        number(&self.kept()[..end], 16)
+    fn chunk_size(self) -> Option<u64> {
+        let end = self.kept.iter().position(|c| !c.is_ascii_hexdigit())?;
+        number(&self.kept[..end], 16)
     }
 }
 

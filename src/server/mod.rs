@@ -346,12 +346,12 @@ where
                 async move {
                     let http = Rc::new(http.await?);
                     Ok::<_, ()>(fn_service(move |accepted| {
-                        let (http, acceptor, gate) =
-                            (Rc::clone(&http), Arc::clone(&acceptor), gate.clone());
-                        async move {
-                            acceptor.serve(accepted, http, &gate).await;
-                            Ok::<_, ()>(())
-                        }
+                        // Boxed, since every layer around it would set its size aside again.
+                        Box::pin(Arc::clone(&acceptor).serve(
+                            accepted,
+                            Rc::clone(&http),
+                            gate.clone(),
+                        ))
                     }))
                 }
             })

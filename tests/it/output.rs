@@ -121,6 +121,13 @@ fn no_output_goes_onto_the_store_by_any_name() {
         assert_eq!(status.code(), Some(1), "{words}");
         assert_eq!(fs::metadata(home.0.database()).unwrap().len(), size, "{words}");
     }
+    for words in ["export", "userdel is-no-user", "serve --port 0"] {
+        let mut command = home.command(words);
+        command.stderr(File::options().append(true).open(home.0.database()).unwrap());
+        let status = end(&mut command.stdout(Stdio::null()).spawn().unwrap());
+        assert_eq!(status.code(), Some(1), "{words}");
+        assert_eq!(fs::metadata(home.0.database()).unwrap().len(), size, "{words}");
+    }
     assert_eq!(home.users(), before);
 }
 
