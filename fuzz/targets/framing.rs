@@ -1,4 +1,5 @@
-//! Where requests end. The first byte of the input is the size of the pieces in which the rest arrives.
+//! Where requests end. The first byte of the input is the size of the pieces in which the rest
+//! arrives.
 #![no_main]
 
 use actix_codec::Decoder;

@@ -170,7 +170,8 @@ pub(super) struct Serve {
     )]
     pub(super) user_failures: Failures,
 
-    /// Allow this many connections at once; at the limit, the source with the most loses its longest idle one
+    /// Allow this many connections at once; at the limit, the source with the most loses its
+    /// longest idle one
     #[arg(long, value_name = "N", default_value_t = server::Settings::MAX_CONNECTIONS, env = "RESTTOOL_MAX_CONNECTIONS")]
     pub(super) max_connections: NonZeroUsize,
 

@@ -106,8 +106,9 @@ fn raise_descriptor_limit() -> Option<u64> {
     }
 }
 
-/// Returns how many connections can be allowed. Each takes a descriptor, as do those that wait for a seat. Without
-/// this, one source could take all descriptors below the limit of connections, and keep others out.
+/// Returns how many connections can be allowed. Each takes a descriptor, as do those that wait for
+/// a seat. Without this, one source could take all descriptors below the limit of connections, and
+/// keep others out.
 fn max_connections(wanted: NonZeroUsize, descriptors: Option<u64>) -> NonZeroUsize {
     const RESERVED: u64 = 64;
     let Some(limit) = descriptors else { return wanted };

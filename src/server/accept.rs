@@ -1,5 +1,5 @@
-//! A connection from its accept to its close: a seat, a TLS handshake, HTTP, and a close that loses no
-//! response.
+//! A connection from its accept to its close: a seat, a TLS handshake, HTTP, and a close that loses
+//! no response.
 
 use std::hint::black_box;
 use std::io;
@@ -21,7 +21,8 @@ use super::peer::is_trusted;
 use super::{Gate, Settings};
 use crate::auth::{BadRequest, Source};
 
-/// mimalloc gives pages back a second after they became free, but not before some thread takes a new page.
+/// mimalloc gives pages back a second after they became free, but not before some thread takes a
+/// new page.
 const AFTER_A_CROWD: Duration = Duration::from_secs(2);
 /// A block of so many bytes takes a new page.
 const NEW_PAGE: usize = 1024 * 1024;

@@ -1,9 +1,9 @@
 //! Which connections are kept when there are more than the limit.
 //!
-//! There is no share per source while there is room. When all seats are taken, the source with the most
-//! connections loses the one that has been idle for longest. A source with one connection keeps it.
-//! Exempt connections (trusted proxies, Unix sockets) are never evicted. A connection that nothing can be
-//! evicted for waits for a free seat.
+//! There is no share per source while there is room. When all seats are taken, the source with the
+//! most connections loses the one that has been idle for longest. A source with one connection
+//! keeps it. Exempt connections (trusted proxies, Unix sockets) are never evicted. A connection
+//! that nothing can be evicted for waits for a free seat.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::future::{Future, poll_fn};
@@ -149,7 +149,8 @@ impl Occupant {
         self.last_active.store(nanoseconds, Ordering::Relaxed);
     }
 
-    /// The connection is to be closed in favour of another one. Wakes the task when that happens later.
+    /// The connection is to be closed in favour of another one. Wakes the task when that happens
+    /// later.
     pub(super) fn is_evicted(&self, context: &mut Context<'_>) -> bool {
         self.task.register(context.waker());
         self.evicted.load(Ordering::Acquire)
@@ -168,8 +169,8 @@ type Id = u64;
 struct Table {
     most: usize,
     seated: HashMap<Id, Seated>,
-    /// The connections of each source, the longest idle first, by the time that was last looked at. It may be
-    /// too early, and is corrected when a connection is to be evicted.
+    /// The connections of each source, the longest idle first, by the time that was last looked at.
+    /// It may be too early, and is corrected when a connection is to be evicted.
     sources: HashMap<Source, BTreeSet<(u64, Id)>>,
     /// The sources by the number of their connections.
     largest: BTreeSet<(usize, Source)>,
@@ -219,7 +220,8 @@ impl Table {
     fn victim(&mut self, source: Option<Source>) -> Option<Id> {
         let (most, largest) = *self.largest.last()?;
         let own = source.map_or(0, |source| self.sources.get(&source).map_or(0, BTreeSet::len));
-        // Another source has to have more even afterwards: two sources do not push each other out by turns.
+        // Another source has to have more even afterwards: two sources do not push each other out
+        // by turns.
         let loser = match source {
             _ if most > own + 1 => largest,
             Some(source) if own > 1 => source,
@@ -383,7 +385,8 @@ mod tests {
     /// whatever happens, the table is consistent and one source never keeps another one out.
     #[test]
     fn every_short_history_keeps_the_rules() {
-        // Each step is a connection from one of three sources, the exempt one, or the end of one of four connections.
+        // Each step is a connection from one of three sources, the exempt one, or the end of one of
+        // four connections.
         let steps = 8_usize;
         for history in 0..steps.pow(6) {
             let mut bench = Bench::new(3);

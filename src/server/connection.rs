@@ -1,8 +1,8 @@
 //! The bytes of a connection, handed to the HTTP library one request at a time.
 //!
-//! The library would take all pipelined requests at once, keep their heads, and serve them in one go while
-//! every other connection of the thread waits. Here the next head is handed over when the response before
-//! it has been sent, after the other connections of the thread had their turn.
+//! The library would take all pipelined requests at once, keep their heads, and serve them in one
+//! go while every other connection of the thread waits. Here the next head is handed over when the
+//! response before it has been sent, after the other connections of the thread had their turn.
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
@@ -30,8 +30,8 @@ use super::framing::Framing;
 use super::patient::Patient;
 use super::tls::Tls;
 
-/// How much of a head is read at once, and how much of a response is encoded at once, in bytes. A client
-/// that pipelines costs up to one such piece beyond the buffers of the HTTP library.
+/// How much of a head is read at once, and how much of a response is encoded at once, in bytes. A
+/// client that pipelines costs up to one such piece beyond the buffers of the HTTP library.
 pub(super) const PIECE: usize = 2048;
 
 /// A connection with a client. Clones are the same connection.
@@ -68,7 +68,8 @@ impl Stream {
         tls: Option<Tls>,
         patience: Duration,
     ) -> io::Result<Self> {
-        // Otherwise the first response over TLS waits until the client has acknowledged the handshake.
+        // Otherwise the first response over TLS waits until the client has acknowledged the
+        // handshake.
         stream.set_nodelay(true)?;
         let stream = Patient::new(stream, patience);
         let Some(tls) = tls else { return Ok(Self::Plain(stream)) };
@@ -174,7 +175,8 @@ impl Inner {
         Poll::Ready(Ok(accepted.whole))
     }
 
-    /// Reads what belongs to later requests, at most one piece of it: so the end of the connection is noticed.
+    /// Reads what belongs to later requests, at most one piece of it: so the end of the connection
+    /// is noticed.
     fn read_ahead(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {
             return Poll::Pending;
@@ -198,8 +200,8 @@ impl Connection {
         self.exchange.clone()
     }
 
-    /// The stream, if the client may still be sending or something that it has sent was not read. Call it
-    /// when the HTTP library is done with the connection.
+    /// The stream, if the client may still be sending or something that it has sent was not read.
+    /// Call it when the HTTP library is done with the connection.
     pub(super) fn into_unread(self) -> Option<Stream> {
         let Inner { stream, framing, ahead, .. } = Rc::into_inner(self.inner)?.into_inner();
         (framing.is_within() || !ahead.is_empty()).then_some(stream)

@@ -1,6 +1,7 @@
 //! One exchange of a connection at a time: a request and its response (RFC 9110 section 3.4).
 //!
-//! A pure state machine. It decides when the next pipelined request may be read, and knows no bytes.
+//! A pure state machine. It decides when the next pipelined request may be read, and knows no
+//! bytes.
 
 /// Where the current exchange of a connection is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
@@ -69,7 +70,8 @@ mod tests {
         sent: bool,
     }
 
-    /// in every order of events, the next request is read if and only if both halves are over.
+    /// in every order of events, the next request is read if and only if both halves are
+    /// over.
     #[test]
     fn next_request_waits_until_the_response_is_sent() {
         let mut seen = HashSet::new();

@@ -102,8 +102,8 @@ pub(super) fn too_long() -> HttpResponse {
 /// The longest query that is parsed, in bytes: it is parsed before the credentials are checked.
 const MAX_QUERY: usize = 4096;
 
-/// Parses the groups of a query, `group=admin&group=staff`, at most [`Groups::MAX`] of them. Returns `None` for
-/// any other query: then it is not known what was meant.
+/// Parses the groups of a query, `group=admin&group=staff`, at most [`Groups::MAX`] of them.
+/// Returns `None` for any other query: then it is not known what was meant.
 fn groups(query: &str) -> Option<Vec<GroupName>> {
     if query.is_empty() {
         return Some(Vec::new());

@@ -1,14 +1,14 @@
 //! Splits the bytes of a connection into requests: RFC 9112 sections 2.2, 6 and 7.1.
 //!
-//! Decides where a head ends and how long the content after it is. Everything else about a request is
-//! for the HTTP library to parse. Both must agree on where a request ends, or a second request could
-//! hide in the first one. So a request is *refused* if this file cannot follow it, even where the HTTP
-//! library could.
+//! Decides where a head ends and how long the content after it is. Everything else about a request
+//! is for the HTTP library to parse. Both must agree on where a request ends, or a second request
+//! could hide in the first one. So a request is *refused* if this file cannot follow it, even where
+//! the HTTP library could.
 
 use memchr::memchr;
 
-/// The part of a line that is kept, in bytes. A line that is longer than this and tells the length of
-/// the content is refused.
+/// The part of a line that is kept, in bytes. A line that is longer than this and tells the length
+/// of the content is refused.
 const KEPT: usize = 48;
 
 /// Where one request ends and the next one begins.
@@ -71,8 +71,8 @@ impl Framing {
 
     /// Follows the next bytes of the connection, at most to the end of the current request.
     ///
-    /// A head that is refused is made invalid in place: the LF of its bad line becomes a NUL, which no head
-    /// may hold (RFC 9110 section 5.5). Nothing after that byte is accepted.
+    /// A head that is refused is made invalid in place: the LF of its bad line becomes a NUL, which
+    /// no head may hold (RFC 9110 section 5.5). Nothing after that byte is accepted.
     pub fn accept(&mut self, bytes: &mut [u8]) -> Accepted {
         let mut at = 0;
         while at < bytes.len() {
@@ -267,7 +267,8 @@ fn number(digits: &[u8], base: u32) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Splits `sent`, which comes in pieces of `size` bytes, into whole requests and the rest of the last one.
+    /// Splits `sent`, which comes in pieces of `size` bytes, into whole requests and the rest of
+    /// the last one.
     fn split(sent: &[u8], size: usize) -> (Vec<Vec<u8>>, Vec<u8>, Framing) {
         let (mut requests, mut request) = (Vec::new(), Vec::new());
         let mut framing = Framing::new();
@@ -392,7 +393,8 @@ mod tests {
         is_split(&format!("{head}0\r\nX: y\n\r\n{HEAD}"), &[], &format!("{head}0\r\nX: y\n"));
     }
 
-    /// What the HTTP library decodes from these bytes: the number of heads and of ends of content, or its error.
+    /// What the HTTP library decodes from these bytes: the number of heads and of ends of content,
+    /// or its error.
     fn decoded(bytes: &[u8]) -> Result<(usize, usize), actix_http::error::ParseError> {
         use actix_codec::Decoder;
         use actix_http::h1::{Codec, Message, MessageType};
@@ -418,7 +420,8 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// P-15, R-07: each whole request is one to the HTTP library too, or an error, and the rest is never a whole one.
+        /// P-15, R-07: each whole request is one to the HTTP library too, or an error, and the rest
+        /// is never a whole one.
         #[test]
         fn http_library_agrees_on_where_requests_end(
             words in proptest::collection::vec(

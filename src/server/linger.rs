@@ -1,7 +1,8 @@
 //! Closes connections whose clients may still be sending (RFC 9112 section 9.6).
 //!
-//! A connection that is closed with unread data is reset, and the reset can overtake the response. So the
-//! server closes its own half first, and then reads and drops what still comes, within limits.
+//! A connection that is closed with unread data is reset, and the reset can overtake the response.
+//! So the server closes its own half first, and then reads and drops what still comes, within
+//! limits.
 
 use std::future::poll_fn;
 use std::io;
@@ -32,7 +33,8 @@ impl Lingering {
         Self(Semaphore::new(MAX_CONNECTIONS))
     }
 
-    /// Closes the half of the server, and reads until the client closes its own half or a limit is reached.
+    /// Closes the half of the server, and reads until the client closes its own half or a limit is
+    /// reached.
     pub(super) async fn close<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S) {
         let Ok(_room) = self.0.try_acquire() else { return };
         // Late, or failed: there is nothing to be done but to close the connection.

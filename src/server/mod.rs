@@ -87,7 +87,8 @@ pub struct Settings {
     pub patience: Duration,
     /// With what TLS is spoken, if it is.
     pub tls: Option<Tls>,
-    /// The most connections at once. At the limit, the source with the most connections makes room for others.
+    /// The most connections at once. At the limit, the source with the most connections makes room
+    /// for others.
     pub max_connections: NonZeroUsize,
 }
 
@@ -381,15 +382,15 @@ where
     })
 }
 
-/// How many connections one thread accepts: its part of all seats, and an eighth of that for connections
-/// that wait for one. More stay in the backlog of the listener.
+/// How many connections one thread accepts: its part of all seats, and an eighth of that for
+/// connections that wait for one. More stay in the backlog of the listener.
 fn accepted_per_thread(max_connections: usize, threads: usize) -> usize {
     let seats = max_connections.div_ceil(threads);
     seats.saturating_add(seats / 8).saturating_add(1)
 }
 
-/// Tells each connection when its response is encoded. A connection is closed after a response that is
-/// given before the whole request was read.
+/// Tells each connection when its response is encoded. A connection is closed after a response that
+/// is given before the whole request was read.
 fn exchanges<F, S, B>(
     app: F,
 ) -> impl ServiceFactory<
@@ -429,8 +430,8 @@ where
     )
 }
 
-/// Answers requests with `Expect: 100-continue` at once (RFC 9110 section 10.1.1): no response depends on the
-/// content.
+/// Answers requests with `Expect: 100-continue` at once (RFC 9110 section 10.1.1): no response
+/// depends on the content.
 fn without_continue<F>(
     app: F,
 ) -> impl ServiceFactory<

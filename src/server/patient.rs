@@ -35,7 +35,8 @@ impl<T> Patient<T> {
         &self.io
     }
 
-    /// Notes that a response is owed: bytes that were read before were handed to the HTTP library now.
+    /// Notes that a response is owed: bytes that were read before were handed to the HTTP library
+    /// now.
     pub(super) fn owe(&mut self) {
         self.owed = true;
     }

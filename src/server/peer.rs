@@ -59,9 +59,9 @@ pub(super) enum Oddity {
     NotAnAddress,
 }
 
-/// Returns the address that a request comes from. `peer` is the other end of the connection. If it is a trusted
-/// proxy, the address is the last one in X-Forwarded-For that is not itself such a proxy. Entries before that
-/// were written by the client and are ignored.
+/// Returns the address that a request comes from. `peer` is the other end of the connection. If it
+/// is a trusted proxy, the address is the last one in X-Forwarded-For that is not itself such a
+/// proxy. Entries before that were written by the client and are ignored.
 #[must_use]
 pub fn source(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     origin(trusted, peer, headers).source
@@ -79,7 +79,8 @@ pub(super) fn origin(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> 
     // Several fields are one list (RFC 9110 section 5.3).
     let hops = fields.iter().rev().flat_map(|field| field.as_bytes().rsplit(|&c| c == b','));
     for hop in hops.take(MAX_HOPS) {
-        // All entries so far were written by trusted proxies. The last of them has written this one.
+        // All entries so far were written by trusted proxies. The last of them has written this
+        // one.
         let Some(address) = address(hop) else {
             return Origin { source, oddity: Some(Oddity::NotAnAddress) };
         };
@@ -96,8 +97,8 @@ pub(super) fn is_trusted(trusted: &[Network], address: IpAddr) -> bool {
     trusted.iter().any(|network| network.0.contains(&address.to_canonical()))
 }
 
-/// Parses an address, with or without a port. The zone of an IPv6 address (RFC 4007 section 11) is dropped: it
-/// means something on the proxy alone.
+/// Parses an address, with or without a port. The zone of an IPv6 address (RFC 4007 section 11) is
+/// dropped: it means something on the proxy alone.
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?.trim_matches([' ', '\t']);
     let address = match text.strip_prefix('[').map(|text| text.split_once(']')) {

@@ -1,5 +1,5 @@
-//! Hostile neighbours: clients that pipeline, that flood the log, that take all connections, and that send what
-//! they need not send.
+//! Hostile neighbours: clients that pipeline, that flood the log, that take all connections, and
+//! that send what they need not send.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -17,7 +17,8 @@ fn serve(place: &Place, words: &str) -> Serving {
     Serving::start(command(place.folder(), words.split_whitespace()))
 }
 
-/// A server whose threads share one core. It has one thread for requests, so all connections are on that.
+/// A server whose threads share one core. It has one thread for requests, so all connections are on
+/// that.
 fn serve_on_one_core(place: &Place) -> Serving {
     let serving = std::thread::scope(|scope| {
         let started = scope.spawn(|| {
@@ -37,7 +38,8 @@ fn serve_on_one_core(place: &Place) -> Serving {
     serving
 }
 
-/// Sends requests without waiting, on many connections, and reads what comes back, until it is told to stop.
+/// Sends requests without waiting, on many connections, and reads what comes back, until it is told
+/// to stop.
 struct Pipelining<'a> {
     connections: Vec<(TcpStream, usize)>,
     /// Bytes of responses so far.
@@ -71,8 +73,9 @@ impl<'a> Pipelining<'a> {
     }
 }
 
-/// counted in responses to others, since that needs no clock. With one request of each connection by turns it
-/// is about the number of connections; the server used to answer all that had come on a connection in one go.
+/// counted in responses to others, since that needs no clock. With one request of each
+/// connection by turns it is about the number of connections; the server used to answer all that
+/// had come on a connection in one go.
 #[test]
 fn pipelining_connections_wait_for_their_turn() {
     const CONNECTIONS: usize = 64;
@@ -197,7 +200,8 @@ fn hundreds_of_clients_behind_one_address_are_served() {
     }
 }
 
-/// the response is read first, so that the server has done with the request before its content is sent.
+/// the response is read first, so that the server has done with the request before its
+/// content is sent.
 #[test]
 fn content_that_follows_an_early_response_is_no_error() {
     const CONTENT: usize = 1 << 20;

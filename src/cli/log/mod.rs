@@ -40,7 +40,8 @@ pub(super) fn start(level: LevelFilter, format: LogFormat) -> io::Result<()> {
     )?;
     let queue = QUEUE.get_or_init(|| queue);
     let below = if level == LevelFilter::Info { LevelFilter::Warn } else { level };
-    // It has an error for each malformed head, without a source. The audit log has a bounded line of its own.
+    // It has an error for each malformed head, without a source. The audit log has a bounded line
+    // of its own.
     let http = if level >= LevelFilter::Debug { level } else { LevelFilter::Off };
     Builder::new()
         .filter_level(below)
