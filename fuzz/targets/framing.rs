@@ -3,6 +3,7 @@
 #![no_main]
 
 use actix_codec::Decoder;
+use actix_http::ServiceConfig;
 use actix_http::error::ParseError;
 use actix_http::h1::{Codec, Message, MessageType};
 use actix_web::rt::{System, SystemRunner};
@@ -10,8 +11,12 @@ use libfuzzer_sys::fuzz_target;
 use resttool::Framing;
 
 thread_local! {
-    // The codec has a clock of its own, which runs there.
-    static SYSTEM: SystemRunner = System::new();
+    // It has a clock of its own, which runs there: one for all codecs.
+    static CONFIG: (SystemRunner, ServiceConfig) = {
+        let system = System::new();
+        let config = system.block_on(async { ServiceConfig::default() });
+        (system, config)
+    };
 }
 
 /// Whole requests, and the rest of the last one.
@@ -33,7 +38,7 @@ fn split(sent: &[u8], size: usize) -> (Vec<Vec<u8>>, Vec<u8>) {
 
 /// What the HTTP library decodes: heads, and ends of content.
 fn decoded(bytes: &[u8]) -> Result<(usize, usize), ParseError> {
-    let mut codec = SYSTEM.with(|system| system.block_on(async { Codec::default() }));
+    let mut codec = CONFIG.with(|(_, config)| Codec::new(config.clone()));
     let (mut bytes, mut heads, mut ends) = (bytes.into(), 0, 0);
     while let Some(message) = codec.decode(&mut bytes)? {
         match message {
