@@ -397,13 +397,18 @@ mod tests {
     /// or its error.
     fn decoded(bytes: &[u8]) -> Result<(usize, usize), actix_http::error::ParseError> {
         use actix_codec::Decoder;
+        use actix_http::ServiceConfig;
         use actix_http::h1::{Codec, Message, MessageType};
         use actix_web::rt::{System, SystemRunner};
         thread_local! {
-            // The codec has a clock of its own, which runs there.
-            static SYSTEM: SystemRunner = System::new();
+            // It has a clock of its own, which runs there: one for all codecs.
+            static CONFIG: (SystemRunner, ServiceConfig) = {
+                let system = System::new();
+                let config = system.block_on(async { ServiceConfig::default() });
+                (system, config)
+            };
         }
-        let mut codec = SYSTEM.with(|system| system.block_on(async { Codec::default() }));
+        let mut codec = CONFIG.with(|(_, config)| Codec::new(config.clone()));
         let mut bytes = bytes.into();
         let (mut heads, mut ends) = (0, 0);
         while let Some(message) = codec.decode(&mut bytes)? {
