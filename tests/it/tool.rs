@@ -179,17 +179,6 @@ impl Serving {
         tasks.map(|task| name(&task.unwrap().path()).trim().to_owned()).collect()
     }
 
-    /// A thread whose name begins like this has a processor, or waits for one (proc(5)).
-    pub fn is_running(&self, name: &str) -> bool {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
-        let stats = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")));
-        stats.flatten().any(|stat| {
-            let (_, named) = stat.split_once('(').unwrap();
-            let (thread, rest) = named.rsplit_once(") ").unwrap();
-            thread.starts_with(name) && rest.starts_with('R')
-        })
-    }
-
     /// Waits for its end; how it ended, and the whole log.
     pub fn status(mut self) -> (ExitStatus, String) {
         if let Some(stderr) = &mut self.stderr {
