@@ -12,7 +12,6 @@ use actix_http::error::{DispatchError, ParseError};
 use actix_service::Service;
 use actix_web::rt::net::{TcpStream, UnixStream};
 use actix_web::rt::time::sleep;
-use actix_web::web;
 
 use super::admission::Admission;
 use super::connection::{Connection, Stream};
@@ -63,7 +62,7 @@ impl Acceptor {
         self: Arc<Self>,
         accepted: Accepted,
         http: Rc<H>,
-        gate: web::Data<Gate>,
+        gate: Arc<Gate>,
     ) -> Result<(), ()>
     where
         H: Service<(Connection, Option<SocketAddr>), Response = (), Error = DispatchError>,

@@ -3,6 +3,7 @@
 //! Proxies know three: 200 lets it pass, 401 and 403 are handed to the client, and whatever else there is becomes an error of the
 //! proxy's own (nginx makes a 500 of it). So there is no other one here, and a field of its own says what it would have been.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -34,7 +35,7 @@ pub(super) fn resource() -> Resource {
     exactly(PATH).default_service(web::to(auth))
 }
 
-async fn auth(request: HttpRequest, gate: web::Data<Gate>) -> HttpResponse {
+async fn auth(request: HttpRequest, gate: web::Data<Arc<Gate>>) -> HttpResponse {
     let Some(groups) = groups(request.query_string()) else {
         // A slip in somebody's configuration must not open a door.
         gate.misconfigured.call_once(|| {

@@ -27,18 +27,16 @@ use std::sync::{Arc, Once};
 use std::thread;
 use std::time::Duration;
 
-use actix_http::{ConnectionType, HttpService, Request, Response};
+use actix_http::{ConnectionType, HttpService, Request, RequestHead, Response};
 use actix_server::Server;
 use actix_service::{
     IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, fn_factory,
     fn_service, map_config,
 };
 use actix_web::body::{BoxBody, MessageBody};
-use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
-use actix_web::error::InternalError;
+use actix_web::dev::{AppConfig, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
-use actix_web::middleware::{Condition, DefaultHeaders, Next, from_fn};
 use actix_web::rt::net::{TcpStream, UnixStream};
 use actix_web::{
     App, FromRequest, Handler, HttpRequest, HttpResponse, HttpResponseBuilder, Resource, Responder,
@@ -195,9 +193,9 @@ impl Gate {
     }
 
     /// The address that a request comes from.
-    fn source(&self, request: &HttpRequest) -> IpAddr {
+    fn source(&self, request: &RequestHead) -> IpAddr {
         // There is always a peer but in unit tests, whose requests come over no connection.
-        let peer = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
+        let peer = request.peer_addr.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
         let origin = peer::origin(&self.settings.trusted_proxies, peer, request.headers());
         match origin.oddity {
             None => {}
@@ -221,7 +219,7 @@ impl Gate {
         request: &HttpRequest,
         ask: &Ask<'_>,
     ) -> Result<Decision, NoCredentials> {
-        let source = self.source(request);
+        let source = self.source(request.head());
         let why = match credentials(request.headers()) {
             Ok(shown) => {
                 let decision = self.authenticator.decide(source, shown, ask).await;
@@ -293,10 +291,9 @@ where
     S: Future<Output = ()> + 'static,
 {
     let listener = listener.into();
-    let gate = web::Data::new(Gate::new(Arc::clone(&authenticator), settings));
+    let gate = Arc::new(Gate::new(Arc::clone(&authenticator), settings));
     let acceptor = Arc::new(Acceptor::new(settings));
     let max_connections = settings.max_connections.get();
-    let secure = settings.tls.is_some();
     rt::System::new().block_on(async move {
         rt::spawn({
             let acceptor = Arc::clone(&acceptor);
@@ -310,18 +307,18 @@ where
             .max_concurrent_connections(accepted_per_thread(max_connections, threads));
         let stopping = server.graceful_shutdown_signal();
         let app = {
-            let gate = gate.clone();
+            let gate = Arc::clone(&gate);
             move || {
-                App::new()
-                    .app_data(gate.clone())
-                    .wrap(from_fn(contain))
-                    .wrap(Condition::new(secure, DefaultHeaders::new().add(TLS_ONLY)))
+                let app = App::new()
+                    // Of this thread: every request counts a use of it.
+                    .app_data(web::Data::new(Arc::clone(&gate)))
                     .service(resource("/rest-auth", rest_auth))
                     .service(forward::resource())
                     .service(resource("/healthz", healthz))
                     .service(resource("/readyz", readyz))
                     .service(resource("/openapi.json", openapi))
-                    .default_service(web::to(not_found))
+                    .default_service(web::to(not_found));
+                exchanges(app, Arc::clone(&gate))
             }
         };
         let http = move || {
@@ -335,15 +332,15 @@ where
                     let stopping = stopping.clone();
                     async move { stopping.notified().await }
                 })
-                .expect(without_continue(exchanges(app())))
-                .h1(exchanges(app()))
+                .expect(without_continue(app()))
+                .h1(app())
         };
         // A service of one thread: all that its connections share.
         let serve = move || {
-            let (http, acceptor, gate) = (http(), Arc::clone(&acceptor), gate.clone());
+            let (http, acceptor, gate) = (http(), Arc::clone(&acceptor), Arc::clone(&gate));
             fn_factory(move || {
                 let (http, acceptor, gate) =
-                    (http.new_service(()), Arc::clone(&acceptor), gate.clone());
+                    (http.new_service(()), Arc::clone(&acceptor), Arc::clone(&gate));
                 async move {
                     let http = Rc::new(http.await?);
                     Ok::<_, ()>(fn_service(move |accepted| {
@@ -351,7 +348,7 @@ where
                         Box::pin(Arc::clone(&acceptor).serve(
                             accepted,
                             Rc::clone(&http),
-                            gate.clone(),
+                            Arc::clone(&gate),
                         ))
                     }))
                 }
@@ -389,10 +386,13 @@ fn accepted_per_thread(max_connections: usize, threads: usize) -> usize {
     seats.saturating_add(seats / 8).saturating_add(1)
 }
 
-/// Tells each connection when its response is encoded. A connection is closed after a response that
-/// is given before the whole request was read.
+/// Answers each request of a connection, and tells the connection when the response is encoded.
+///
+/// What is wrong with one request, a head over the limit or a panic, stays with that request. A
+/// connection is closed after a response that is given before the whole request was read.
 fn exchanges<F, S, B>(
     app: F,
+    gate: Arc<Gate>,
 ) -> impl ServiceFactory<
     Request,
     Config = (),
@@ -413,14 +413,31 @@ where
 {
     apply_fn_factory(
         map_config(app, |()| AppConfig::default()),
-        |request: Request, app: &S::Service| {
+        move |request: Request, app: &S::Service| {
             let exchange = request.conn_data::<CurrentExchange>().cloned().unwrap_or_default();
-            let response = app.call(request);
+            let secure = gate.settings.tls.is_some();
+            let forwarded = request.path() == forward::PATH;
+            let response = if head_length(request.head()) > MAX_HEAD {
+                gate.reject(gate.source(request.head()), BadRequest::HeadTooLong);
+                Err(if forwarded { forward::too_long() } else { too_long() })
+            } else {
+                Ok(AssertUnwindSafe(app.call(request)).catch_unwind())
+            };
             async move {
-                let mut response = match response.await {
-                    Ok(response) => Response::from(response).map_into_boxed_body(),
-                    Err(e) => Response::from(e),
+                let mut response = match response {
+                    Err(refusal) => refusal.into(),
+                    Ok(response) => match response.await {
+                        Ok(Ok(response)) => Response::from(response).map_into_boxed_body(),
+                        Ok(Err(e)) => e.into(),
+                        Err(_) if forwarded => forward::failed().into(),
+                        Err(_) => {
+                            text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error").into()
+                        }
+                    },
                 };
+                if secure {
+                    response.headers_mut().insert(TLS_ONLY.0, TLS_ONLY.1);
+                }
                 if exchange.is_within_request() {
                     response.head_mut().set_connection_type(ConnectionType::Close);
                 }
@@ -451,7 +468,7 @@ where
     })
 }
 
-async fn rest_auth(request: HttpRequest, gate: web::Data<Gate>) -> HttpResponse {
+async fn rest_auth(request: HttpRequest, gate: web::Data<Arc<Gate>>) -> HttpResponse {
     match gate.decide(&request, &Ask::ANYTHING).await {
         Ok(decision) => gate.answer(decision),
         Err(NoCredentials::TooLong) => too_long(),
@@ -463,7 +480,7 @@ async fn healthz() -> HttpResponse {
     text(StatusCode::OK, "ok")
 }
 
-async fn readyz(gate: web::Data<Gate>) -> HttpResponse {
+async fn readyz(gate: web::Data<Arc<Gate>>) -> HttpResponse {
     if gate.authenticator.is_ready() {
         text(StatusCode::OK, "ready")
     } else {
@@ -508,32 +525,9 @@ where
         }))
 }
 
-/// Keeps what is wrong with one request from everything else: a head over the limit, a panic.
-async fn contain(
-    request: ServiceRequest,
-    next: Next<BoxBody>,
-) -> Result<ServiceResponse, actix_web::Error> {
-    let forwarded = request.path() == forward::PATH;
-    if head_length(&request) > MAX_HEAD {
-        if let Some(gate) = request.app_data::<web::Data<Gate>>() {
-            gate.reject(gate.source(request.request()), BadRequest::HeadTooLong);
-        }
-        let response = if forwarded { forward::too_long() } else { too_long() };
-        return Ok(request.into_response(response));
-    }
-    AssertUnwindSafe(next.call(request)).catch_unwind().await.unwrap_or_else(|_| {
-        let response = if forwarded {
-            forward::failed()
-        } else {
-            text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
-        };
-        Err(InternalError::from_response("a handler panicked", response).into())
-    })
-}
-
 /// Bytes of the request line and the fields, without what separates them.
-fn head_length(request: &ServiceRequest) -> usize {
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+fn head_length(request: &RequestHead) -> usize {
+    let target = request.uri.path_and_query().map_or(0, |target| target.as_str().len());
     let fields: usize =
         request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     target + fields
@@ -562,7 +556,7 @@ mod tests {
     use std::ops::ControlFlow;
 
     use actix_web::dev::Service;
-    use actix_web::test::{TestRequest, init_service};
+    use actix_web::test::TestRequest;
 
     use super::*;
     use crate::auth;
@@ -598,8 +592,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn every_decision_has_its_status_and_says_when_to_come_back_if_that_helps() {
+    fn gate() -> Gate {
         let authenticator =
             Authenticator::new(Box::new(Nobody), &auth::Settings::default()).unwrap();
         let realm = Realm::new(Realm::DEFAULT).unwrap();
@@ -611,7 +604,12 @@ mod tests {
             tls: None,
             max_connections: Settings::MAX_CONNECTIONS,
         };
-        let gate = Gate::new(Arc::new(authenticator), &settings);
+        Gate::new(Arc::new(authenticator), &settings)
+    }
+
+    #[test]
+    fn every_decision_has_its_status_and_says_when_to_come_back_if_that_helps() {
+        let gate = gate();
         let user = UserName::parse("roy").unwrap();
         let grant = auth::Grant { user, groups: Arc::default() };
         let throttled = |millis| Decision::Throttled { retry_after: Duration::from_millis(millis) };
@@ -642,14 +640,12 @@ mod tests {
         }
         rt::System::new().block_on(async {
             let app = App::new()
-                .wrap(from_fn(contain))
                 .service(resource("/panics", panics))
                 .service(resource("/healthz", healthz));
-            let app = init_service(app).await;
+            let app = exchanges(app, Arc::new(gate())).new_service(()).await.unwrap();
             for (path, status) in [("/panics", 500), ("/healthz", 200), ("/panics", 500)] {
-                let answer = app.call(TestRequest::get().uri(path).to_request()).await;
-                let answer = answer.map_or_else(|e| e.error_response().status(), |r| r.status());
-                assert_eq!(answer, status, "{path}");
+                let answer = app.call(TestRequest::get().uri(path).to_request()).await.unwrap();
+                assert_eq!(answer.status(), status, "{path}");
             }
         });
     }
