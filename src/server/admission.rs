@@ -48,7 +48,7 @@ pub(super) struct Seat {
 /// A connection, as it is known here.
 pub(super) struct Occupant {
     start: Instant,
-    /// When it was last active, in nanoseconds since the start of the server.
+    /// When its last request was read, in nanoseconds since the start of the server.
     last_active: AtomicU64,
     evicted: AtomicBool,
     /// The task of the connection.

@@ -234,11 +234,13 @@ impl AsyncRead for Connection {
         } else if exchange.is_answered_early() || inner.framing.is_stuck() {
             Poll::Ready(Ok(()))
         } else {
-            inner.read(context, buffer).map_ok(|whole| {
-                if whole {
-                    self.exchange.step(Exchange::request_read);
-                }
-            })
+            let read = inner.read(context, buffer);
+            if let Poll::Ready(Ok(true)) = read {
+                self.exchange.step(Exchange::request_read);
+                // Before the response, after which the client may count on it.
+                inner.occupant.note_activity();
+            }
+            read.map_ok(|_| ())
         };
         // The HTTP library reads whenever it is polled, so this is seen in time.
         if read.is_pending() && inner.occupant.is_evicted(context) {
@@ -260,12 +262,11 @@ impl AsyncWrite for Connection {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner.borrow_mut();
         ready!(Pin::new(&mut inner.stream).poll_flush(context))?;
-        if let Some(exchange) = self.exchange.step(Exchange::flushed) {
-            inner.occupant.note_activity();
-            if !inner.ahead.is_empty() || exchange.is_answered_early() {
-                // After the reactor was asked who else of this thread has something to do.
-                let _ = pin!(yield_now()).poll(context);
-            }
+        if let Some(exchange) = self.exchange.step(Exchange::flushed)
+            && (!inner.ahead.is_empty() || exchange.is_answered_early())
+        {
+            // After the reactor was asked who else of this thread has something to do.
+            let _ = pin!(yield_now()).poll(context);
         }
         Poll::Ready(Ok(()))
     }
@@ -320,6 +321,7 @@ impl Drop for Body {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
 
@@ -328,8 +330,9 @@ mod tests {
     use futures_executor::block_on;
     use tokio::io::ReadBuf;
 
-    use super::super::admission::Admission;
+    use super::super::admission::{Admission, Seat};
     use super::*;
+    use crate::auth::Source;
 
     #[test]
     fn no_response_waits_for_an_acknowledgement() {
@@ -358,18 +361,21 @@ mod tests {
         connection: Connection,
         client: std::os::unix::net::UnixStream,
         wakes: Arc<Wakes>,
+        _seat: Seat,
     }
 
     impl Bench {
         fn new() -> Self {
+            Self::seated(block_on(Arc::new(Admission::new(1)).enter(None)))
+        }
+
+        fn seated(seat: Seat) -> Self {
             let (client, server) = std::os::unix::net::UnixStream::pair().unwrap();
             server.set_nonblocking(true).unwrap();
             let server = UnixStream::from_std(server).unwrap();
-            let admission = Arc::new(Admission::new(1));
-            let seat = block_on(admission.enter(None));
             let stream = Stream::over_unix(server, Duration::from_secs(10));
             let connection = Connection::new(stream, seat.occupant());
-            Self { connection, client, wakes: Arc::default() }
+            Self { connection, client, wakes: Arc::default(), _seat: seat }
         }
 
         fn send(&mut self, text: &str) {
@@ -468,6 +474,27 @@ mod tests {
             assert!(bench.answer().await, "the library learns that nothing more is read");
             assert_eq!(bench.read().await, Some(String::new()));
             assert!(bench.connection.into_unread().is_some());
+        });
+    }
+
+    /// activity is known before the client has the response, and can see what follows from it.
+    #[test]
+    fn connection_with_a_new_request_is_not_the_longest_idle() {
+        System::new().block_on(async {
+            let admission = Arc::new(Admission::new(2));
+            let source = Some(Source::of(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+            let mut first = Bench::seated(admission.enter(source).await);
+            let mut second = Bench::seated(admission.enter(source).await);
+            first.send(&get("/a"));
+            assert_eq!(first.read().await, Some(get("/a")));
+            let _third = admission.enter(source).await;
+            assert_eq!(first.read().await, None, "waits for its response");
+            let mut space = [0; PIECE];
+            let mut buffer = ReadBuf::new(&mut space);
+            let read =
+                second.poll(|connection, context| connection.poll_read(context, &mut buffer));
+            let Poll::Ready(Err(e)) = read else { panic!("{read:?}") };
+            assert_eq!(e.kind(), io::ErrorKind::ConnectionAborted);
         });
     }
 
