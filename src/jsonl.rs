@@ -19,9 +19,9 @@ struct Written<'a> {
     hash: &'a str,
     groups: Vec<&'a str>,
     locked: bool,
-    expire: Option<String>,
+    expires_at: Option<String>,
     created_at: String,
-    changed_at: String,
+    updated_at: String,
 }
 
 /// A line as it is read: what is not there is as for a new user.
@@ -34,9 +34,9 @@ struct Read {
     groups: Vec<String>,
     #[serde(default)]
     locked: bool,
-    expire: Option<String>,
+    expires_at: Option<String>,
     created_at: Option<String>,
-    changed_at: Option<String>,
+    updated_at: Option<String>,
 }
 
 /// The line of a user, without its end.
@@ -50,9 +50,9 @@ pub(crate) fn line(account: &Account) -> Result<String, BadRecord> {
         hash: hash.as_str(),
         groups: account.groups.iter().map(GroupName::as_str).collect(),
         locked: account.locked,
-        expire: account.expires.map(|moment| moment.to_string()),
+        expires_at: account.expires.map(|moment| moment.to_string()),
         created_at: account.created.to_string(),
-        changed_at: account.changed.to_string(),
+        updated_at: account.changed.to_string(),
     };
     // None of the fields can fail.
     serde_json::to_string(&written).map_err(|_| BadRecord::Field("name"))
@@ -79,9 +79,9 @@ pub(crate) fn parse(line: &str, now: Moment) -> Result<Option<Account>, LineErro
         hash: Ok(hash),
         groups: Groups::new(groups).map_err(|e| field("groups", &e))?,
         locked: read.locked,
-        expires: moment("expire", read.expire.as_deref())?,
+        expires: moment("expires_at", read.expires_at.as_deref())?,
         created: moment("created_at", read.created_at.as_deref())?.unwrap_or(now),
-        changed: moment("changed_at", read.changed_at.as_deref())?.unwrap_or(now),
+        changed: moment("updated_at", read.updated_at.as_deref())?.unwrap_or(now),
     }))
 }
 
@@ -148,7 +148,7 @@ mod tests {
     fn a_line_holds_all_that_is_kept_of_a_user() {
         let written = line(&roy()).unwrap();
         let expected = format!(
-            r#"{{"name":"roy","hash":"{HASH}","groups":["admin","staff"],"locked":true,"expire":"2027-01-15T08:00:00Z","created_at":"1970-01-01T00:00:01Z","changed_at":"1970-01-01T00:00:02Z"}}"#
+            r#"{{"name":"roy","hash":"{HASH}","groups":["admin","staff"],"locked":true,"expires_at":"2027-01-15T08:00:00Z","created_at":"1970-01-01T00:00:01Z","updated_at":"1970-01-01T00:00:02Z"}}"#
         );
         assert_eq!(written, expected);
         assert_eq!(parse(&written, moment(9)), Ok(Some(roy())));
@@ -187,7 +187,7 @@ mod tests {
             ),
             (
                 r#"{"name":"roy","hash":"H","password":"open-sesame"}"#,
-                "unknown field `password`, expected one of `name`, `hash`, `groups`, `locked`, `expire`, `created_at`, `changed_at`".to_owned(),
+                "unknown field `password`, expected one of `name`, `hash`, `groups`, `locked`, `expires_at`, `created_at`, `updated_at`".to_owned(),
             ),
             (
                 r#"{"name":"roy","hash":"H","locked":"open-sesame"}"#,
@@ -195,8 +195,8 @@ mod tests {
             ),
             (r#"{"name":"roy","hash":"H","groups":["a,b"]}"#, "\"groups\": it holds a comma, which stands between groups".to_owned()),
             (
-                r#"{"name":"roy","hash":"H","expire":"soon"}"#,
-                format!("\"expire\": {}", crate::moment::MomentError),
+                r#"{"name":"roy","hash":"H","expires_at":"soon"}"#,
+                format!("\"expires_at\": {}", crate::moment::MomentError),
             ),
         ] {
             let line = line.replace(r#""H""#, &format!("\"{HASH}\""));

@@ -70,7 +70,7 @@ impl Report {
                 name: change.name.as_str(),
                 changed: change.outcome != Outcome::Unchanged,
                 outcome: change.outcome.to_string(),
-                what: change.differences.iter().map(ToString::to_string).collect(),
+                changes: change.differences.iter().map(ToString::to_string).collect(),
                 password: generated.map(Password::reveal),
                 dry_run: self.dry_run,
             };
@@ -103,14 +103,14 @@ impl Report {
         }
         let by = rustix::process::getuid().as_raw();
         let mut line = format!(
-            "[{} INFO  audit] change={} user={} by={by}",
+            "[{} INFO  audit] action={} user={} by={by}",
             Moment::now(),
             change.outcome,
             change.name
         );
         for (n, difference) in change.differences.iter().enumerate() {
             // Writing to a text can't fail.
-            let _ = write!(line, "{}{difference}", if n == 0 { " what=" } else { "," });
+            let _ = write!(line, "{}{difference}", if n == 0 { " changes=" } else { "," });
         }
         writeln!(audit, "{line}").map_err(|e| cannot_audit(&e))
     }
@@ -127,7 +127,7 @@ struct Object<'a> {
     name: &'a str,
     changed: bool,
     outcome: String,
-    what: Vec<String>,
+    changes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     password: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -201,11 +201,11 @@ pub(super) struct Shown<'a> {
     name: &'a str,
     groups: Vec<&'a str>,
     locked: bool,
-    expire: Option<String>,
+    expires_at: Option<String>,
     /// `null` where the hash can't be used.
     cost: Option<u8>,
     created_at: String,
-    changed_at: String,
+    updated_at: String,
 }
 
 impl<'a> Shown<'a> {
@@ -214,10 +214,10 @@ impl<'a> Shown<'a> {
             name: account.name.as_str(),
             groups: account.groups.iter().map(GroupName::as_str).collect(),
             locked: account.locked,
-            expire: account.expires.map(|moment| moment.to_string()),
+            expires_at: account.expires.map(|moment| moment.to_string()),
             cost: account.hash.as_ref().ok().map(|hash| hash.cost().get()),
             created_at: account.created.to_string(),
-            changed_at: account.changed.to_string(),
+            updated_at: account.changed.to_string(),
         }
     }
 }

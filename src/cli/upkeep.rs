@@ -15,15 +15,15 @@ use crate::text::printable;
 pub(super) fn check(args: &args::Check, database: &Path) -> Result<(), Failure> {
     let flaws = store::check(database, args.cost.parse()?)?;
     for flaw in &flaws {
-        let Flaw { what, user, mend } = flaw;
+        let Flaw { problem, user, fix } = flaw;
         if args.json.json {
             let user = user.as_ref().map(UserName::as_str);
-            let object = Object { name: user, what, mend: mend.as_deref() };
+            let object = Object { problem, user, fix: fix.as_deref() };
             print(&json(&object)?)?;
         } else {
-            print(what)?;
-            if let Some(mend) = mend {
-                print(&format!("  mend: {mend}"))?;
+            print(problem)?;
+            if let Some(fix) = fix {
+                print(&format!("  fix: {fix}"))?;
             }
         }
     }
@@ -42,9 +42,9 @@ pub(super) fn check(args: &args::Check, database: &Path) -> Result<(), Failure> 
 /// Something that is wrong, for programs.
 #[derive(Serialize)]
 struct Object<'a> {
-    name: Option<&'a str>,
-    what: &'a str,
-    mend: Option<&'a str>,
+    problem: &'a str,
+    user: Option<&'a str>,
+    fix: Option<&'a str>,
 }
 
 pub(super) fn backup(args: &args::Backup, database: &Path) -> Result<(), Failure> {

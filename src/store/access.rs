@@ -17,7 +17,7 @@ pub(super) struct Problem {
     pub(super) path: PathBuf,
     kind: Kind,
     /// What to do about it: a command, where one is enough.
-    pub(super) mend: Option<String>,
+    pub(super) fix: Option<String>,
 }
 
 enum Kind {
@@ -60,21 +60,21 @@ pub(super) fn folder_problems(database: &Path, companions: &[PathBuf]) -> io::Re
     let folder = folder(database);
     let meta = fs::metadata(folder)?;
     let (caller, mode) = (geteuid(), meta.mode() & 0o7777);
-    let problem = |kind, mend| Problem { path: folder.to_owned(), kind, mend: Some(mend) };
+    let problem = |kind, fix| Problem { path: folder.to_owned(), kind, fix: Some(fix) };
     let mut problems = Vec::new();
     if mode & 0o022 != 0 {
         // A sticky folder is meant to be shared. Other programs need it as it is.
         let ours = mode & 0o1000 == 0 && (caller.is_root() || meta.uid() == caller.as_raw());
-        let mend = if ours {
+        let fix = if ours {
             format!("chmod go-w {}", shell_word(folder))
         } else {
             move_to_own_folder(database, companions)
         };
-        problems.push(problem(Kind::FolderOpen { mode }, mend));
+        problems.push(problem(Kind::FolderOpen { mode }, fix));
     }
     if !caller.is_root() && ![0, caller.as_raw()].contains(&meta.uid()) {
-        let mend = "name a file in a folder of yours with --database".to_owned();
-        problems.push(problem(Kind::FolderOwner(meta.uid()), mend));
+        let fix = "name a file in a folder of yours with --database".to_owned();
+        problems.push(problem(Kind::FolderOwner(meta.uid()), fix));
     }
     Ok(problems)
 }
@@ -88,7 +88,7 @@ pub(super) fn file_problems(database: &Path, companions: &[PathBuf]) -> io::Resu
     let mut judge = |path: &Path, meta: &Metadata, is_companion: bool| {
         let word = shell_word(path);
         let set_aside = || format!("mv {word} {}", shell_word(beside(path, ".set-aside")));
-        let mut problem = |kind, mend| problems.push(Problem { path: path.to_owned(), kind, mend });
+        let mut problem = |kind, fix| problems.push(Problem { path: path.to_owned(), kind, fix });
         if !meta.is_file() {
             return problem(Kind::NotPlain, is_companion.then(set_aside));
         }
@@ -96,12 +96,12 @@ pub(super) fn file_problems(database: &Path, companions: &[PathBuf]) -> io::Resu
             // A companion of another user is neither believed nor handed over: it may be any file
             // of theirs. A database is known to be a store when advice is given, and is handed over
             // unless it has another name.
-            let mend = match (is_companion, meta.nlink()) {
+            let fix = match (is_companion, meta.nlink()) {
                 (true, _) => Some(set_aside()),
                 (false, 1) => Some(format!("chown -h {expected}:{} {word}", folder.gid())),
                 (false, _) => None,
             };
-            problem(Kind::Owner { is: meta.uid(), expected }, mend);
+            problem(Kind::Owner { is: meta.uid(), expected }, fix);
         } else if is_companion && meta.nlink() != 1 {
             problem(Kind::Links(meta.nlink()), Some(set_aside()));
         }

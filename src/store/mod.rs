@@ -249,12 +249,12 @@ fn as_owner<R: Send>(
 /// Something that is wrong with a store.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Flaw {
-    /// What is wrong.
-    pub what: String,
-    /// Whose record it is about, if it is about one.
+    /// A description of the problem.
+    pub problem: String,
+    /// The user whose record has the problem, if it is a problem of one record.
     pub user: Option<UserName>,
-    /// What to do about it: a command, where one is enough.
-    pub mend: Option<String>,
+    /// A command that fixes the problem, or an advice where no single command does.
+    pub fix: Option<String>,
 }
 
 /// Name and version of the library that keeps the users.

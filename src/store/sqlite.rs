@@ -594,12 +594,12 @@ pub(super) fn files(path: &Path) -> Vec<PathBuf> {
 /// Returns what is wrong with the files of the store, without opening them as a database.
 pub(super) fn check_files(path: &Path) -> Result<Vec<Flaw>, StoreError> {
     let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
-    let of_file = |what: String, mend| Flaw { what, user: None, mend };
+    let of_file = |problem: String, fix| Flaw { problem, user: None, fix };
     if !is_there(&path)? {
-        let mend = format!("resttool useradd NAME --database {}", shell_word(&path));
-        return Ok(vec![of_file("there is no store".to_owned(), Some(mend))]);
+        let fix = format!("resttool useradd NAME --database {}", shell_word(&path));
+        return Ok(vec![of_file("there is no store".to_owned(), Some(fix))]);
     }
-    let flaw = |problem: Problem| of_file(problem.with_path(), problem.mend);
+    let flaw = |problem: Problem| of_file(problem.with_path(), problem.fix);
     match problems(&real(&path)?) {
         Ok(found) => Ok(found.into_iter().map(flaw).collect()),
         Err(e) => refusal(e),
@@ -623,7 +623,7 @@ pub(super) fn check_content(path: &Path, cost: Cost) -> Result<Vec<Flaw>, StoreE
 fn refusal(e: StoreError) -> Result<Vec<Flaw>, StoreError> {
     match e {
         StoreError::Refused { why, hint, .. } => {
-            Ok(vec![Flaw { what: why, user: None, mend: hint }])
+            Ok(vec![Flaw { problem: why, user: None, fix: hint }])
         }
         e => Err(e),
     }
@@ -654,11 +654,11 @@ fn integrity(connection: &Connection, path: &Path) -> Result<Vec<Flaw>, StoreErr
     let mut statement = connection.prepare("PRAGMA integrity_check").map_err(failed)?;
     let said = statement.query_map([], |row| row.get::<_, String>(0)).map_err(failed)?;
     let said = said.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    let mend = "put a backup in its place, or rescue what is left with sqlite3's .recover";
+    let fix = "put a backup in its place, or rescue what is left with sqlite3's .recover";
     let flaw = |what: String| Flaw {
-        what: format!("it is damaged: {}", printable(&what)),
+        problem: format!("it is damaged: {}", printable(&what)),
         user: None,
-        mend: Some(mend.to_owned()),
+        fix: Some(fix.to_owned()),
     };
     Ok(said.into_iter().filter(|line| line != "ok").map(flaw).collect())
 }
@@ -679,12 +679,12 @@ fn records(connection: &Connection, path: &Path, cost: Cost) -> Result<Vec<Flaw>
 fn record(row: &Row<'_>, cost: Cost, database: &str) -> Option<Flaw> {
     let name = match user_name(row) {
         Ok(name) => name,
-        Err(e) => return Some(Flaw { what: e.to_string(), user: None, mend: None }),
+        Err(e) => return Some(Flaw { problem: e.to_string(), user: None, fix: None }),
     };
     let word = shell_operand(name.as_str());
-    let flaw = |what: String, command: &str| {
-        let mend = Some(format!("resttool {command} --database {database} {word}"));
-        Some(Flaw { what, user: Some(name.clone()), mend })
+    let flaw = |problem: String, command: &str| {
+        let fix = Some(format!("resttool {command} --database {database} {word}"));
+        Some(Flaw { problem, user: Some(name.clone()), fix })
     };
     let unusable = |why| StoreError::BadRecord { user: name.clone(), why }.to_string();
     let fields = flag(row, 2, "lock").map(|_| ()).and_then(|()| {
@@ -802,7 +802,7 @@ fn refuse_problems(path: &Path) -> Result<(), StoreError> {
 
 fn refused(problem: Problem) -> StoreError {
     let why = problem.describe("it");
-    StoreError::Refused { path: problem.path, why, hint: problem.mend }
+    StoreError::Refused { path: problem.path, why, hint: problem.fix }
 }
 
 /// Looks at the header of a file without SQLite, which would open its companions as well. Only for
@@ -1269,7 +1269,7 @@ mod tests {
 
     /// S-01
     #[test]
-    fn a_file_that_others_may_read_or_write_is_refused_with_the_mend() {
+    fn a_file_that_others_may_read_or_write_is_refused_with_the_fix() {
         let place = Place::new();
         drop(place.open());
         for mode in [0o640, 0o604, 0o620, 0o602, 0o610, 0o777] {

@@ -309,7 +309,7 @@ fn only_the_exact_routes_are_answered() {
 
 /// P-18: while the table is missing, nobody is let in, and then the server recovers by itself.
 #[test]
-fn a_store_that_fails_is_unavailable_until_it_is_mended() {
+fn a_store_that_fails_is_unavailable_until_it_is_fixed() {
     let (place, server) = with_roy();
     assert_eq!(server.login("roy", "open-sesame").status, 200);
     place.sql("ALTER TABLE users RENAME TO hidden");

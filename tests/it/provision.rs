@@ -110,8 +110,11 @@ fn groups_lock_and_expiry_are_set_with_the_user() {
     );
     let roy = home.user("roy");
     assert_eq!(roy["groups"], serde_json::json!(["admin", "ops", "staff"]));
-    assert_eq!((&roy["locked"], &roy["expire"]), (&true.into(), &"2099-01-31T00:00:00Z".into()));
-    assert_eq!((&roy["cost"], &roy["created_at"]), (&5.into(), &roy["changed_at"]));
+    assert_eq!(
+        (&roy["locked"], &roy["expires_at"]),
+        (&true.into(), &"2099-01-31T00:00:00Z".into())
+    );
+    assert_eq!((&roy["cost"], &roy["created_at"]), (&5.into(), &roy["updated_at"]));
 }
 
 #[test]
@@ -120,7 +123,7 @@ fn an_update_adds_or_changes_and_the_second_time_changes_nothing() {
     let upsert = |password: &str, more: &str| {
         let words = format!("useradd roy --update --password-stdin --cost 4 --json {more}");
         let object = json(&home.done(&words, password));
-        (text(&object["outcome"]), object["what"].to_string())
+        (text(&object["outcome"]), object["changes"].to_string())
     };
     assert_eq!(
         upsert("open-sesame", "--group staff"),
@@ -155,7 +158,7 @@ fn usermod_changes_what_it_names_and_nothing_else() {
     let change = |words: &str| {
         let object = json(&home.done(&format!("usermod roy --json {words}"), ""));
         assert_eq!(object["changed"], object["outcome"] == "changed");
-        object["what"].to_string()
+        object["changes"].to_string()
     };
     assert_eq!(change("--lock"), r#"["locked"]"#);
     assert_eq!(change("--lock"), "[]");
@@ -238,7 +241,7 @@ dan   -            expired                     12        1970-01-01T00:00:00Z  1
 eve   -            active                      unusable  1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
 ";
     assert_eq!(home.run("userlist", ""), Outcome::new(0, table, ""));
-    let ann = r#"{"name":"ann","groups":["admin","staff"],"locked":false,"expire":null,"cost":5,"created_at":"1970-01-01T00:00:00Z","changed_at":"1970-01-01T00:01:00Z"}"#;
+    let ann = r#"{"name":"ann","groups":["admin","staff"],"locked":false,"expires_at":null,"cost":5,"created_at":"1970-01-01T00:00:00Z","updated_at":"1970-01-01T00:01:00Z"}"#;
     assert_eq!(home.done("userlist ann --json", ""), format!("{ann}\n"));
     assert_eq!(home.user("eve")["cost"], serde_json::Value::Null);
     for (words, expected) in [
@@ -288,7 +291,7 @@ fn verify_says_what_the_server_would() {
 }
 
 #[test]
-fn many_passwords_are_changed_at_once_or_none() {
+fn many_passwords_are_updated_at_once_or_none() {
     let home = Home::new();
     home.done("useradd ann --hash-stdin --group staff", HASH);
     home.done("useradd bob --hash-stdin", HASH);
@@ -303,8 +306,8 @@ hint: --create adds users who do not exist\n";
     assert!(home.is_password("ann", "one:with:colons"), "nothing was changed");
     let created = home.done("chpasswd --cost 10 --create --json", "ann:next-one-\ncid:three-three");
     let expected =
-        "{\"name\":\"ann\",\"changed\":true,\"outcome\":\"changed\",\"what\":[\"password\"]}
-{\"name\":\"cid\",\"changed\":true,\"outcome\":\"added\",\"what\":[]}\n";
+        "{\"name\":\"ann\",\"changed\":true,\"outcome\":\"changed\",\"changes\":[\"password\"]}
+{\"name\":\"cid\",\"changed\":true,\"outcome\":\"added\",\"changes\":[]}\n";
     assert_eq!(created, expected);
     assert!(home.is_password("cid", "three-three"));
     for (input, code, why) in [
@@ -437,7 +440,7 @@ fn lines_of_json_are_a_whole_copy() {
     let other = Home::new();
     let text = fs::read_to_string(home.path("users.jsonl")).unwrap();
     let ann = format!(
-        r#"{{"name":"ann","hash":"{HASH}","groups":["admin","staff"],"locked":false,"expire":"2099-01-31T00:00:00Z","created_at":"1970-01-01T00:00:01Z","changed_at":"1970-01-01T00:00:02Z"}}"#
+        r#"{{"name":"ann","hash":"{HASH}","groups":["admin","staff"],"locked":false,"expires_at":"2099-01-31T00:00:00Z","created_at":"1970-01-01T00:00:01Z","updated_at":"1970-01-01T00:00:02Z"}}"#
     );
     assert_eq!(text.lines().next(), Some(&*ann));
     assert_eq!(other.run("import - --format jsonl", &text).stderr, "resttool: 2 added\n");
@@ -475,7 +478,7 @@ fn users_are_brought_to_what_a_file_says_and_the_second_time_nothing_is_changed(
     let would = "resttool: would be: 2 added, 1 changed, 1 removed\n";
     assert_eq!(apply("--dry-run --prune"), Outcome::new(0, dry, would));
     assert_eq!(apply("-n --prune"), Outcome::new(0, dry, would));
-    let object = r#"{"name":"old","changed":true,"outcome":"removed","what":[],"dry_run":true}"#;
+    let object = r#"{"name":"old","changed":true,"outcome":"removed","changes":[],"dry_run":true}"#;
     assert_eq!(apply("-n --prune --json").stdout.lines().last(), Some(object));
     assert_eq!(home.users(), before);
     let done = apply("");
@@ -492,10 +495,10 @@ fn users_are_brought_to_what_a_file_says_and_the_second_time_nothing_is_changed(
     assert_eq!(home.done("export --format jsonl", ""), kept);
     write(&home.path("etc/ann"), "another-one\n");
     let changed = apply("--prune --json");
-    let expected = r#"{"name":"ann","changed":true,"outcome":"changed","what":["password"]}
-{"name":"bob","changed":false,"outcome":"unchanged","what":[]}
-{"name":"cid","changed":false,"outcome":"unchanged","what":[]}
-{"name":"old","changed":true,"outcome":"removed","what":[]}
+    let expected = r#"{"name":"ann","changed":true,"outcome":"changed","changes":["password"]}
+{"name":"bob","changed":false,"outcome":"unchanged","changes":[]}
+{"name":"cid","changed":false,"outcome":"unchanged","changes":[]}
+{"name":"old","changed":true,"outcome":"removed","changes":[]}
 "#;
     let said = "resttool: 1 changed, 1 removed, 2 unchanged\n";
     assert_eq!(changed, Outcome::new(0, expected, said));
@@ -539,21 +542,21 @@ fn every_change_is_one_audit_line() {
     };
     assert_eq!(
         audit("useradd roy --hash-stdin --group staff", HASH),
-        ["added user=roy what=joined:staff"]
+        ["added user=roy changes=joined:staff"]
     );
     assert_eq!(audit("useradd roy --hash-stdin", HASH), [""; 0]);
     assert_eq!(audit("useradd roy --hash-stdin --if-not-exists", HASH), [""; 0]);
     assert_eq!(
         audit("passwd roy --password-stdin --cost 4", "x"),
-        ["changed user=roy what=password"]
+        ["changed user=roy changes=password"]
     );
     assert_eq!(
         audit("usermod roy --lock --rename joe", ""),
-        ["changed user=roy what=locked,renamed:joe"]
+        ["changed user=roy changes=locked,renamed:joe"]
     );
     assert_eq!(audit("usermod joe --lock", ""), [""; 0]);
     let many = audit("chpasswd --create --cost 4", "joe:x\nann:y\n");
-    assert_eq!(many, ["changed user=joe what=password", "added user=ann"]);
+    assert_eq!(many, ["changed user=joe changes=password", "added user=ann"]);
     assert_eq!(audit("userlist", ""), [""; 0]);
     assert_eq!(audit("apply - --prune --dry-run", ""), [""; 0]);
     assert_eq!(audit("apply - --prune", ""), ["removed user=ann", "removed user=joe"]);
@@ -568,7 +571,7 @@ fn every_change_is_one_audit_line() {
     assert_eq!(lines.len(), 2);
     for (line, expected) in lines.iter().zip(["added", "removed"]) {
         let (time, rest) = line.split_once(' ').unwrap();
-        assert_eq!(rest, format!("INFO  audit] change={expected} user=roy by={uid}"));
+        assert_eq!(rest, format!("INFO  audit] action={expected} user=roy by={uid}"));
         let time = time.strip_prefix('[').unwrap();
         assert!(time.len() == "2026-11-24T10:00:00Z".len() && time.ends_with('Z'), "{time}");
     }

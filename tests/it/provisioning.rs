@@ -99,7 +99,7 @@ impl Machine {
             let user: serde_json::Value = serde_json::from_str(line).unwrap();
             let name = user["name"].as_str().unwrap().to_owned();
             let locked = user["locked"].as_bool().unwrap();
-            (name, user["groups"].to_string(), locked, !user["expire"].is_null())
+            (name, user["groups"].to_string(), locked, !user["expires_at"].is_null())
         };
         lines.lines().map(user).collect()
     }

@@ -54,7 +54,7 @@ pub fn audited(mut command: Command, input: impl AsRef<[u8]>) -> (Outcome, Vec<S
             child.kill().unwrap();
         }
         let line = std::mem::take(&mut line);
-        match line.split_once(" INFO  audit] change=") {
+        match line.split_once(" INFO  audit] action=") {
             Some((_, change)) => audit.push(change.trim_end().to_owned()),
             None => stderr.push_str(&line),
         }
@@ -71,7 +71,7 @@ pub fn audited(mut command: Command, input: impl AsRef<[u8]>) -> (Outcome, Vec<S
 /// What was said on standard error, but for audit lines.
 pub fn unaudited(stderr: &str) -> String {
     let lines = stderr.split_inclusive('\n');
-    lines.filter(|line| !line.contains(" INFO  audit] change=")).collect()
+    lines.filter(|line| !line.contains(" INFO  audit] action=")).collect()
 }
 
 /// Runs it with words separated by spaces.

@@ -17,16 +17,16 @@ fn tool(place: &Place, words: &str) -> Outcome {
     run(place.folder(), &format!("{} --database {}", words.trim(), place.database().display()), "")
 }
 
-/// What is wrong, each with its mend.
+/// What is wrong, each with its fix.
 fn flaws(place: &Place, more: &str) -> Vec<(String, String)> {
     let outcome = tool(place, &format!("check {more}"));
     assert_eq!(outcome.code, i32::from(!outcome.stdout.is_empty()), "{}", outcome.stderr);
     let mut lines = outcome.stdout.lines().peekable();
     let mut flaws = Vec::new();
     while let Some(what) = lines.next() {
-        let mend = lines.next_if(|line| line.starts_with("  mend: "));
-        let mend = mend.map_or("", |line| line.strip_prefix("  mend: ").unwrap());
-        flaws.push((what.to_owned(), mend.to_owned()));
+        let fix = lines.next_if(|line| line.starts_with("  fix: "));
+        let fix = fix.map_or("", |line| line.strip_prefix("  fix: ").unwrap());
+        flaws.push((what.to_owned(), fix.to_owned()));
     }
     flaws
 }
@@ -74,14 +74,14 @@ fn what_is_wrong_is_named_with_its_mend_and_nothing_is_changed() {
         ),
     ];
     let expected = expected
-        .map(|(what, mend)| (what.to_owned(), mend.replace("DB", &format!("--database {shown}"))));
+        .map(|(what, fix)| (what.to_owned(), fix.replace("DB", &format!("--database {shown}"))));
     assert_eq!(flaws(&place, ""), expected);
     assert_eq!(flaws(&place, "--cost 5"), expected[1..]);
     let line = tool(&place, "check --json").stdout.lines().next().unwrap().to_owned();
     assert_eq!(
         line,
         format!(
-            r#"{{"name":"ann","what":"the hash of user ann is of cost 5, below 12","mend":"resttool passwd --database {shown} ann"}}"#
+            r#"{{"problem":"the hash of user ann is of cost 5, below 12","user":"ann","fix":"resttool passwd --database {shown} ann"}}"#
         )
     );
     let three = tool(&place, "check --quiet").stderr;
@@ -90,13 +90,13 @@ fn what_is_wrong_is_named_with_its_mend_and_nothing_is_changed() {
         format!("resttool: cannot check the store: 3 things are wrong with {shown}\n")
     );
     assert_eq!(fs::read(&database).unwrap(), before);
-    // The mend is a command that mends, also of a name that looks like an option.
+    // The fix is a command that fixes, also of a name that looks like an option.
     place.hashed("-f", HASH);
-    let mend = flaws(&place, "").into_iter().find(|(what, _)| what.contains("user -f")).unwrap().1;
-    let words = mend.strip_prefix("resttool ").unwrap();
+    let fix = flaws(&place, "").into_iter().find(|(what, _)| what.contains("user -f")).unwrap().1;
+    let words = fix.strip_prefix("resttool ").unwrap();
     let (verb, rest) = words.split_once(' ').unwrap();
-    let mended = run(place.folder(), &format!("{verb} --generate {rest}"), "");
-    assert_eq!(mended.code, 0, "{mend}: {}", mended.stderr);
+    let fixed = run(place.folder(), &format!("{verb} --generate {rest}"), "");
+    assert_eq!(fixed.code, 0, "{fix}: {}", fixed.stderr);
     assert!(!flaws(&place, "").iter().any(|(what, _)| what.contains("user -f")));
     place.remove("-f");
 
@@ -112,16 +112,16 @@ fn what_is_wrong_is_named_with_its_mend_and_nothing_is_changed() {
     assert_eq!(fs::read(&database).unwrap(), b"something else");
 }
 
-/// R-12: a mend is quoted from the raw text, so that it works for every name and path.
+/// R-12: a fix is quoted from the raw text, so that it works for every name and path.
 #[test]
-fn mends_work_for_names_and_paths_of_any_kind() {
+fn fixes_work_for_names_and_paths_of_any_kind() {
     let place = Place::new();
     place.hashed("roy", HASH);
     for user in [r"CORP\roy", "it's", "$(id)", "-f"] {
         place.rename("roy", user);
-        let (what, mend) = flaws(&place, "").remove(0);
+        let (what, fix) = flaws(&place, "").remove(0);
         assert!(what.contains("of cost 5"), "{what}");
-        follow(&mend.replacen("resttool passwd", "resttool passwd --cost 12 --generate", 1));
+        follow(&fix.replacen("resttool passwd", "resttool passwd --cost 12 --generate", 1));
         assert_eq!(flaws(&place, ""), [], "{user}");
         place.remove(user);
         place.hashed("roy", HASH);
@@ -138,14 +138,14 @@ fn mends_work_for_names_and_paths_of_any_kind() {
             "",
         )
     };
-    follow(check().stdout.split_once("mend: ").unwrap().1);
+    follow(check().stdout.split_once("fix: ").unwrap().1);
     assert_eq!(check().code, 0);
 }
 
 /// R-12: also where only bytes in `$'...'` stand for them.
 #[test]
 #[ignore = "needs bash"]
-fn mends_work_for_paths_that_do_not_print() {
+fn fixes_work_for_paths_that_do_not_print() {
     let place = Place::new();
     place.hashed("roy", HASH);
     let database = place.folder().join(OsStr::from_bytes(b"a\n\xFF\xE2\x80\xAE.db"));
@@ -158,7 +158,7 @@ fn mends_work_for_paths_that_do_not_print() {
             "",
         )
     };
-    follow(check().stdout.split_once("mend: ").unwrap().1);
+    follow(check().stdout.split_once("fix: ").unwrap().1);
     assert_eq!(check().code, 0);
 }
 
@@ -179,14 +179,14 @@ fn advice_hands_over_plain_files_alone_one_by_one() {
     fs::write(place.folder().join("users.db.htpasswd"), "of root too").unwrap();
     let database = place.database().display().to_string();
     let found = flaws(&place, "--cost 4");
-    let chowns: Vec<_> = found.iter().filter(|(_, mend)| mend.contains("chown")).collect();
+    let chowns: Vec<_> = found.iter().filter(|(_, fix)| fix.contains("chown")).collect();
     assert_eq!(chowns.len(), 1, "{found:?}");
     assert_eq!(chowns[0].1, format!("chown -h {SERVICE}:{SERVICE} {database}"));
     assert!(found.iter().any(|(what, _)| what.contains("-wal is not a plain file")), "{found:?}");
-    for (_, mend) in &found {
-        assert!(!mend.contains('*') && !mend.contains("secret"), "{mend}");
-        if !mend.is_empty() {
-            follow(mend);
+    for (_, fix) in &found {
+        assert!(!fix.contains('*') && !fix.contains("secret"), "{fix}");
+        if !fix.is_empty() {
+            follow(fix);
         }
     }
     assert_eq!(fs::metadata(&secret).unwrap().uid(), 0);
