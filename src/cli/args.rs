@@ -1,4 +1,6 @@
-//! The arguments, as data: what each verb takes, its help and its environment variables. Nothing is done here.
+//! Arguments as data: the options of each command, their help and environment variables.
+//!
+//! Nothing is done here.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -15,18 +17,18 @@ use crate::server::{self, Network};
 use crate::text::printable;
 use crate::users::Policy;
 
-/// A gate in front of REST APIs: HTTP Basic against users in one SQLite file with bcrypt hashes
+/// Add HTTP Basic authentication to an API, with users and bcrypt hashes in one SQLite file
 #[derive(Parser, Debug)]
 #[command(name = "resttool", version, arg_required_else_help = true, max_term_width = 100)]
 #[command(after_long_help = "Examples:
-  resttool useradd roy                          ask for a password, and add the user roy
+  resttool useradd roy                          add the user roy and ask for a password
   resttool serve --port 5000                    answer http://127.0.0.1:5000/rest-auth
   curl -u roy http://127.0.0.1:5000/rest-auth   try it
-  resttool userdel roy                          roy is out at the next request")]
+  resttool userdel roy                          refuse roy from the next request on")]
 pub(super) struct Cli {
-    /// The file that holds the users; made with its folders when it is missing
+    /// Keep users in this file; it is created, with its folders, if it does not exist
     ///
-    /// Default: resttool/resttool.db in $XDG_DATA_HOME, or in ~/.local/share where that is not set.
+    /// Default: resttool/resttool.db in $XDG_DATA_HOME, or in ~/.local/share if that is not set.
     #[arg(long, value_name = "PATH", global = true, env = "RESTTOOL_DATABASE")]
     pub(super) database: Option<PathBuf>,
 
@@ -55,19 +57,19 @@ pub(super) enum Verb {
     Man(Man),
 }
 
-/// Answer /rest-auth for users who show the right name and password
+/// Answer /rest-auth and /auth: check the user name and password of each request
 #[derive(Args, Debug)]
 #[command(after_long_help = "Routes:
-  GET /rest-auth   200 with the right name and password, 401 with others, 403 without the group, 429 after
-                   too many wrong ones, 503 when it can't be found out
-  /auth            the same for proxies, in their dialect: 200 with Remote-User and Remote-Groups, 401 or 403;
-                   ?group=admin asks for a group
-  GET /healthz     200, without credentials and without a look at the users
+  GET /rest-auth   200 with valid credentials, 401 without, 403 without the group, 429 after too
+                   many failed logins, 503 if the server cannot check
+  /auth            the same for reverse proxies: 200 with Remote-User and Remote-Groups, 401 or 403;
+                   ?group=admin requires a group
+  GET /healthz     200 while the server runs
   GET /readyz      200 if users can be looked up, 503 if not
-  GET /openapi.json   what the server answers, as OpenAPI 3.1 has it
+  GET /openapi.json   an OpenAPI 3.1 description of these routes
 
-SIGTERM and SIGINT (Ctrl-C) let the requests in flight finish; a second one does not wait for them. SIGHUP
-has the certificate read again.
+SIGTERM and SIGINT (Ctrl-C) let requests in flight finish. A second signal ends the server at once.
+SIGHUP reloads the certificate.
 
 Examples:
   resttool serve
@@ -80,148 +82,201 @@ pub(super) struct Serve {
     #[command(flatten)]
     pub(super) address: Address,
 
-    /// Listen on a socket in the file system, and on no port
-    #[arg(long, value_name = "PATH", env = "RESTTOOL_UNIX_SOCKET", conflicts_with_all = ["tls_cert", "tls_key"])]
+    /// Listen on a Unix socket at this path instead of a port
+    #[arg(long, value_name = "PATH", env = "RESTTOOL_UNIX_SOCKET", conflicts_with_all = ["tls_cert", "tls_key"], help_heading = "Listening")]
     pub(super) unix_socket: Option<PathBuf>,
 
-    /// Who may connect to that socket: its mode, in octal
-    #[arg(long, value_name = "MODE", default_value = "600", env = "RESTTOOL_UNIX_SOCKET_MODE", value_parser = mode)]
+    /// Create the Unix socket with this mode, in octal
+    #[arg(long, value_name = "MODE", default_value = "600", env = "RESTTOOL_UNIX_SOCKET_MODE", value_parser = mode, help_heading = "Listening")]
     pub(super) unix_socket_mode: u32,
 
-    /// Speak TLS, with the certificate chain in this file (PEM); read again when it changes, or at SIGHUP
-    #[arg(long, value_name = "PATH", env = "RESTTOOL_TLS_CERT", requires = "tls_key")]
+    /// Serve TLS with the certificate chain in this PEM file; reloaded when it changes, or on
+    /// SIGHUP
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "RESTTOOL_TLS_CERT",
+        requires = "tls_key",
+        help_heading = "TLS"
+    )]
     pub(super) tls_cert: Option<PathBuf>,
 
-    /// The private key of the certificate (PEM), for its owner alone
-    #[arg(long, value_name = "PATH", env = "RESTTOOL_TLS_KEY", requires = "tls_cert")]
+    /// Read the private key from this PEM file, which only its owner may read
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "RESTTOOL_TLS_KEY",
+        requires = "tls_cert",
+        help_heading = "TLS"
+    )]
     pub(super) tls_key: Option<PathBuf>,
 
-    /// Listen on an address that other machines reach, although passwords travel in the clear
-    #[arg(long, env = "RESTTOOL_ALLOW_PLAINTEXT", value_parser = BoolishValueParser::new())]
+    /// Allow a non-loopback address without TLS (passwords are sent in the clear)
+    #[arg(long, env = "RESTTOOL_ALLOW_PLAINTEXT", value_parser = BoolishValueParser::new(), help_heading = "TLS")]
     pub(super) allow_plaintext: bool,
 
-    /// The realm: what a browser says when it asks for the password
+    /// Name the protected area in the challenge; browsers show this realm when they ask for a
+    /// password
     #[arg(
         long,
         value_name = "TEXT",
         default_value = "Authentication Required",
-        env = "RESTTOOL_REALM"
+        env = "RESTTOOL_REALM",
+        help_heading = "Access"
     )]
     pub(super) realm: String,
 
     #[command(flatten)]
     pub(super) cost: Cost,
 
-    /// How many threads compute hashes; default: one for each core
+    /// Compute hashes on this many threads [default: one per core]
     #[arg(
         long,
         value_name = "N",
         env = "RESTTOOL_HASH_WORKERS",
-        value_parser = RangedU64ValueParser::<usize>::new().range(1..=256)
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=256),
+        help_heading = "Hashing"
     )]
     pub(super) hash_workers: Option<usize>,
 
-    /// How many tries may wait for a hash; default: two seconds of work, as long as hashes are seen to take
+    /// Let at most this many login attempts wait for a hash worker [default: about 2 s of work,
+    /// measured]
     #[arg(
         long,
         value_name = "N",
         env = "RESTTOOL_QUEUE",
-        value_parser = RangedU64ValueParser::<usize>::new().range(1..=65_536)
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=65_536),
+        help_heading = "Hashing"
     )]
     pub(super) queue: Option<usize>,
 
-    /// How many verified passwords are remembered at most; 0 remembers none
+    /// Cache at most this many verified passwords; 0 disables the cache
     #[arg(
         long,
         value_name = "N",
         default_value_t = 65_536,
         env = "RESTTOOL_CACHE_ENTRIES",
-        value_parser = RangedU64ValueParser::<usize>::new().range(0..=1_048_576)
+        value_parser = RangedU64ValueParser::<usize>::new().range(0..=1_048_576),
+        help_heading = "Cache"
     )]
     pub(super) cache_entries: usize,
 
-    /// How long a verified password is remembered that nobody uses: 90s, 30m, 1h
+    /// Forget a verified password after it has been unused for this long (e.g. 90s, 30m, 1h)
     #[arg(
         long,
         value_name = "TIME",
         default_value = "1h",
         env = "RESTTOOL_CACHE_LIFETIME",
-        value_parser = lifetime
+        value_parser = lifetime,
+        help_heading = "Cache"
     )]
     pub(super) cache_lifetime: Duration,
 
-    /// How often one source may fail in a time; 0 is no limit
+    /// Allow this many failed logins per source address (COUNT/PERIOD); 0 disables the limit
     #[arg(
         long,
-        value_name = "N/TIME",
+        value_name = "COUNT/PERIOD",
         default_value = "10/1m",
         env = "RESTTOOL_SOURCE_FAILURES",
-        value_parser = failures
+        value_parser = failures,
+        help_heading = "Limits"
     )]
     pub(super) source_failures: Failures,
 
-    /// How often one user's password may be guessed wrong in a time, by sources that never knew it; 0 is no limit
+    /// Allow this many failed logins per user name (COUNT/PERIOD) from addresses that have never
+    /// logged in as that user; 0 disables the limit
     #[arg(
         long,
-        value_name = "N/TIME",
+        value_name = "COUNT/PERIOD",
         default_value = "30/1m",
         env = "RESTTOOL_USER_FAILURES",
-        value_parser = failures
+        value_parser = failures,
+        help_heading = "Limits"
     )]
     pub(super) user_failures: Failures,
 
-    /// Allow this many connections at once; at the limit, the source with the most loses its
-    /// longest idle one
-    #[arg(long, value_name = "N", default_value_t = server::Settings::MAX_CONNECTIONS, env = "RESTTOOL_MAX_CONNECTIONS")]
+    /// Allow this many connections at once; at the limit, the source with the most connections
+    /// loses its longest idle one
+    #[arg(long, value_name = "N", default_value_t = server::Settings::MAX_CONNECTIONS, env = "RESTTOOL_MAX_CONNECTIONS", help_heading = "Limits")]
     pub(super) max_connections: NonZeroUsize,
 
-    /// A proxy whose X-Forwarded-For is believed: an address or a network, as 10.0.0.0/8; may be repeated
-    #[arg(long, value_name = "CIDR", env = "RESTTOOL_TRUSTED_PROXY", value_delimiter = ',')]
+    /// Trust X-Forwarded-For from this proxy address or network, e.g. 10.0.0.0/8; may be repeated
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "RESTTOOL_TRUSTED_PROXY",
+        value_delimiter = ',',
+        help_heading = "Access"
+    )]
     pub(super) trusted_proxy: Vec<Network>,
 
-    /// Let in only users who are in this group; may be repeated, or several with commas: any of them
-    #[arg(long, value_name = "GROUP", env = "RESTTOOL_REQUIRE_GROUP", value_delimiter = ',', value_parser = group_name)]
+    /// Admit only users in one of these groups; may be repeated, or separated by commas
+    #[arg(long, value_name = "GROUP", env = "RESTTOOL_REQUIRE_GROUP", value_delimiter = ',', value_parser = group_name, help_heading = "Access")]
     pub(super) require_group: Vec<GroupName>,
 
-    /// How much to log, on stderr: off, error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL", default_value = "info", env = "RESTTOOL_LOG_LEVEL")]
+    /// Log to standard error at this level: off, error, warn, info, debug or trace
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "info",
+        env = "RESTTOOL_LOG_LEVEL",
+        help_heading = "Logging"
+    )]
     pub(super) log_level: log::LevelFilter,
 
-    /// How the log is written: text for people, or an object of JSON a line
-    #[arg(long, value_name = "FORMAT", default_value = "text", env = "RESTTOOL_LOG_FORMAT")]
+    /// Write the log in this format
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "text",
+        env = "RESTTOOL_LOG_FORMAT",
+        help_heading = "Logging"
+    )]
     pub(super) log_format: LogFormat,
 
-    /// Give a user whose password is right a new hash, if theirs costs less than --cost
-    #[arg(long, env = "RESTTOOL_REHASH", value_parser = BoolishValueParser::new())]
+    /// Replace a hash that costs less than --cost when its user logs in
+    #[arg(long, env = "RESTTOOL_REHASH", value_parser = BoolishValueParser::new(), help_heading = "Hashing")]
     pub(super) rehash: bool,
 
-    /// Log every grant, those of remembered passwords too
-    #[arg(long, env = "RESTTOOL_AUDIT_HITS", value_parser = BoolishValueParser::new())]
+    /// Log every granted request, including those with a cached password
+    #[arg(long, env = "RESTTOOL_AUDIT_HITS", value_parser = BoolishValueParser::new(), help_heading = "Logging")]
     pub(super) audit_hits: bool,
 }
 
-/// How a log is written.
+/// A format of the log.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
 pub(super) enum LogFormat {
-    /// For people
+    /// Lines for people
     Text,
-    /// For programs
+    /// One JSON object per line
     Json,
 }
 
-/// Where the server listens.
+/// The address that the server listens on.
 #[derive(Args, Debug)]
 pub(super) struct Address {
-    /// The address to listen on
-    #[arg(long, value_name = "HOST", default_value = "127.0.0.1", env = "RESTTOOL_HOST")]
+    /// Listen on this address
+    #[arg(
+        long,
+        value_name = "HOST",
+        default_value = "127.0.0.1",
+        env = "RESTTOOL_HOST",
+        help_heading = "Listening"
+    )]
     pub(super) host: String,
 
-    /// The port to listen on; 0 takes a free one, and the log says which
-    #[arg(long, value_name = "PORT", default_value_t = 5000, env = "RESTTOOL_PORT")]
+    /// Listen on this port; 0 picks a free one and logs it
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 5000,
+        env = "RESTTOOL_PORT",
+        help_heading = "Listening"
+    )]
     pub(super) port: u16,
 }
 
-/// A limit on failures, or none.
+/// A limit on failed logins, or none.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Failures(pub(super) Option<Limit>);
 
@@ -233,7 +288,7 @@ fn failures(text: &str) -> Result<Failures, String> {
         Limit::new(failures.parse().ok()?, humantime::parse_duration(period).ok()?)
     });
     limit.map(|limit| Failures(Some(limit))).ok_or_else(|| {
-        format!("expected 0, or 1 to {} failures in 1s to 24h, as 10/1m", Limit::MAX_FAILURES)
+        format!("expected 0, or 1 to {} failures per 1s to 24h, e.g. 10/1m", Limit::MAX_FAILURES)
     })
 }
 
@@ -242,7 +297,7 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .ok()
         .filter(|time| (Duration::from_secs(1)..=30 * DAY).contains(time))
-        .ok_or_else(|| "expected a time from 1s to 30d, as 90s, 30m or 1h".to_owned())
+        .ok_or_else(|| "expected a time from 1s to 30d, e.g. 90s, 30m or 1h".to_owned())
 }
 
 /// Add a user
@@ -264,32 +319,32 @@ pub(super) struct Useradd {
     #[command(flatten)]
     pub(super) hashing: Hashing,
 
-    /// Succeed without changing anything if there is a user of that name
-    #[arg(long, env = "RESTTOOL_IF_NOT_EXISTS", value_parser = BoolishValueParser::new())]
+    /// Succeed without a change if the user exists
+    #[arg(long)]
     pub(super) if_not_exists: bool,
 
-    /// Give a user who exists this password, groups, lock and expiry; what is not said stays as it is
+    /// Update an existing user; options that are not given leave their values unchanged
     ///
-    /// A password that is right already keeps its hash, so that nothing is changed the second time.
-    #[arg(long, env = "RESTTOOL_UPDATE", value_parser = BoolishValueParser::new())]
+    /// A password that matches the stored hash keeps it, so a second run changes nothing.
+    #[arg(long)]
     pub(super) update: bool,
 
-    /// A group that the user is in; may be repeated, or several with commas
-    #[arg(long, value_name = "GROUP", env = "RESTTOOL_GROUP", value_delimiter = ',', value_parser = group)]
+    /// Put the user in these groups; may be repeated, or separated by commas
+    #[arg(long, value_name = "GROUP", value_delimiter = ',', value_parser = group)]
     pub(super) group: Option<Vec<Group>>,
 
     #[command(flatten)]
     pub(super) expiry: Expiry,
 
-    /// Refuse the user although the password is right
-    #[arg(long, env = "RESTTOOL_LOCKED", value_parser = BoolishValueParser::new())]
+    /// Refuse the user even with the right password
+    #[arg(long)]
     pub(super) locked: bool,
 
     #[command(flatten)]
     pub(super) output: Output,
 }
 
-/// Change a user's password: the next request with the old one is refused
+/// Change a user's password; the old one is refused from the next request on
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
   resttool passwd roy                                       ask for the password on the terminal
@@ -323,38 +378,38 @@ pub(super) struct Usermod {
     /// The user's name
     pub(super) name: String,
 
-    /// Refuse the user although the password is right
-    #[arg(long, env = "RESTTOOL_LOCK", value_parser = BoolishValueParser::new())]
+    /// Refuse the user even with the right password
+    #[arg(long)]
     pub(super) lock: bool,
 
-    /// Let the user in again
-    #[arg(long, env = "RESTTOOL_UNLOCK", value_parser = BoolishValueParser::new())]
+    /// Admit the user again
+    #[arg(long)]
     pub(super) unlock: bool,
 
     #[command(flatten)]
     pub(super) expiry: Expiry,
 
-    /// The groups that the user is in, in place of those before; may be repeated, or several with commas
-    #[arg(long, value_name = "GROUP", env = "RESTTOOL_GROUP", value_delimiter = ',', value_parser = group)]
+    /// Replace the user's groups by these; may be repeated, or separated by commas
+    #[arg(long, value_name = "GROUP", value_delimiter = ',', value_parser = group)]
     pub(super) group: Option<Vec<Group>>,
 
-    /// The user joins these groups, and stays in those before
-    #[arg(long, env = "RESTTOOL_APPEND", value_parser = BoolishValueParser::new())]
+    /// Add the user to the groups of --group and keep the other groups
+    #[arg(long)]
     pub(super) append: bool,
 
-    /// The user leaves these groups
-    #[arg(long, env = "RESTTOOL_REMOVE", value_parser = BoolishValueParser::new())]
+    /// Remove the user from the groups of --group
+    #[arg(long)]
     pub(super) remove: bool,
 
-    /// Another name; the password stays
-    #[arg(long, value_name = "NEW", env = "RESTTOOL_RENAME")]
+    /// Rename the user; the password is kept
+    #[arg(long, value_name = "NEW")]
     pub(super) rename: Option<String>,
 
     #[command(flatten)]
     pub(super) output: Output,
 }
 
-/// Remove a user: the next request with their password is refused
+/// Remove a user; the password is refused from the next request on
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
   resttool userdel roy
@@ -363,46 +418,47 @@ pub(super) struct Userdel {
     /// The user's name
     pub(super) name: String,
 
-    /// Succeed if there is no user of that name
-    #[arg(long, env = "RESTTOOL_IF_EXISTS", value_parser = BoolishValueParser::new())]
+    /// Succeed if the user does not exist
+    #[arg(long)]
     pub(super) if_exists: bool,
 
     #[command(flatten)]
     pub(super) output: Output,
 }
 
-/// List users, never with their hashes
+/// List users, without their hashes
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
   resttool userlist
   resttool userlist 'ci-*'
   resttool userlist --group admin --json
-  resttool userlist --cost-below 12                         whose hashes are cheap to guess against")]
+  resttool userlist --cost-below 12                         users with a weak hash")]
 pub(super) struct Userlist {
-    /// Only users whose name matches: * is any text, ? any character
+    /// List users whose name matches; * stands for any text, ? for any character
     pub(super) pattern: Option<String>,
 
-    /// Only users who are in this group
-    #[arg(long, value_name = "GROUP", env = "RESTTOOL_GROUP", value_parser = group_name)]
+    /// List users in this group
+    #[arg(long, value_name = "GROUP", value_parser = group_name)]
     pub(super) group: Option<GroupName>,
 
-    /// Only users who are locked
-    #[arg(long, env = "RESTTOOL_LOCKED", value_parser = BoolishValueParser::new())]
+    /// List locked users
+    #[arg(long)]
     pub(super) locked: bool,
 
-    /// Only users who have expired
-    #[arg(long, env = "RESTTOOL_EXPIRED", value_parser = BoolishValueParser::new())]
+    /// List expired users
+    #[arg(long)]
     pub(super) expired: bool,
 
-    /// Only users whose hash costs less than this
-    #[arg(long, value_name = "N", env = "RESTTOOL_COST_BELOW")]
+    /// List users whose hash costs less than this
+    #[arg(long, value_name = "N")]
     pub(super) cost_below: Option<u8>,
 
     #[command(flatten)]
     pub(super) json: Json,
 }
 
-/// Check a password the way the server does: exit 0 if it would let the user in, 3 if not, 6 if there is no such user
+/// Check a password as the server does; exits with 0 if it is granted, 3 if not, 6 if the user does
+/// not exist
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
   resttool verify roy                                       ask for the password on the terminal
@@ -418,19 +474,19 @@ pub(super) struct Verify {
     #[command(flatten)]
     pub(super) json: Json,
 
-    /// Say nothing but errors
-    #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new())]
+    /// Print errors only
+    #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new(), help_heading = "Output")]
     pub(super) quiet: bool,
 }
 
-/// Change many passwords at once: lines of name:password on standard input, all of them or none
+/// Change many passwords in one transaction, from name:password lines on standard input
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
   resttool chpasswd <passwords
   printf 'ann:%s\\nbob:%s\\n' \"$ANN\" \"$BOB\" | resttool chpasswd --create")]
 pub(super) struct Chpasswd {
-    /// Add users who do not exist
-    #[arg(long, env = "RESTTOOL_CREATE", value_parser = BoolishValueParser::new())]
+    /// Add users that do not exist
+    #[arg(long)]
     pub(super) create: bool,
 
     #[command(flatten)]
@@ -445,22 +501,22 @@ pub(super) struct Chpasswd {
 pub(super) enum Format {
     /// name:hash lines, as Apache and nginx read them
     Htpasswd,
-    /// Lines of JSON that hold all that is kept of a user
+    /// JSON lines with the whole record of each user
     Jsonl,
 }
 
-/// What to do with a user who exists.
+/// The treatment of an imported user that exists already.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
 pub(super) enum OnConflict {
-    /// Change nothing at all, and exit 9
+    /// Change nothing and exit with 9
     Fail,
-    /// Leave that user as they are
+    /// Keep the existing user
     Skip,
-    /// Put what the file says in place of what there is
+    /// Replace the existing user by the one in the file
     Replace,
 }
 
-/// Take over users with their hashes from a file: all of them or none
+/// Import users with their hashes from a file, in one transaction
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
   resttool import /etc/nginx/htpasswd
@@ -470,64 +526,65 @@ pub(super) struct Import {
     /// The file; - is standard input
     pub(super) file: PathBuf,
 
-    /// What the file is written in
-    #[arg(long, value_name = "FORMAT", default_value = "htpasswd", env = "RESTTOOL_FORMAT")]
+    /// Read the file in this format
+    #[arg(long, value_name = "FORMAT", default_value = "htpasswd")]
     pub(super) format: Format,
 
-    /// What to do with users who exist; of two lines for one user, skip takes the first and replace the last
-    #[arg(long, value_name = "WHAT", default_value = "fail", env = "RESTTOOL_ON_CONFLICT")]
+    /// Treat existing users like this; of two lines for one user, skip takes the first and replace
+    /// the last
+    #[arg(long, value_name = "ACTION", default_value = "fail")]
     pub(super) on_conflict: OnConflict,
 
     #[command(flatten)]
     pub(super) output: Output,
 }
 
-/// Write all users with their hashes to a file, for its owner alone
+/// Export all users with their hashes to a file that only its owner may read
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
-  resttool export /etc/nginx/htpasswd                       not who is locked or has expired
-  resttool export users.jsonl --format jsonl                a whole copy
+  resttool export /etc/nginx/htpasswd                       without locked and expired users
+  resttool export users.jsonl --format jsonl                a complete copy
   resttool export | resttool import - --database new.db")]
 pub(super) struct Export {
-    /// The file, written aside and then put in place; - is standard output
+    /// The file, replaced atomically if it exists; - is standard output
     #[arg(default_value = "-")]
     pub(super) file: PathBuf,
 
-    /// What the file is to be written in
-    #[arg(long, value_name = "FORMAT", default_value = "htpasswd", env = "RESTTOOL_FORMAT")]
+    /// Write the file in this format
+    #[arg(long, value_name = "FORMAT", default_value = "htpasswd")]
     pub(super) format: Format,
 
-    /// Say nothing but warnings and errors
-    #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new())]
+    /// Print warnings and errors only
+    #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new(), help_heading = "Output")]
     pub(super) quiet: bool,
 }
 
-/// Bring the users to what a file says they should be: all of it or nothing
+/// Reconcile the users with the desired state in a file, in one transaction
 #[derive(Args, Debug)]
 #[command(after_long_help = "The file is TOML:
   [[user]]
   name = \"ann\"
   password_file = \"/run/secrets/ann\"   # or password_hash = \"$2y$...\", or generate = true for a new user
-  groups = [\"admin\", \"staff\"]        # none where it is left out
+  groups = [\"admin\", \"staff\"]        # default: none
   locked = false
-  expire = 2027-01-31                  # never where it is left out
+  expire = 2027-01-31                  # default: never
 
-Applied twice, the second time changes nothing: a password keeps its hash while it is right.
+A second run changes nothing: a password that matches the stored hash keeps it.
 
 Examples:
   resttool apply users.toml --dry-run
   resttool apply users.toml
-  resttool apply users.toml --prune --json                  remove who is not in the file")]
+  resttool apply users.toml --prune --json                  remove users that are not in the file")]
 pub(super) struct Apply {
     /// The file; - is standard input
     pub(super) file: PathBuf,
 
-    /// Say what would be done, and do nothing
-    #[arg(short = 'n', long, env = "RESTTOOL_DRY_RUN", value_parser = BoolishValueParser::new())]
+    /// Print the changes without making them
+    #[arg(short = 'n', long)]
     pub(super) dry_run: bool,
 
-    /// Remove users who are not in the file
-    #[arg(long, env = "RESTTOOL_PRUNE", value_parser = BoolishValueParser::new())]
+    /// Remove users that are not in the file
+    #[arg(long)]
     pub(super) prune: bool,
 
     #[command(flatten)]
@@ -543,14 +600,14 @@ pub(super) struct Apply {
   resttool hash                                             ask for the password on the terminal
   printf '%s' \"$PASSWORD\" | resttool hash --password-stdin --cost 10
   resttool hash --password-file /run/secrets/roy --htpasswd roy >>/etc/nginx/htpasswd
-  resttool hash --calibrate 250ms                           which cost this machine can bear")]
+  resttool hash --calibrate 250ms                           find the cost for this machine")]
 pub(super) struct Hash {
-    /// Print a whole line of an htpasswd file, for a user of this name
-    #[arg(long, value_name = "NAME", env = "RESTTOOL_HTPASSWD")]
+    /// Print an htpasswd line for a user of this name
+    #[arg(long, value_name = "NAME")]
     pub(super) htpasswd: Option<String>,
 
-    /// Print the highest cost of which a hash takes less than this time here, and nothing else
-    #[arg(long, value_name = "TIME", env = "RESTTOOL_CALIBRATE", value_parser = hash_time)]
+    /// Print the highest cost at which hashing takes less than TIME on this machine, and exit
+    #[arg(long, value_name = "TIME", value_parser = hash_time)]
     pub(super) calibrate: Option<Duration>,
 
     #[command(flatten)]
@@ -560,111 +617,107 @@ pub(super) struct Hash {
     pub(super) hashing: Hashing,
 }
 
-/// Look for what is wrong with the store, and say how to mend it: exit 0 if nothing is, 1 if something is
+/// Check the database for problems and suggest fixes; exits with 0 if none were found, 1 otherwise
 #[derive(Args, Debug)]
 #[command(
-    after_long_help = "It looks at the rights and the owners of the folder and the files, at the integrity and the version of the database, and at each
-user's record. Nothing is changed.
+    after_long_help = "It checks the modes and owners of the folder and the files, the integrity and the version of
+the database, and the record of each user. It changes nothing.
 
 Examples:
   resttool check --cost 4
-  resttool check --json | jq -r .mend"
+  resttool check --json | jq -r .fix"
 )]
 pub(super) struct Check {
-    /// What hashes should cost at least
+    /// The lowest cost of a hash that is no problem.
     #[command(flatten)]
     pub(super) cost: Cost,
 
     #[command(flatten)]
     pub(super) json: Json,
 
-    /// Say nothing but what is wrong
-    #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new())]
+    /// Print problems only
+    #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new(), help_heading = "Output")]
     pub(super) quiet: bool,
 }
 
-/// Copy the store as it is at one moment, while others go on using it
+/// Write a consistent copy of the database while it is in use
 #[derive(Args, Debug)]
 #[command(
-    after_long_help = "The copy is written aside, for its owner alone, and then put in place. It is made in memory first: up to twice
-the size of the store, of at most 1 GiB. To restore one, move it into the place of the store: a running server takes it
-up at the next request.
+    after_long_help = "The copy replaces the file atomically, and only its owner may read it. It is built in memory
+and takes up to twice the size of the database, which may be at most 1 GiB. To restore a copy, move
+it over the database. A running server uses it from the next request on.
 
 Examples:
   resttool backup users.backup
   resttool check --database users.backup --cost 4"
 )]
 pub(super) struct Backup {
-    /// The file, also in place of an older one
+    /// The destination file; replaced atomically if it exists
     pub(super) file: PathBuf,
 
-    /// Say nothing but errors
-    #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new())]
+    /// Print errors only
+    #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new(), help_heading = "Output")]
     pub(super) quiet: bool,
 }
 
-/// What somebody else's configuration is printed for.
+/// A program to print a configuration for.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
 pub(super) enum Snippet {
     /// A server block
     Nginx,
     /// A Caddyfile
     Caddy,
-    /// A file for the file provider
+    /// A file for Traefik's file provider
     Traefik,
-    /// A frontend, and the Lua that it needs
+    /// A frontend with the Lua script that it needs
     Haproxy,
-    /// A unit
+    /// A service unit
     Systemd,
-    /// A file for docker compose
+    /// A compose.yml for Docker Compose
     Compose,
-    /// A filter, and the jail that it is for
+    /// A filter with its jail
     Fail2ban,
 }
 
-/// Print a configuration that puts resttool in front of an API, or runs it
+/// Print a configuration that runs resttool or puts it in front of an API
 #[derive(Args, Debug)]
-#[command(
-    after_long_help = "The address of resttool is that of serve, by the same options and variables.
+#[command(after_long_help = "--host and --port name the address of resttool, as for serve.
 
 Examples:
   resttool print nginx --upstream 127.0.0.1:8000
   resttool print caddy --group admin,staff                  any of these groups
-  resttool print systemd --port 5000 >resttool.service"
-)]
+  resttool print systemd --port 5000 >resttool.service")]
 pub(super) struct Print {
-    /// For whom
+    /// The program to print a configuration for
     pub(super) snippet: Snippet,
 
     #[command(flatten)]
     pub(super) address: Address,
 
-    /// Where the API listens
+    /// Forward requests to the API at this address
     #[arg(
         long,
         value_name = "HOST:PORT",
         default_value = "127.0.0.1:8000",
-        env = "RESTTOOL_UPSTREAM",
         value_parser = authority
     )]
     pub(super) upstream: String,
 
-    /// Where the proxy is to listen
+    /// Let the proxy listen on this address
     #[arg(
         long,
         value_name = "HOST:PORT",
         default_value = "127.0.0.1:8080",
-        env = "RESTTOOL_LISTEN",
         value_parser = authority
     )]
     pub(super) listen: String,
 
-    /// The groups that may pass; may be repeated, or several with commas: any of them
-    #[arg(long, value_name = "GROUP", env = "RESTTOOL_GROUP", value_delimiter = ',', value_parser = group_name)]
+    /// Admit only users in one of these groups; may be repeated, or separated by commas
+    #[arg(long, value_name = "GROUP", value_delimiter = ',', value_parser = group_name)]
     pub(super) group: Vec<GroupName>,
 }
 
-/// A host and a port, which can stand in any configuration as it is.
+/// Parses a host and a port that need no quoting in any configuration.
 fn authority(text: &str) -> Result<String, String> {
     let fit = |host: &str| {
         let fit = |c: char| c.is_ascii_alphanumeric() || ".-_[]:".contains(c);
@@ -672,11 +725,11 @@ fn authority(text: &str) -> Result<String, String> {
     };
     match text.rsplit_once(':') {
         Some((host, port)) if fit(host) && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
-        _ => Err("expected a host and a port, as 127.0.0.1:8000".to_owned()),
+        _ => Err("expected a host and a port, e.g. 127.0.0.1:8000".to_owned()),
     }
 }
 
-/// Print the completions of a shell
+/// Print a completion script for a shell
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
   resttool completions bash >/etc/bash_completion.d/resttool
@@ -686,47 +739,47 @@ pub(super) struct Completions {
     pub(super) shell: clap_complete::Shell,
 }
 
-/// Write the manual pages into a folder
+/// Write the manual pages to a folder
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
   resttool man /usr/local/share/man/man1")]
 pub(super) struct Man {
-    /// The folder; it is made where it is missing
+    /// The folder; it is created if it does not exist
     pub(super) folder: PathBuf,
 }
 
-/// Whether programs are to read it.
+/// Output for programs.
 #[derive(Args, Debug)]
 pub(super) struct Json {
-    /// Print one JSON object for each user on standard output
-    #[arg(long, env = "RESTTOOL_JSON", value_parser = BoolishValueParser::new())]
+    /// Print one JSON object per line on standard output
+    #[arg(long, env = "RESTTOOL_JSON", value_parser = BoolishValueParser::new(), help_heading = "Output")]
     pub(super) json: bool,
 }
 
-/// When a user expires.
+/// The expiry of a user.
 #[derive(Args, Debug)]
 pub(super) struct Expiry {
-    /// From when on the user is refused: 2027-01-31, 2027-01-31T18:00:00Z or never
-    #[arg(long, value_name = "TIME", env = "RESTTOOL_EXPIRE", value_parser = expire)]
+    /// Refuse the user from this time on (e.g. 2027-01-31, 2027-01-31T18:00:00Z, never)
+    #[arg(long, value_name = "TIME", value_parser = expire)]
     pub(super) expire: Option<Expire>,
 }
 
-/// What is said of what was done.
+/// Output of commands that change users.
 #[derive(Args, Debug)]
 pub(super) struct Output {
     #[command(flatten)]
     pub(super) json: Json,
 
-    /// Say nothing but results, warnings and errors
-    #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new())]
+    /// Print results, warnings and errors only
+    #[arg(short, long, env = "RESTTOOL_QUIET", value_parser = BoolishValueParser::new(), help_heading = "Output")]
     pub(super) quiet: bool,
 
-    /// Append a line for each change to this file; without it they go to standard error, unless that is a terminal
-    #[arg(long, value_name = "PATH", env = "RESTTOOL_AUDIT_LOG")]
+    /// Append a line per change to this file instead of standard error
+    #[arg(long, value_name = "PATH", env = "RESTTOOL_AUDIT_LOG", help_heading = "Output")]
     pub(super) audit_log: Option<PathBuf>,
 }
 
-/// A group's name, or none: `--group ''` is for no group at all.
+/// A group name, or none: `--group ''` stands for no group.
 #[derive(Clone, Debug)]
 pub(super) struct Group(pub(super) Option<GroupName>);
 
@@ -735,10 +788,10 @@ fn group(text: &str) -> Result<Group, String> {
 }
 
 fn group_name(text: &str) -> Result<GroupName, String> {
-    GroupName::parse(text).map_err(|e| format!("that can't be a group's name: {e}"))
+    GroupName::parse(text).map_err(|e| format!("not a valid group name: {e}"))
 }
 
-/// When a user expires, if ever.
+/// An expiry, or `never`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expire(pub(super) Option<Moment>);
 
@@ -753,60 +806,61 @@ fn mode(text: &str) -> Result<u32, String> {
     u32::from_str_radix(text, 8)
         .ok()
         .filter(|mode| *mode <= 0o777)
-        .ok_or_else(|| "expected a mode in octal, as 660".to_owned())
+        .ok_or_else(|| "expected a mode in octal, e.g. 660".to_owned())
 }
 
 fn hash_time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .ok()
         .filter(|time| (Duration::from_millis(1)..=Duration::from_secs(60)).contains(time))
-        .ok_or_else(|| "expected a time from 1ms to 60s, as 250ms".to_owned())
+        .ok_or_else(|| "expected a time from 1ms to 60s, e.g. 250ms".to_owned())
 }
 
-/// Where a password comes from that there is already. Never from an argument or the environment: other users of the machine can read
-/// those.
+/// Sources of an existing password. Arguments and the environment are none: other users of the
+/// machine can read both.
 #[derive(Args, Debug)]
 pub(super) struct KnownPassword {
-    /// Take the password from standard input: one line, its line end dropped
-    #[arg(long, env = "RESTTOOL_PASSWORD_STDIN", value_parser = BoolishValueParser::new())]
+    /// Read the password from the first line of standard input
+    #[arg(long, help_heading = "Password")]
     pub(super) password_stdin: bool,
 
-    /// Take the password from a file: one line, its line end dropped
-    #[arg(long, value_name = "PATH", env = "RESTTOOL_PASSWORD_FILE")]
+    /// Read the password from the first line of this file
+    #[arg(long, value_name = "PATH", help_heading = "Password")]
     pub(super) password_file: Option<PathBuf>,
 }
 
-/// Where a new password comes from.
+/// Sources of a new password.
 #[derive(Args, Debug)]
 pub(super) struct PasswordSource {
     #[command(flatten)]
     pub(super) known: KnownPassword,
 
-    /// Make up a random password, and print it on standard output
-    #[arg(long, env = "RESTTOOL_GENERATE", value_parser = BoolishValueParser::new())]
+    /// Generate a random password and print it on standard output
+    #[arg(long, help_heading = "Password")]
     pub(super) generate: bool,
 }
 
-/// Where a new password comes from, or its hash.
+/// Sources of a new password or its hash.
 #[derive(Args, Debug)]
 pub(super) struct NewSecret {
     #[command(flatten)]
     pub(super) password: PasswordSource,
 
-    /// Take a ready bcrypt hash ($2a$, $2b$ or $2y$) from standard input, and no password
-    #[arg(long, env = "RESTTOOL_HASH_STDIN", value_parser = BoolishValueParser::new())]
+    /// Read a bcrypt hash ($2a$, $2b$ or $2y$) from standard input instead of a password
+    #[arg(long, help_heading = "Password")]
     pub(super) hash_stdin: bool,
 }
 
 #[derive(Args, Debug)]
 pub(super) struct Cost {
-    /// bcrypt's cost, 4 to 15: each step doubles the time of a hash
+    /// Use this bcrypt cost (4 to 15); each step doubles the time of a hash
     #[arg(
         long,
         value_name = "N",
         default_value_t = 12,
         env = "RESTTOOL_COST",
-        value_parser = value_parser!(u8).range(4..=15)
+        value_parser = value_parser!(u8).range(4..=15),
+        help_heading = "Hashing"
     )]
     cost: u8,
 }
@@ -819,18 +873,19 @@ impl Cost {
 
 #[derive(Args, Debug)]
 pub(super) struct MinLength {
-    /// Refuse a password of fewer characters
+    /// Refuse passwords with fewer characters
     #[arg(
         long,
         value_name = "N",
         default_value_t = 1,
         env = "RESTTOOL_MIN_LENGTH",
-        value_parser = value_parser!(u8).range(1..=72)
+        value_parser = value_parser!(u8).range(1..=72),
+        help_heading = "Hashing"
     )]
     min_length: u8,
 }
 
-/// What hashes are to be, and the passwords that they are made of.
+/// The cost of new hashes and the rules for new passwords.
 #[derive(Args, Debug)]
 pub(super) struct Hashing {
     #[command(flatten)]
@@ -846,7 +901,7 @@ impl Hashing {
     }
 }
 
-/// What the verb is to do, as in "cannot add user roy".
+/// Describes the command for errors, e.g. "add user roy" in "cannot add user roy".
 impl fmt::Display for Verb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

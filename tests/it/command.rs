@@ -311,17 +311,20 @@ fn the_database_is_named_before_or_after_the_verb_or_in_the_environment() {
 
 /// O-05
 #[test]
-fn options_come_from_the_environment_and_unknown_ones_are_named() {
+fn settings_come_from_the_environment_and_unknown_variables_are_named() {
     let home = Place::new();
     let with = |variables: &[(&str, &str)], words: &str| {
         let mut command = command(home.folder(), words.split(' '));
         command.envs(variables.iter().copied());
         finish(command, "open-sesame")
     };
-    let hash = with(&[("RESTTOOL_PASSWORD_STDIN", "true"), ("RESTTOOL_COST", "10")], "hash");
+    let hash = with(&[("RESTTOOL_COST", "10")], "hash --password-stdin");
     assert_eq!((hash.code, &hash.stdout[..7]), (0, "$2y$10$"));
-    let off = [("RESTTOOL_GENERATE", "no"), ("RESTTOOL_HASH_STDIN", "0"), ("RESTTOOL_COST", "10")];
-    assert_eq!(with(&off, "hash --password-stdin").code, 0, "what is off is not given");
+    let check = |json| with(&[("RESTTOOL_JSON", json)], "check");
+    for (off, on) in [("no", "yes"), ("0", "1"), ("false", "true")] {
+        assert!(check(on).stdout.starts_with('{'), "{on}: {}", check(on).stdout);
+        assert!(!check(off).stdout.starts_with('{'), "{off}: {}", check(off).stdout);
+    }
     let overruled = with(&[("RESTTOOL_COST", "15")], "hash --password-stdin --cost 10");
     assert_eq!(&overruled.stdout[..7], "$2y$10$", "an argument overrules the environment");
     let why = "usage: unknown environment variable RESTTOOL_COTS
@@ -507,15 +510,47 @@ fn help_has_examples_variables_and_exit_codes() {
     ] {
         let text = help(&format!("{verb} --help"));
         assert!(text.contains(&format!("Examples:\n  resttool {verb}")), "{text}");
-        for line in text.lines().map(str::trim).filter(|line| line.starts_with("--")) {
-            let option = line.trim_start_matches("--").split(' ').next().unwrap();
-            let variable = format!("[env: RESTTOOL_{}=]", option.replace('-', "_").to_uppercase());
-            assert!(text.contains(&variable), "{variable} in {text}");
-        }
     }
     let nothing = finish(command(home.folder(), [""; 0]), "");
     assert_eq!((nothing.code, nothing.stdout.as_str()), (2, ""));
     assert!(nothing.stderr.contains("Usage: resttool"), "{}", nothing.stderr);
+}
+
+/// O-05: a variable holds a setting. It never changes what one command does to users.
+#[test]
+fn only_settings_have_environment_variables() {
+    const SETTINGS: [&str; 10] = [
+        // Of all commands, or of the commands that hash or print.
+        "audit-log",
+        "cost",
+        "database",
+        "json",
+        "min-length",
+        "quiet",
+        // Of proxy configurations, which are about the server.
+        "host",
+        "port",
+        "unix-socket",
+        "unix-socket-mode",
+    ];
+    let home = Place::new();
+    let help = |words: &str| finish(command(home.folder(), words.split(' ')), "").stdout;
+    let main = help("--help");
+    let (_, verbs) = main.split_once("Commands:\n").unwrap();
+    let verbs = verbs.lines().take_while(|line| !line.is_empty());
+    let verbs: Vec<_> = verbs.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(verbs.contains(&"serve") && verbs.contains(&"man"), "{verbs:?}");
+    for verb in verbs.iter().filter(|verb| **verb != "help") {
+        let text = help(&format!("{verb} --help"));
+        for line in text.lines().map(str::trim).filter(|line| line.starts_with('-')) {
+            let Some((_, option)) = line.split_once("--") else { continue };
+            let option = option.split(' ').next().unwrap();
+            let variable = format!("[env: RESTTOOL_{}=]", option.replace('-', "_").to_uppercase());
+            let is_setting = SETTINGS.contains(&option) || *verb == "serve";
+            let expected = is_setting && !["help", "version"].contains(&option);
+            assert_eq!(text.contains(&variable), expected, "{verb} --{option} in {text}");
+        }
+    }
 }
 
 /// The table of exit codes in the docs is that of the help.
