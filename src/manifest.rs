@@ -88,8 +88,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, ManifestError> {
 }
 
 fn entry(table: Table) -> Result<Entry, String> {
-    let name =
-        UserName::parse(&table.name).map_err(|e| format!("that can't be a user's name: {e}"))?;
+    let name = UserName::parse(&table.name).map_err(|e| format!("invalid user name: {e}"))?;
     let secret = match (table.password_file, table.password_hash, table.generate) {
         (Some(path), None, false) => Source::File(path),
         (None, Some(hash), false) => Source::Hash(
@@ -205,7 +204,7 @@ mod tests {
             ("[[user]]\nname = \"ann\"\ngenerate = false\n", format!("user 1, ann: {one_of}")),
             (
                 "[[user]]\nname = \"a b\"\ngenerate = true\n",
-                "user 1, a b: that can't be a user's name: it holds a space".to_owned(),
+                "user 1, a b: invalid user name: it holds a space".to_owned(),
             ),
             (
                 "[[user]]\nname = \"ann\"\ngenerate = true\n[[user]]\nname = \"ａnn\"\ngenerate = true\n",

@@ -305,7 +305,7 @@ impl Authenticator {
         self.workers.finish();
         self.verifier.audit.flush();
         if let Err(e) = self.verifier.store.fold() {
-            log::warn!("what stands beside the store could not be brought into it: {e}");
+            log::warn!("cannot checkpoint the write-ahead log: {e}");
         }
     }
 

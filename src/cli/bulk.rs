@@ -189,7 +189,7 @@ pub(super) fn export(args: &args::Export, database: &Path) -> Result<(), Failure
     }
     if left_out > 0 {
         say(&format!(
-            "resttool: warning: {left_out} who are locked or have expired were left out: the format can't say it"
+            "resttool: warning: skipped {left_out} locked or expired users, which the htpasswd format cannot represent"
         ));
     }
     if !args.quiet && args.file != Path::new("-") {

@@ -41,16 +41,16 @@ impl Exit {
     fn meaning(self) -> &'static str {
         match self {
             Self::Done => "done",
-            Self::Failed => "failed: the store, input or output, or the server can't serve",
-            Self::Usage => "usage: an argument, an environment variable or a setting is wrong",
+            Self::Failed => "failure of the store, of input or output, or of the server",
+            Self::Usage => "usage error: an argument or an environment variable",
             Self::Refused => {
-                "the password or hash is refused, is not the user's, or the two typed ones differ"
+                "password or hash refused, wrong password, or the two typed passwords differ"
             }
-            Self::Busy => "the store is busy: try again",
-            Self::NoSuchUser => "there is no such user",
-            Self::BadInput => "a line or an entry of the input can't be used",
-            Self::UserExists => "there is a user of that name",
-            Self::BadName => "that can't be a user's name",
+            Self::Busy => "store busy, try again",
+            Self::NoSuchUser => "user does not exist",
+            Self::BadInput => "invalid line or entry of the input",
+            Self::UserExists => "user exists already",
+            Self::BadName => "invalid user name",
             Self::Interrupted => "interrupted at a prompt (Ctrl-C)",
         }
     }
@@ -120,7 +120,7 @@ impl From<StoreError> for Failure {
 
 impl From<NameError> for Failure {
     fn from(e: NameError) -> Self {
-        Self::new(Exit::BadName, format_args!("that can't be a user's name: {e}"))
+        Self::new(Exit::BadName, format_args!("invalid user name: {e}"))
     }
 }
 

@@ -166,9 +166,10 @@ fn usage(e: &clap::Error) -> Failure {
     };
     if !unknown.starts_with('-') {
         // Not shown: it may well be a password, and this line may well be kept.
-        return Failure::new(Exit::Usage, "there is an argument too many").hint(
-            "a password is never an argument: give --password-stdin or --password-file PATH",
-        );
+        return Failure::new(Exit::Usage, "unexpected argument (not shown, it may be a password)")
+            .hint(
+                "a password is never an argument: give --password-stdin or --password-file PATH",
+            );
     }
     if let Some(ContextValue::String(value)) = e.get(ContextKind::InvalidValue)
         && printable(value) != *value

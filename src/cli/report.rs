@@ -135,7 +135,10 @@ struct Object<'a> {
 }
 
 fn cannot_audit(e: &io::Error) -> Failure {
-    Failure::new(Exit::Failed, format_args!("it was done, but the audit log can't be written: {e}"))
+    Failure::new(
+        Exit::Failed,
+        format_args!("the change was made, but the audit log cannot be written: {e}"),
+    )
 }
 
 /// A change for people, in the form of a diff.

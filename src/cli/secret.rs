@@ -114,7 +114,7 @@ fn only_one(known: &KnownPassword, generate: bool, hash_stdin: bool) -> Result<(
     if given.len() > 1 {
         return Err(Failure::new(
             Exit::Usage,
-            format_args!("{} can't be combined: one of them says it all", given.join(" and ")),
+            format_args!("{} cannot be used together", given.join(" and ")),
         ));
     }
     Ok(())

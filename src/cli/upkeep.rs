@@ -31,11 +31,11 @@ pub(super) fn check(args: &args::Check, database: &Path) -> Result<(), Failure> 
     match flaws.len() {
         0 if args.quiet => Ok(()),
         0 => {
-            say(&format!("resttool: nothing is wrong with {store}"));
+            say(&format!("resttool: found no problems in {store}"));
             Ok(())
         }
-        1 => Err(Failure::new(Exit::Failed, format_args!("something is wrong with {store}"))),
-        n => Err(Failure::new(Exit::Failed, format_args!("{n} things are wrong with {store}"))),
+        1 => Err(Failure::new(Exit::Failed, format_args!("found 1 problem in {store}"))),
+        n => Err(Failure::new(Exit::Failed, format_args!("found {n} problems in {store}"))),
     }
 }
 

@@ -30,7 +30,10 @@ pub(super) fn useradd(args: &args::Useradd, database: &Path) -> Result<(), Failu
     let name = UserName::parse(&args.name)?;
     let policy = args.hashing.policy()?;
     if args.update && args.if_not_exists {
-        return Err(Failure::new(Exit::Usage, "--update and --if-not-exists can't be combined"));
+        return Err(Failure::new(
+            Exit::Usage,
+            "--update and --if-not-exists cannot be used together",
+        ));
     }
     let groups = args.group.as_deref().map(groups).transpose()?;
     // Pipes are read before anything else can fail: whoever writes into one is not cut off.
@@ -73,7 +76,7 @@ pub(super) fn useradd(args: &args::Useradd, database: &Path) -> Result<(), Failu
         _ => None,
     };
     let lost = format!(
-        "the user was added, and nobody knows the password: {}",
+        "user {name} was added, but its generated password could not be printed; remove the user with: {}",
         command("userdel", database, &name)
     );
     tell_one(&mut report, &change, generated.map(|password| (password, lost)))?;
@@ -150,7 +153,7 @@ pub(super) fn usermod(args: &args::Usermod, database: &Path) -> Result<(), Failu
     let change = settle_one(&*store, &wanted, &rule)?;
     tell_one(&mut report, &change, None)?;
     report.say(&match change.outcome {
-        Outcome::Unchanged => format!("user {name} is like that, nothing changed"),
+        Outcome::Unchanged => format!("user {name} is already up to date"),
         _ => format!("changed user {name}"),
     });
     Ok(())
@@ -159,10 +162,10 @@ pub(super) fn usermod(args: &args::Usermod, database: &Path) -> Result<(), Failu
 fn wanted_by(args: &args::Usermod, name: UserName) -> Result<Wanted, Failure> {
     let usage = |why: &str| Err(Failure::new(Exit::Usage, why));
     if args.lock && args.unlock {
-        return usage("--lock and --unlock can't be combined");
+        return usage("--lock and --unlock cannot be used together");
     }
     if args.append && args.remove {
-        return usage("--append and --remove can't be combined");
+        return usage("--append and --remove cannot be used together");
     }
     let groups = args.group.as_deref().map(groups).transpose()?;
     let groups = match groups {

@@ -40,7 +40,7 @@ async fn auth(request: HttpRequest, gate: web::Data<Arc<Gate>>) -> HttpResponse 
         // A slip in somebody's configuration must not open a door.
         gate.misconfigured.call_once(|| {
             log::warn!(
-                "a proxy asks {PATH} with a query that is not group=NAME, and nothing passes: it is not known what was meant"
+                "denied a request to {PATH}: its query string is not of the form group=NAME (check the proxy configuration)"
             );
         });
         return forbidden("misconfigured").finish();

@@ -80,7 +80,9 @@ impl Pair {
                 held.current = pair;
                 log::info!("the certificate was read again");
             }
-            Err(e) => log::error!("the certificate before stays in force: {e}"),
+            Err(e) => {
+                log::error!("cannot reload the certificate, still using the previous one: {e}")
+            }
         }
     }
 }

@@ -304,7 +304,7 @@ pub enum BadRecord {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UserExists => f.write_str("there is a user of that name"),
+            Self::UserExists => f.write_str("user exists already"),
             Self::NoSuchUser => f.write_str("there is no user of that name"),
             Self::Busy => {
                 write!(f, "the store was locked by others for {} seconds", BUSY_TIMEOUT.as_secs())

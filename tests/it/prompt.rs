@@ -156,7 +156,7 @@ fn nobody_is_asked_for_the_password_of_a_user_who_exists() {
     home.add("roy", "open-sesame");
     let database = home.database().display().to_string();
     let session = Session::start(&home, &format!("useradd roy --database {database}"));
-    let said = "resttool: cannot add user roy: there is a user of that name\n".to_owned();
+    let said = "resttool: cannot add user roy: user exists already\n".to_owned();
     assert_eq!(session.end(), (Some(9), String::new(), said, String::new()));
 }
 

@@ -404,7 +404,7 @@ fn an_exported_htpasswd_file_is_private_and_holds_who_may_enter() {
         home.done(&format!("useradd {user} --hash-stdin"), HASH);
     }
     let expected = format!("ann:{HASH}\ndan:{HASH}\n");
-    let warning = "resttool: warning: 2 who are locked or have expired were left out: the format can't say it\n";
+    let warning = "resttool: warning: skipped 2 locked or expired users, which the htpasswd format cannot represent\n";
     assert_eq!(home.run("export", ""), Outcome::new(0, &expected, warning));
     let file = home.path("htpasswd");
     write(&file, "what was there before");

@@ -470,7 +470,7 @@ fn the_audit_log_says_what_a_trusted_proxy_was_asked_for() {
 }
 
 #[test]
-fn a_location_that_asks_for_what_is_not_known_is_told_of_once() {
+fn invalid_query_of_a_proxy_is_logged_once() {
     let place = Place::new();
     place.add("roy", "open-sesame");
     let serving = serve(&place, "");
@@ -478,7 +478,7 @@ fn a_location_that_asks_for_what_is_not_known_is_told_of_once() {
         assert_eq!(Request::get("/auth?groups=x").send(serving.address).status, 403);
     }
     let log = serving.stop().join("\n");
-    assert_eq!(log.matches("with a query that is not group=NAME").count(), 1, "{log}");
+    assert_eq!(log.matches("its query string is not of the form group=NAME").count(), 1, "{log}");
 }
 
 /// for whatever keeps the log, an object a line, whose fields are those of the text.

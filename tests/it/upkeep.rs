@@ -35,7 +35,7 @@ fn flaws(place: &Place, more: &str) -> Vec<(String, String)> {
 fn a_store_that_is_well_is_said_to_be() {
     let place = Place::new();
     place.hashed("roy", HASH);
-    let well = format!("resttool: nothing is wrong with {}\n", place.database().display());
+    let well = format!("resttool: found no problems in {}\n", place.database().display());
     assert_eq!(tool(&place, "check --cost 5"), Outcome::new(0, "", &well));
     assert_eq!(tool(&place, "check --cost 5 --quiet --json"), Outcome::new(0, "", ""));
 }
@@ -85,10 +85,7 @@ fn what_is_wrong_is_named_with_its_mend_and_nothing_is_changed() {
         )
     );
     let three = tool(&place, "check --quiet").stderr;
-    assert_eq!(
-        three,
-        format!("resttool: cannot check the store: 3 things are wrong with {shown}\n")
-    );
+    assert_eq!(three, format!("resttool: cannot check the store: found 3 problems in {shown}\n"));
     assert_eq!(fs::read(&database).unwrap(), before);
     // The fix is a command that fixes, also of a name that looks like an option.
     place.hashed("-f", HASH);
