@@ -112,13 +112,21 @@ pub(super) fn file_problems(database: &Path, companions: &[PathBuf]) -> io::Resu
     };
     judge(database, &fs::symlink_metadata(database)?, false);
     for companion in companions {
-        match fs::symlink_metadata(companion) {
-            Ok(meta) => judge(companion, &meta, true),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
+        if let Some(meta) = existing(fs::symlink_metadata(companion))? {
+            judge(companion, &meta, true);
         }
     }
     Ok(problems)
+}
+
+/// Returns the metadata of a file that still exists. SQLite removes the companions when the last
+/// connection closes: a file that is removed during `lstat` has no links any more.
+fn existing(file: io::Result<Metadata>) -> io::Result<Option<Metadata>> {
+    match file {
+        Ok(meta) => Ok((meta.nlink() > 0).then_some(meta)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// Returns the user whose a store in this folder has to be: the caller, or for root the owner of
@@ -156,4 +164,23 @@ fn move_to_own_folder(database: &Path, companions: &[PathBuf]) -> String {
     }
     let (own, moved) = (shell_word(own), moved.join(" "));
     format!("mkdir -m 700 {own} && mv {moved} {own}, and then {new}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// a companion that SQLite removes meanwhile is no problem.
+    #[test]
+    fn file_that_is_removed_meanwhile_does_not_exist() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users.db-wal");
+        let file = fs::File::create(&path).unwrap();
+        assert!(existing(fs::symlink_metadata(&path)).unwrap().is_some());
+        fs::remove_file(&path).unwrap();
+        assert!(existing(file.metadata()).unwrap().is_none(), "no links, as lstat can see it");
+        assert!(existing(fs::symlink_metadata(&path)).unwrap().is_none());
+        assert!(existing(fs::symlink_metadata(path.join("x").join("y"))).unwrap().is_none());
+        assert!(existing(Err(io::ErrorKind::PermissionDenied.into())).is_err());
+    }
 }
