@@ -102,9 +102,10 @@ impl Listening {
     }
 }
 
-/// A socket with this mode. It is made aside and then put in place, so that nobody meets it with
-/// another mode; in place of one that nobody listens to any more, but of nothing else. With it
-/// comes a descriptor of its file.
+/// Creates a Unix socket with this mode, and returns it with a descriptor of its file.
+///
+/// The socket is renamed into place, so that no client can connect while it has another mode. It
+/// replaces a socket without a listener and no other file.
 fn socket(path: &Path, mode: u32) -> io::Result<(UnixListener, OwnedFd)> {
     match UnixStream::connect(path) {
         Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),

@@ -1,4 +1,4 @@
-//! How far long work is, for people at a terminal; for nobody else.
+//! A progress bar for people at a terminal.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -15,7 +15,7 @@ impl Progress {
         Self(bar)
     }
 
-    /// One thing alone takes no time that somebody would want to follow.
+    /// Shows the progress of more than one item.
     pub(super) fn show(&self, done: usize, of: usize) {
         if of > 1 {
             self.0.set_length(of as u64);

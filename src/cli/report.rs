@@ -1,6 +1,6 @@
-//! What is said of changes: a line for people, an object for programs, and a line for whoever audits.
+//! Reports changes: a line for people, a JSON object for programs, a line for the audit log.
 //!
-//! All of it is said after the change counts. The shapes stand in `docs/commands.md`.
+//! A change is reported after its commit. `docs/commands.md` describes the formats.
 
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, IsTerminal, Write};

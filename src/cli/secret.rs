@@ -24,7 +24,7 @@ pub(super) enum New {
 }
 
 impl New {
-    /// Reads what is piped in or stands in a file. Nobody is asked yet.
+    /// Reads a piped password or a password file. Does not prompt.
     pub(super) fn open(args: &NewSecret) -> Result<Self, Failure> {
         only_one(&args.password.known, args.password.generate, args.hash_stdin)?;
         if args.hash_stdin {
@@ -44,7 +44,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Reads what is piped in or stands in a file. Nobody is asked yet.
+    /// Reads a piped password or a password file. Does not prompt.
     pub(super) fn open(args: &PasswordSource) -> Result<Self, Failure> {
         only_one(&args.known, args.generate, false)?;
         if args.generate {
@@ -72,7 +72,7 @@ impl Source {
         }
     }
 
-    /// A password that there is already: asked for once, if nobody has given it.
+    /// Returns an existing password; prompts once if none was given.
     pub(super) fn known(self) -> Result<Password, Failure> {
         match self {
             Self::Ask => Ok(Password::parse(&terminal::ask("Password: ")?)?),
@@ -80,7 +80,7 @@ impl Source {
         }
     }
 
-    /// The password; asks for it, twice, if nobody has given it.
+    /// Returns the password; prompts twice if none was given.
     pub(super) fn password(self) -> Result<Password, Failure> {
         match self {
             Self::Given(password) => Ok(password),

@@ -1,5 +1,5 @@
-//! Wires the server together: settings, store, signals. Whatever can be wrong is found
-//! before the first connection is taken.
+//! Wires the server together: settings, store, signals. Every setting is checked before the first
+//! connection is accepted.
 
 use std::future::Future;
 use std::io;
@@ -87,7 +87,7 @@ fn decisions(args: &args::Serve) -> Result<auth::Settings, Failure> {
     })
 }
 
-/// For a unit of `Type=notify`. Elsewhere nobody listens, and nothing is sent.
+/// Notifies systemd in a unit of `Type=notify`. Does nothing elsewhere.
 fn tell_systemd(state: NotifyState<'_>) {
     if let Err(e) = sd_notify::notify(&[state]) {
         log::warn!("systemd could not be told how the server is: {e}");
@@ -123,9 +123,10 @@ fn max_connections(wanted: NonZeroUsize, descriptors: Option<u64>) -> NonZeroUsi
     wanted.min(most)
 }
 
-/// Ends at the first SIGTERM or SIGINT from now on. After that, a second one ends the program at once, whatever is in flight.
+/// Returns at the first SIGTERM or SIGINT. A second one ends the program at once, without waiting for
+/// requests in flight.
 ///
-/// SIGHUP has the certificate read again. It would end a program that does not listen to it.
+/// SIGHUP reloads the certificate. Without a handler it would end the program.
 fn signals(tls: Option<Tls>) -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

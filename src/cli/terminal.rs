@@ -16,7 +16,7 @@ use super::exit::{Exit, Failure, say};
 /// The longest line that a terminal gives in one piece, in bytes.
 const MAX_LINE: usize = 4096;
 
-/// Whether somebody can be asked.
+/// Returns true if standard input is a terminal.
 pub(super) fn is_there() -> bool {
     io::stdin().is_terminal()
 }
@@ -64,7 +64,7 @@ impl Silence {
 
 impl Drop for Silence {
     fn drop(&mut self) {
-        // A terminal that can't be restored is gone, and with it everybody who could be told.
+        // If this fails, the terminal is gone, and an error could not be shown.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
     }
 }

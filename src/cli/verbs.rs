@@ -36,7 +36,7 @@ pub(super) fn useradd(args: &args::Useradd, database: &Path) -> Result<(), Failu
         ));
     }
     let groups = args.group.as_deref().map(groups).transpose()?;
-    // Pipes are read before anything else can fail: whoever writes into one is not cut off.
+    // Read pipes before anything can fail, so that no writer of a pipe gets SIGPIPE.
     let given = New::open(&args.secret)?;
     let mut report = Report::open(&args.output, &inputs(database, &args.secret))?;
     let store = store::open(database)?;
@@ -45,7 +45,7 @@ pub(super) fn useradd(args: &args::Useradd, database: &Path) -> Result<(), Failu
         (_, true) => Existing::Leave,
         _ => Existing::Refuse,
     };
-    // Nobody is asked for a password in vain.
+    // Fail before the prompt for a password.
     let exists = store.contains(&name)?;
     if exists && existing == Existing::Refuse {
         return Err(store::StoreError::UserExists.into());
@@ -113,7 +113,7 @@ pub(super) fn passwd(args: &args::Passwd, database: &Path) -> Result<(), Failure
     let given = New::open(&args.secret)?;
     let mut report = Report::open(&args.output, &inputs(database, &args.secret))?;
     let store = store::open(database)?;
-    // Nobody is asked for a password in vain.
+    // Fail before the prompt for a password.
     if !store.contains(&name)? {
         return Err(store::StoreError::NoSuchUser.into());
     }
@@ -133,7 +133,7 @@ pub(super) fn passwd(args: &args::Passwd, database: &Path) -> Result<(), Failure
         _ => None,
     };
     let lost = format!(
-        "the password was changed, and nobody knows it: {}",
+        "the password was changed, but the generated one could not be printed; set another with: {}",
         command("passwd", database, &name)
     );
     tell_one(&mut report, &change, generated.map(|password| (password, lost)))?;

@@ -9,6 +9,7 @@ mod faults;
 mod forward;
 mod framing;
 mod gate;
+mod language;
 mod layers;
 mod load;
 mod log;

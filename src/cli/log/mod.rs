@@ -28,7 +28,7 @@ const LAST_FLUSH: Duration = Duration::from_secs(1);
 
 static QUEUE: OnceLock<Queue> = OnceLock::new();
 
-/// Starts the log. What the libraries below have to say is for whoever looks for a fault.
+/// Starts the log. At level info, libraries log warnings and errors only.
 ///
 /// # Errors
 /// If the system refuses the thread.

@@ -224,8 +224,8 @@ mod tests {
         assert!(queue.flush_within(PATIENCE));
     }
 
-    /// while nobody reads, the queue is bounded and a push returns; later lines come after
-    /// the report.
+    /// without a reader, the queue is bounded and a push returns. Later lines come after the
+    /// report.
     #[test]
     fn full_queue_drops_lines_and_reports_their_number() {
         let (queue, reader) = Reader::start(3 * SIZE);

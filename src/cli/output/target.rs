@@ -1,7 +1,7 @@
 //! What the path of an output leads to, found without a link that another user could change.
 //!
-//! A path is walked by descriptors, one name after the other. So what was judged is what is
-//! written, whatever becomes of the names meanwhile. This module does not know what is written.
+//! A path is walked by descriptors, one name after the other. The file that was
+//! judged is therefore the file that is written, even if another user renames it meanwhile. This module does not know what is written.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -169,7 +169,7 @@ pub(super) fn open(folder: &OwnedFd, name: &OsStr) -> Result<File, Refusal> {
     blocking(file)
 }
 
-/// The descriptor is of an open file of our own: nobody shares its flags.
+/// Clears O_NONBLOCK. No other process shares the flags of this open file.
 fn blocking(file: OwnedFd) -> Result<File, Refusal> {
     fcntl_setfl(&file, fcntl_getfl(&file)?.difference(OFlags::NONBLOCK))?;
     Ok(File::from(file))
