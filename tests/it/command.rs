@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::server::Place;
-use crate::tool::{Outcome, command, finish, run, unaudited};
+use crate::tool::{Outcome, command, finish, help_of_commands, run, unaudited};
 
 const SHORT: &str = "resttool: warning: the password has fewer than 8 characters\n";
 const CHEAP: &str =
@@ -519,7 +519,7 @@ fn help_has_examples_variables_and_exit_codes() {
 /// O-05: a variable holds a setting. It never changes what one command does to users.
 #[test]
 fn only_settings_have_environment_variables() {
-    const SETTINGS: [&str; 10] = [
+    const SETTINGS: [&str; 8] = [
         // Of all commands, or of the commands that hash or print.
         "audit-log",
         "cost",
@@ -530,23 +530,14 @@ fn only_settings_have_environment_variables() {
         // Of proxy configurations, which are about the server.
         "host",
         "port",
-        "unix-socket",
-        "unix-socket-mode",
     ];
     let home = Place::new();
-    let help = |words: &str| finish(command(home.folder(), words.split(' ')), "").stdout;
-    let main = help("--help");
-    let (_, verbs) = main.split_once("Commands:\n").unwrap();
-    let verbs = verbs.lines().take_while(|line| !line.is_empty());
-    let verbs: Vec<_> = verbs.filter_map(|line| line.split_whitespace().next()).collect();
-    assert!(verbs.contains(&"serve") && verbs.contains(&"man"), "{verbs:?}");
-    for verb in verbs.iter().filter(|verb| **verb != "help") {
-        let text = help(&format!("{verb} --help"));
+    for (verb, text) in help_of_commands(home.folder()) {
         for line in text.lines().map(str::trim).filter(|line| line.starts_with('-')) {
             let Some((_, option)) = line.split_once("--") else { continue };
             let option = option.split(' ').next().unwrap();
             let variable = format!("[env: RESTTOOL_{}=]", option.replace('-', "_").to_uppercase());
-            let is_setting = SETTINGS.contains(&option) || *verb == "serve";
+            let is_setting = SETTINGS.contains(&option) || verb == "serve";
             let expected = is_setting && !["help", "version"].contains(&option);
             assert_eq!(text.contains(&variable), expected, "{verb} --{option} in {text}");
         }

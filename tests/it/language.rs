@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::server::Place;
-use super::tool::run;
+use crate::server::Place;
+use crate::tool::{help_of_commands, run};
 
 /// Subjects without a noun, and other phrases that hide the actor.
 const VAGUE: [&str; 10] = [
@@ -57,16 +57,8 @@ fn pages_and_comments_name_their_actors() {
 #[test]
 fn help_names_its_actors() {
     let home = Place::new();
-    let main = run(home.folder(), "--help", "").stdout;
-    let (_, commands) = main.split_once("Commands:\n").unwrap();
-    let commands = commands.lines().take_while(|line| !line.is_empty());
-    // A continued description is indented further than a name.
-    let names = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
-    let names: Vec<_> = names.filter(|name| !name.is_empty() && *name != "help").collect();
-    assert!(names.len() > 15, "{names:?}");
-    let mut found = vague("resttool --help", &main);
-    for name in names {
-        let help = run(home.folder(), &format!("{name} --help"), "").stdout;
+    let mut found = vague("resttool --help", &run(home.folder(), "--help", "").stdout);
+    for (name, help) in help_of_commands(home.folder()) {
         found.extend(vague(&format!("resttool {name} --help"), &help));
     }
     assert!(found.is_empty(), "{}", found.join("\n"));

@@ -79,6 +79,23 @@ pub fn run(home: &Path, words: &str, input: impl AsRef<[u8]>) -> Outcome {
     finish(command(home, words.split(' ')), input)
 }
 
+/// Returns the long help of each command, after its name.
+pub fn help_of_commands(home: &Path) -> Vec<(String, String)> {
+    let main = run(home, "--help", "").stdout;
+    let (_, commands) = main.split_once("Commands:\n").unwrap();
+    let commands = commands.lines().take_while(|line| !line.is_empty());
+    // A continued description is indented further than a name.
+    let names = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let names: Vec<_> = names.filter(|name| !name.is_empty() && *name != "help").collect();
+    assert!(names.contains(&"serve") && names.contains(&"man"), "{names:?}");
+    let help = |name: &str| {
+        let help = run(home, &format!("{name} --help"), "");
+        assert_eq!(help.code, 0, "{name}: {}", help.stderr);
+        (name.to_owned(), help.stdout)
+    };
+    names.into_iter().map(help).collect()
+}
+
 /// Waits for the end of a process. Kills it when it does not end.
 pub fn end(child: &mut Child) -> ExitStatus {
     let id = Pid::from_child(child);
