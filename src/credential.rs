@@ -231,10 +231,17 @@ impl Password {
         if raw.len() > MAX_RAW_BYTES {
             return Err(PasswordError::TooLong);
         }
-        if raw.chars().any(char::is_control) {
+        let is_ascii = raw.is_ascii();
+        // Byte by byte where that is the same, since every request comes here.
+        let holds_control = if is_ascii {
+            raw.bytes().any(|c| c.is_ascii_control())
+        } else {
+            raw.chars().any(char::is_control)
+        };
+        if holds_control {
             return Err(PasswordError::Control);
         }
-        let password = if raw.is_ascii() {
+        let password = if is_ascii {
             Zeroizing::new(raw.to_owned())
         } else {
             // Room for the longest that is read, so that no grown buffer leaves a copy behind.

@@ -99,7 +99,7 @@ fn play_all(mut play: impl FnMut(&mut Vec<usize>) -> Vec<usize>) -> usize {
 /// but for those who wait.
 struct Model {
     row: Mutex<(Option<User>, u64)>,
-    lease: Mutex<Lease<Revision>>,
+    lease: Lease,
     clock: Mutex<Instant>,
 }
 
@@ -123,14 +123,14 @@ impl Store for Arc<Model> {
     fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
         Ok(self.find(name)?.map(|user| (user, Arc::default())))
     }
-    fn revision(&self) -> Result<Revision, StoreError> {
+    fn revision(&self, _: Instant) -> Result<Revision, StoreError> {
         let now = *self.clock.lock().unwrap();
         step();
-        let mut lease = self.lease.lock().unwrap();
-        match lease.current(now) {
-            Some(revision) => Ok(revision),
-            None => lease.renew(now, || Ok(Revision(self.row.lock().unwrap().1))),
+        if let Some(revision) = self.lease.current(now) {
+            return Ok(revision);
         }
+        step();
+        self.lease.renew(now, || Ok(Revision(self.row.lock().unwrap().1)))
     }
     fn contains(&self, _: &UserName) -> Result<bool, StoreError> {
         unreachable!("the decision is made on the record")
@@ -170,8 +170,9 @@ fn request(verifier: &Verifier, password: &str) -> bool {
     let shown = shown(password);
     let key = verifier.keyed.credentials(&shown);
     let source = Source::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let revision = verifier.revision();
-    revision.is_some_and(|revision| verifier.recall(&key, &shown, source, revision).is_some())
+    let now = Instant::now();
+    let revision = verifier.revision(now);
+    revision.is_some_and(|revision| verifier.recall(&key, &shown, source, revision, now).is_some())
         || matches!(verifier.verify(&key, &shown, source, revision).0, Verdict::Verified(_))
 }
 
@@ -189,7 +190,7 @@ enum Start {
 fn play(start: Start, change: &Option<User>, schedule: &mut Vec<usize>) -> Vec<usize> {
     let model = Arc::new(Model {
         row: Mutex::new((Some(user(OLD)), 0)),
-        lease: Mutex::new(Lease::new()),
+        lease: Lease::new(),
         clock: Mutex::new(Instant::now()),
     });
     let mut verifier = Verifier::new(Box::new(Arc::clone(&model)), &Settings::default()).unwrap();

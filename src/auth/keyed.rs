@@ -3,6 +3,8 @@
 
 use std::hash::{Hash, Hasher};
 
+use zeroize::Zeroizing;
+
 use crate::credential::{Credentials, PasswordHash, UserName};
 
 /// Makes digests under a key: BLAKE3 in its keyed mode.
@@ -51,15 +53,18 @@ impl Keyed {
         UserDigest(self.digest(b'u', &[user.as_str().as_bytes()]))
     }
 
-    /// Each part goes in with its length before it: `a` with `bc` is not `ab` with `c`.
+    /// Each part follows its length, so that `a` with `bc` differs from `ab` with `c`. All of them
+    /// are hashed in one call, since a hasher that takes them one by one is several times slower.
     fn digest(&self, of: u8, parts: &[&[u8]]) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        hasher.update(&[of]);
+        let lengths = parts.len() * size_of::<u64>();
+        let size = 1 + lengths + parts.iter().map(|part| part.len()).sum::<usize>();
+        let mut input = Zeroizing::new(Vec::with_capacity(size));
+        input.push(of);
         for part in parts {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part);
+            input.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            input.extend_from_slice(part);
         }
-        *hasher.finalize().as_bytes()
+        *blake3::keyed_hash(&self.0, &input).as_bytes()
     }
 }
 

@@ -168,8 +168,10 @@ impl Authenticator {
         let verifier = &*self.verifier;
         let key = verifier.keyed.credentials(&shown);
         let source = Source::of(peer);
-        let revision = verifier.revision();
-        let known = revision.and_then(|revision| verifier.recall(&key, &shown, source, revision));
+        let now = Instant::now();
+        let revision = verifier.revision(now);
+        let known =
+            revision.and_then(|revision| verifier.recall(&key, &shown, source, revision, now));
         if let Some(groups) = known {
             let grant = Grant { user: shown.user, groups };
             return self.let_in(grant, Kind::Remembered, peer, ask);
@@ -483,23 +485,25 @@ impl Verifier {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The store's revision; `None` when it can't be had, and then nothing is remembered.
-    fn revision(&self) -> Option<Revision> {
+    /// Returns the store's revision for a request of this time. `None` when it cannot be read:
+    /// then nothing is cached.
+    fn revision(&self, now: Instant) -> Option<Revision> {
         self.store
-            .revision()
+            .revision(now)
             .inspect_err(|e| self.audit.trouble(&format_args!("cannot use the cache: {e}")))
             .ok()
     }
 
-    /// The groups of the user, if these credentials were right before, and still are at this revision. Takes microseconds.
+    /// Returns the groups of the user if these credentials were right before and still are at this
+    /// revision. `now` is the time of the request. Takes microseconds.
     fn recall(
         &self,
         key: &Key,
         shown: &Credentials,
         source: Source,
         revision: Revision,
+        now: Instant,
     ) -> Option<Arc<Groups>> {
-        let now = Instant::now();
         let known = self.cache().get(key, now)?;
         let elsewhere = known.source != source;
         // Most users never expire: the clock is not read for them.
@@ -772,7 +776,7 @@ mod tests {
         fn is_empty(&self) -> Result<bool, StoreError> {
             unreachable!("the decision is made on the record")
         }
-        fn revision(&self) -> Result<Revision, StoreError> {
+        fn revision(&self, _: Instant) -> Result<Revision, StoreError> {
             Ok(Revision(0))
         }
         fn each(&self, _: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {
@@ -925,7 +929,7 @@ mod tests {
         ) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
             unreachable!("it knows nobody")
         }
-        fn revision(&self) -> Result<Revision, StoreError> {
+        fn revision(&self, _: Instant) -> Result<Revision, StoreError> {
             Ok(Revision(0))
         }
         fn contains(&self, _: &UserName) -> Result<bool, StoreError> {

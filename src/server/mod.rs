@@ -554,6 +554,7 @@ fn response(status: StatusCode) -> HttpResponseBuilder {
 #[cfg(test)]
 mod tests {
     use std::ops::ControlFlow;
+    use std::time::Instant;
 
     use actix_web::dev::Service;
     use actix_web::test::TestRequest;
@@ -581,7 +582,7 @@ mod tests {
         fn is_empty(&self) -> Result<bool, StoreError> {
             Ok(true)
         }
-        fn revision(&self) -> Result<Revision, StoreError> {
+        fn revision(&self, _: Instant) -> Result<Revision, StoreError> {
             Ok(Revision(0))
         }
         fn each(&self, _: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {

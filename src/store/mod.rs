@@ -14,6 +14,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::credential::{Cost, Groups, HashError, PasswordHash, UserName};
 use crate::moment::Moment;
@@ -93,11 +94,12 @@ pub trait Store: Send + Sync {
     /// the moment when the call that made it returns: a revision that is asked for after that is another one
     /// than all before the change.
     ///
-    /// Asked for by every request: it may rely on an earlier reading for as long as changes wait before they return.
+    /// Every request asks for it, and `now` is a time at which the request had come. An earlier
+    /// reading may be relied on for as long as changes wait before they return.
     ///
     /// # Errors
     /// Only those that every method has.
-    fn revision(&self) -> Result<Revision, StoreError>;
+    fn revision(&self, now: Instant) -> Result<Revision, StoreError>;
 
     /// Shows all users in the order of their names, as they are at one moment, until `visit` breaks off.
     ///

@@ -17,6 +17,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, open, openat, readlinkat};
 use rustix::io::Errno;
@@ -325,8 +326,8 @@ impl<S: Shared> Store for OwnedStore<S> {
         self.0.call(|store| store.is_empty())
     }
 
-    fn revision(&self) -> Result<Revision, StoreError> {
-        self.0.call(|store| store.revision())
+    fn revision(&self, now: Instant) -> Result<Revision, StoreError> {
+        self.0.call(move |store| store.revision(now))
     }
 
     /// Shows them on the caller's thread, since what becomes of them is the caller's.

@@ -57,6 +57,7 @@ pub(super) struct SqliteStore {
     /// Absolute, and otherwise as given: a link may come to lead elsewhere.
     path: PathBuf,
     files: RwLock<Files>,
+    lease: Lease,
 }
 
 /// The files that stood in the store's place when they were opened.
@@ -78,7 +79,6 @@ struct Watch {
     /// Opened when the first revision is asked for, and never written to: `data_version` does not count what its own
     /// connection commits.
     connection: Option<Connection>,
-    lease: Lease<Revision>,
 }
 
 /// Tells one file from another that has taken its name, and a file from itself after somebody wrote over it.
@@ -102,7 +102,7 @@ impl SqliteStore {
             create(&path)?;
         }
         let files = RwLock::new(Files::open(&path, 0)?);
-        Ok(Self { path, files })
+        Ok(Self { path, files, lease: Lease::new() })
     }
 
     /// The files that stand in the store's place now.
@@ -128,6 +128,7 @@ impl SqliteStore {
             files.retire();
         }
         let epoch = files.watch().epoch.wrapping_add(1);
+        self.lease.end();
         *files = Files::open(&self.path, epoch)?;
         Ok(())
     }
@@ -181,7 +182,7 @@ impl Files {
             .into_iter()
             .filter_map(|file| Stamp::of(&file).ok().map(|stamp| (file, stamp)))
             .collect();
-        let watch = Mutex::new(Watch { epoch, connection: None, lease: Lease::new() });
+        let watch = Mutex::new(Watch { epoch, connection: None });
         Ok(Self { path, database, companions, watch, main: Mutex::new(main) })
     }
 
@@ -226,19 +227,17 @@ impl Files {
 }
 
 impl Watch {
-    fn revision(&mut self, now: Instant, path: &Path) -> Result<Revision, StoreError> {
+    fn revision(&mut self, path: &Path) -> Result<Revision, StoreError> {
         let (epoch, connection) = (u64::from(self.epoch), &mut self.connection);
-        self.lease.renew(now, || {
-            let connection = match connection {
-                Some(connection) => connection,
-                None => connection.insert(connect_to_read(path)?),
-            };
-            connection
-                .prepare_cached("PRAGMA data_version")
-                .and_then(|mut statement| statement.query_row([], |row| row.get::<_, u32>(0)))
-                .map(|version| Revision(epoch << 32 | u64::from(version)))
-                .map_err(|e| store_error(e, path))
-        })
+        let connection = match connection {
+            Some(connection) => connection,
+            None => connection.insert(connect_to_read(path)?),
+        };
+        connection
+            .prepare_cached("PRAGMA data_version")
+            .and_then(|mut statement| statement.query_row([], |row| row.get::<_, u32>(0)))
+            .map(|version| Revision(epoch << 32 | u64::from(version)))
+            .map_err(|e| store_error(e, path))
     }
 }
 
@@ -277,15 +276,13 @@ impl Store for SqliteStore {
         self.read("SELECT NOT EXISTS (SELECT 1 FROM users)", [], |row| row.get(0))
     }
 
-    fn revision(&self) -> Result<Revision, StoreError> {
-        let now = Instant::now();
-        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(revision) = files.watch().lease.current(now) {
+    fn revision(&self, now: Instant) -> Result<Revision, StoreError> {
+        if let Some(revision) = self.lease.current(now) {
             return Ok(revision);
         }
-        drop(files);
         let files = self.files()?;
-        files.watch().revision(now, &files.path)
+        let mut watch = files.watch();
+        self.lease.renew(now, || watch.revision(&files.path))
     }
 
     fn each(&self, visit: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {
@@ -968,8 +965,8 @@ mod tests {
 
     /// The revision as the file has it: no earlier reading is relied on.
     fn read_revision(store: &SqliteStore) -> Result<Revision, StoreError> {
-        store.files.read().unwrap().watch().lease = Lease::new();
-        store.revision()
+        store.lease.end();
+        store.revision(Instant::now())
     }
 
     fn now() -> Moment {
@@ -1174,7 +1171,7 @@ mod tests {
             }
             changes.commit().unwrap();
             server.find(&name("user-5")).unwrap();
-            server.revision().unwrap();
+            server.revision(Instant::now()).unwrap();
         }
         for suffix in ["", "-wal"] {
             let file = format!("{}{suffix}", place.path().display());
@@ -1412,7 +1409,7 @@ mod tests {
     fn a_revision_is_another_one_after_every_change_and_only_then() {
         let place = Place::new();
         let (one, other) = (place.open(), place.open());
-        let mut seen = vec![one.revision().unwrap()];
+        let mut seen = vec![one.revision(Instant::now()).unwrap()];
         let mut look = |changed| {
             let now = read_revision(&one).unwrap();
             assert_eq!(!seen.contains(&now), changed, "{seen:?}, {now:?}");
@@ -1420,7 +1417,7 @@ mod tests {
         };
         look(false);
         other.find(&name("roy")).unwrap();
-        other.revision().unwrap();
+        other.revision(Instant::now()).unwrap();
         look(false);
         add(&other, "roy").unwrap();
         look(true);
@@ -1442,19 +1439,19 @@ mod tests {
             // Others ask all the time, so that the last reading is from just before the change.
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
-                    one.revision().unwrap();
+                    one.revision(Instant::now()).unwrap();
                 }
             });
             let _stop = Stop(&done);
             for n in 0..100 {
-                let before = one.revision().unwrap();
+                let before = one.revision(Instant::now()).unwrap();
                 add(&other, &format!("user-{n}")).unwrap();
-                assert_ne!(one.revision().unwrap(), before);
+                assert_ne!(one.revision(Instant::now()).unwrap(), before);
                 // Nothing to remove: somebody else may have just done it.
-                let before = one.revision().unwrap();
+                let before = one.revision(Instant::now()).unwrap();
                 theirs.execute_batch("UPDATE users SET changed = changed + 1").unwrap();
                 remove(&other, "nobody").unwrap_err();
-                assert_ne!(one.revision().unwrap(), before);
+                assert_ne!(one.revision(Instant::now()).unwrap(), before);
             }
         });
     }
@@ -1480,7 +1477,7 @@ mod tests {
                     INSERT INTO users (name, hash) SELECT 'user-' || i, '' FROM n";
         Connection::open(&new).unwrap().execute_batch(fill).unwrap();
         let store = place.open();
-        let before = store.revision().unwrap();
+        let before = store.revision(Instant::now()).unwrap();
         add(&store, "old").unwrap();
         let files = || companions(&path).map(|file| Stamp::of(&file).unwrap().file);
         let olds = files();
@@ -1511,7 +1508,7 @@ mod tests {
         let place = Place::new();
         let store = place.open();
         add(&store, "roy").unwrap();
-        store.revision().unwrap();
+        store.revision(Instant::now()).unwrap();
         let backup = place.0.path().join("backup.db");
         place.sql(&format!("VACUUM INTO '{}'", backup.display()));
         fs::set_permissions(&backup, Permissions::from_mode(0o600)).unwrap();
@@ -1531,7 +1528,7 @@ mod tests {
 
         fs::rename(&backup, place.path()).unwrap();
         assert!(store.contains(&name("roy")).unwrap());
-        store.revision().unwrap();
+        store.revision(Instant::now()).unwrap();
     }
 
     /// S-12: with `cp`, whose file keeps its numbers.
@@ -1542,7 +1539,7 @@ mod tests {
         add(&store, "old").unwrap();
         place.sql("PRAGMA wal_checkpoint(TRUNCATE)");
         assert!(store.contains(&name("old")).unwrap());
-        let before = store.revision().unwrap();
+        let before = store.revision(Instant::now()).unwrap();
         let new = place.0.path().join("new.db");
         add(&SqliteStore::open(&new).unwrap(), "new").unwrap();
         fs::copy(&new, place.path()).unwrap();

@@ -513,6 +513,8 @@ fn compute(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use crate::store;
 
@@ -722,9 +724,9 @@ mod tests {
         let place = Place::new();
         place.settle(&[user("ann", "one")], &upsert()).unwrap();
         let store = place.store();
-        let before = store.revision().unwrap();
+        let before = store.revision(Instant::now()).unwrap();
         place.settle(&[user("ann", "one")], &upsert()).unwrap();
-        assert_eq!(store.revision().unwrap(), before);
+        assert_eq!(store.revision(Instant::now()).unwrap(), before);
     }
 
     /// Between the look and the change, while hashes are computed.

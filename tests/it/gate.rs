@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
@@ -429,7 +430,7 @@ impl Store for Gated {
     fn is_empty(&self) -> Result<bool, StoreError> {
         unreachable!("not asked by the server")
     }
-    fn revision(&self) -> Result<Revision, StoreError> {
+    fn revision(&self, _: Instant) -> Result<Revision, StoreError> {
         Ok(Revision(0))
     }
     fn each(&self, _: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {
