@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use precis_profiles::UsernameCasePreserved;
 use precis_profiles::precis_core::Error as PrecisError;
 use precis_profiles::precis_core::profile::PrecisFastInvocation;
@@ -471,6 +473,44 @@ impl fmt::Display for HashError {
 }
 
 impl std::error::Error for HashError {}
+
+/// Credentials as the Basic scheme sends them: the base64 of a name, a colon and a password (RFC
+/// 7617 section 2). They are not decoded yet, and may be malformed.
+#[derive(Clone, Copy)]
+pub struct EncodedCredentials<'a>(&'a [u8]);
+
+impl<'a> EncodedCredentials<'a> {
+    /// Takes the part of an Authorization field after the scheme.
+    #[must_use]
+    pub fn new(base64: &'a [u8]) -> Self {
+        Self(base64)
+    }
+
+    /// The octets as they were sent.
+    pub(crate) fn octets(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Returns the credentials, or `None` if these cannot be any user's. Accepts canonical, padded
+    /// base64 only (RFC 4648 sections 3.2 and 3.5).
+    #[must_use]
+    pub fn decode(self) -> Option<Credentials> {
+        let decoded = Zeroizing::new(STANDARD.decode(self.0).ok()?);
+        let (user, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+        Some(Credentials {
+            user: UserName::parse(user).ok()?,
+            password: Password::parse(password).ok()?,
+        })
+    }
+}
+
+impl Credentials {
+    /// Encodes the credentials for the Basic scheme. Equal credentials have equal encodings.
+    pub(crate) fn encode(&self) -> Zeroizing<String> {
+        let plain = Zeroizing::new(format!("{}:{}", self.user.as_str(), self.password.reveal()));
+        Zeroizing::new(STANDARD.encode(plain.as_bytes()))
+    }
+}
 
 /// A name and a password that somebody showed. Nobody has looked yet whether they are right.
 #[derive(Clone, Debug)]

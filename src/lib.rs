@@ -21,8 +21,8 @@ pub use auth::{
 };
 pub use cli::run;
 pub use credential::{
-    Cost, Credentials, GroupName, Groups, HashError, NameError, Password, PasswordError,
-    PasswordHash, TooManyGroups, UserName,
+    Cost, Credentials, EncodedCredentials, GroupName, Groups, HashError, NameError, Password,
+    PasswordError, PasswordHash, TooManyGroups, UserName,
 };
 pub use moment::{Moment, MomentError};
 pub use server::{

@@ -1,15 +1,15 @@
-//! What was verified before: which credentials were right for which stored hash, as of which revision.
+//! Verified credentials: for which stored hash they were right, as of which revision.
 //!
-//! Only right ones are ever entered. Nothing in it can be turned back into a name or a password: it holds digests.
-//! Whether somebody may enter is not decided here, and time comes as a parameter.
+//! Only right ones are entered. Passwords and stored hashes are held as keyed digests. It does not
+//! decide whether a user may enter, and time is a parameter.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Grant;
 use super::bounded::OfDigests;
 use super::keyed::{HashDigest, Key};
 use super::throttle::Source;
-use crate::credential::Groups;
 use crate::moment::Moment;
 use crate::store::Revision;
 
@@ -22,8 +22,8 @@ pub(super) struct Verified {
     pub(super) revision: Revision,
     /// When the user expires, as last read.
     pub(super) expires: Option<Moment>,
-    /// The groups that the user is in, as last read.
-    pub(super) groups: Arc<Groups>,
+    /// The user and their groups, as last read.
+    pub(super) grant: Arc<Grant>,
     /// Who showed them last.
     pub(super) source: Source,
 }
@@ -63,6 +63,11 @@ impl Cache {
     pub(super) fn remove(&mut self, key: &Key) {
         self.entries.remove(key);
     }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
 }
 
 #[cfg(test)]
@@ -83,7 +88,10 @@ mod tests {
             hash: keyed.hash(&PasswordHash::decoy(Cost::DEFAULT)),
             revision: Revision(1),
             expires: None,
-            groups: Arc::default(),
+            grant: Arc::new(Grant {
+                user: UserName::parse("roy").unwrap(),
+                groups: Arc::default(),
+            }),
             source: Source::of(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         }
     }

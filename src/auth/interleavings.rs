@@ -172,7 +172,7 @@ fn request(verifier: &Verifier, password: &str) -> bool {
     let source = Source::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let now = Instant::now();
     let revision = verifier.revision(now);
-    revision.is_some_and(|revision| verifier.recall(&key, &shown, source, revision, now).is_some())
+    revision.is_some_and(|revision| verifier.recall(&key, source, revision, now).is_some())
         || matches!(verifier.verify(&key, &shown, source, revision).0, Verdict::Verified(_))
 }
 

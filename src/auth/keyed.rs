@@ -1,16 +1,18 @@
-//! Digests of names, credentials and hashes, that say nothing to anybody who has not the key. It is made at start and
-//! written nowhere.
+//! Keyed digests of credentials, names and hashes. They tell nothing without the keys, which each
+//! process makes at its start and writes nowhere.
 
 use std::hash::{Hash, Hasher};
 
-use zeroize::Zeroizing;
+use crate::credential::{Credentials, EncodedCredentials, PasswordHash, UserName};
 
-use crate::credential::{Credentials, PasswordHash, UserName};
+/// BLAKE3 in its keyed mode, with a key for each kind of input.
+pub(super) struct Keyed {
+    credentials: [u8; 32],
+    hashes: [u8; 32],
+    users: [u8; 32],
+}
 
-/// Makes digests under a key: BLAKE3 in its keyed mode.
-pub(super) struct Keyed([u8; 32]);
-
-/// The digest of a name and a password.
+/// The digest of encoded credentials.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key([u8; 32]);
 
@@ -30,42 +32,41 @@ pub(super) struct HashDigest([u8; 32]);
 pub(super) struct UserDigest([u8; 32]);
 
 impl Keyed {
-    /// With a new random key.
+    /// Makes new random keys.
     ///
     /// # Errors
-    /// When the system's random source can't be read.
+    /// When the system's random source cannot be read.
     pub(super) fn new() -> Result<Self, getrandom::Error> {
-        let mut key = [0; 32];
-        getrandom::fill(&mut key)?;
-        Ok(Self(key))
+        let key = || {
+            let mut key = [0; 32];
+            getrandom::fill(&mut key).map(|()| key)
+        };
+        Ok(Self { credentials: key()?, hashes: key()?, users: key()? })
     }
 
+    /// Returns the key of credentials as they were sent. No two names and passwords share an
+    /// encoding: base64 is canonical here, and a name holds no colon.
+    pub(super) fn encoded(&self, shown: EncodedCredentials<'_>) -> Key {
+        Key(digest(&self.credentials, shown.octets()))
+    }
+
+    /// Returns the key of credentials that were decoded, and so normalized.
     pub(super) fn credentials(&self, shown: &Credentials) -> Key {
-        let (user, password) = (shown.user.as_str(), shown.password.reveal());
-        Key(self.digest(b'c', &[user.as_bytes(), password.as_bytes()]))
+        self.encoded(EncodedCredentials::new(shown.encode().as_bytes()))
     }
 
     pub(super) fn hash(&self, hash: &PasswordHash) -> HashDigest {
-        HashDigest(self.digest(b'h', &[hash.as_str().as_bytes()]))
+        HashDigest(digest(&self.hashes, hash.as_str().as_bytes()))
     }
 
     pub(super) fn user(&self, user: &UserName) -> UserDigest {
-        UserDigest(self.digest(b'u', &[user.as_str().as_bytes()]))
+        UserDigest(digest(&self.users, user.as_str().as_bytes()))
     }
+}
 
-    /// Each part follows its length, so that `a` with `bc` differs from `ab` with `c`. All of them
-    /// are hashed in one call, since a hasher that takes them one by one is several times slower.
-    fn digest(&self, of: u8, parts: &[&[u8]]) -> [u8; 32] {
-        let lengths = parts.len() * size_of::<u64>();
-        let size = 1 + lengths + parts.iter().map(|part| part.len()).sum::<usize>();
-        let mut input = Zeroizing::new(Vec::with_capacity(size));
-        input.push(of);
-        for part in parts {
-            input.extend_from_slice(&(part.len() as u64).to_le_bytes());
-            input.extend_from_slice(part);
-        }
-        *blake3::keyed_hash(&self.0, &input).as_bytes()
-    }
+/// One call, since a hasher that takes its input in parts is several times slower.
+fn digest(key: &[u8; 32], input: &[u8]) -> [u8; 32] {
+    *blake3::keyed_hash(key, input).as_bytes()
 }
 
 #[cfg(test)]

@@ -24,7 +24,9 @@ use futures_util::FutureExt;
 use futures_util::future::{Shared, WeakShared};
 use tokio::sync::oneshot;
 
-use crate::credential::{Cost, Credentials, GroupName, Groups, PasswordHash, UserName};
+use crate::credential::{
+    Cost, Credentials, EncodedCredentials, GroupName, Groups, PasswordHash, UserName,
+};
 use crate::moment::Moment;
 use crate::store::{Account, Revision, Store, StoreError, User};
 use audit::{Audit, Kind};
@@ -39,7 +41,7 @@ use workers::{NotTaken, Workers};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Decision {
     /// Name and password are right, and the user may enter.
-    Granted(Grant),
+    Granted(Arc<Grant>),
     /// They are right, but the user is in none of the groups that open this door.
     Forbidden,
     /// They are not, or the user may not. Which of them it was is nobody's business.
@@ -163,21 +165,35 @@ impl Authenticator {
         })
     }
 
-    /// Decides on what somebody has shown who comes from `peer`.
-    pub async fn decide(&self, peer: IpAddr, shown: Credentials, ask: &Ask<'_>) -> Decision {
+    /// Decides on the credentials of a request from `peer`.
+    pub async fn decide(
+        &self,
+        peer: IpAddr,
+        encoded: EncodedCredentials<'_>,
+        ask: &Ask<'_>,
+    ) -> Decision {
         let verifier = &*self.verifier;
-        let key = verifier.keyed.credentials(&shown);
         let source = Source::of(peer);
         let now = Instant::now();
         let revision = verifier.revision(now);
-        let known =
-            revision.and_then(|revision| verifier.recall(&key, &shown, source, revision, now));
-        if let Some(groups) = known {
-            let grant = Grant { user: shown.user, groups };
+        let recall = |key: &Key| verifier.recall(key, source, revision?, now);
+        let key = verifier.keyed.encoded(encoded);
+        if let Some(grant) = recall(&key) {
+            return self.let_in(grant, Kind::Remembered, peer, ask);
+        }
+        let Some(shown) = encoded.decode() else {
+            return self.turn_away(peer, Unfit::Malformed, ask);
+        };
+        // Only normalized credentials are cached, so that a password has one entry however it is
+        // written.
+        let normalized = verifier.keyed.credentials(&shown);
+        if normalized != key
+            && let Some(grant) = recall(&normalized)
+        {
             return self.let_in(grant, Kind::Remembered, peer, ask);
         }
         // Boxed, since its size would count for every request.
-        Box::pin(self.find_out(peer, key, source, shown, revision, ask)).await
+        Box::pin(self.find_out(peer, normalized, source, shown, revision, ask)).await
     }
 
     /// Has a worker find out what is not known, and waits for it.
@@ -198,10 +214,7 @@ impl Authenticator {
         let kind = verdict.kind();
         let about = verdict.is_about_a_user().then_some(&shown.user);
         let decision = match verdict {
-            Verdict::Verified(groups) => {
-                let grant = Grant { user: shown.user.clone(), groups };
-                return self.let_in(grant, kind, peer, ask);
-            }
+            Verdict::Verified(grant) => return self.let_in(grant, kind, peer, ask),
             Verdict::UnknownUser | Verdict::WrongPassword | Verdict::Locked | Verdict::Expired => {
                 Decision::Denied
             }
@@ -215,7 +228,7 @@ impl Authenticator {
 
     /// Lets a user in whose password is right, if their groups open the door. A door can ask for more than all of them do, never
     /// for less.
-    fn let_in(&self, grant: Grant, kind: Kind, peer: IpAddr, ask: &Ask<'_>) -> Decision {
+    fn let_in(&self, grant: Arc<Grant>, kind: Kind, peer: IpAddr, ask: &Ask<'_>) -> Decision {
         let open = |door: &[GroupName]| {
             door.is_empty() || door.iter().any(|group| grant.groups.contains(group))
         };
@@ -380,7 +393,7 @@ type Answer = Shared<oneshot::Receiver<Verdict>>;
 /// What was found out, or why nothing was.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Verdict {
-    Verified(Arc<Groups>),
+    Verified(Arc<Grant>),
     UnknownUser,
     WrongPassword,
     Locked,
@@ -494,28 +507,27 @@ impl Verifier {
             .ok()
     }
 
-    /// Returns the groups of the user if these credentials were right before and still are at this
-    /// revision. `now` is the time of the request. Takes microseconds.
+    /// Returns the grant if these credentials were right before and still are at this revision. `now` is the time of the request. Takes microseconds.
     fn recall(
         &self,
         key: &Key,
-        shown: &Credentials,
         source: Source,
         revision: Revision,
         now: Instant,
-    ) -> Option<Arc<Groups>> {
+    ) -> Option<Arc<Grant>> {
         let known = self.cache().get(key, now)?;
         let elsewhere = known.source != source;
         // Most users never expire: the clock is not read for them.
         let expired = known.expires.is_some_and(|end| end.has_passed(SystemTime::now()));
         let outdated = known.revision != revision || expired;
         if !elsewhere && !outdated {
-            return Some(known.groups);
+            return Some(known.grant);
         }
         let mut current = Verified { source, ..known };
         if outdated {
             // The user is read after the revision: what changes between them is read again the next time.
-            let (user, groups) = match self.store.find_with_groups(&shown.user) {
+            let name = &current.grant.user;
+            let (user, groups) = match self.store.find_with_groups(name) {
                 Ok(Some((user, groups)))
                     if self.keyed.hash(&user.hash) == current.hash
                         && may_enter(&user, SystemTime::now()) =>
@@ -529,15 +541,16 @@ impl Verifier {
                 // Whoever verifies it will meet the error too, and tell.
                 Err(_) => return None,
             };
-            current = Verified { revision, expires: user.expires, groups, ..current };
+            let grant = Arc::new(Grant { user: name.clone(), groups });
+            current = Verified { revision, expires: user.expires, grant, ..current };
         }
-        let groups = Arc::clone(&current.groups);
+        let grant = Arc::clone(&current.grant);
         self.cache().insert(*key, current, now);
         if elsewhere {
-            let user = self.keyed.user(&shown.user);
+            let user = self.keyed.user(&grant.user);
             self.throttle().remember(Try { user, source });
         }
-        Some(groups)
+        Some(grant)
     }
 
     /// Finds out whether these credentials are right. Takes as long as a hash. `revision` is one from before. With it comes the user's
@@ -598,13 +611,14 @@ impl Verifier {
         })?;
         let verdict = match finding {
             Finding::Right(User { hash, expires, .. }, groups) => {
+                let grant = Arc::new(Grant { user: shown.user.clone(), groups });
                 if let Some(revision) = revision {
-                    let (hash, groups) = (self.keyed.hash(&hash), Arc::clone(&groups));
-                    let verified = Verified { hash, revision, expires, groups, source };
+                    let (hash, grant) = (self.keyed.hash(&hash), Arc::clone(&grant));
+                    let verified = Verified { hash, revision, expires, grant, source };
                     self.cache().insert(*key, verified, Instant::now());
                 }
                 let is_weak = self.rehash && hash.cost() < self.decoy.cost();
-                return Ok((Verdict::Verified(groups), is_weak.then_some(hash)));
+                return Ok((Verdict::Verified(grant), is_weak.then_some(hash)));
             }
             Finding::UnknownUser => Verdict::UnknownUser,
             Finding::WrongPassword => Verdict::WrongPassword,
@@ -740,6 +754,8 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::task::{Context, Waker};
 
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use futures_executor::block_on;
 
     use super::*;
@@ -796,13 +812,19 @@ mod tests {
 
     fn granted() -> Decision {
         let user = UserName::parse("roy").unwrap();
-        Decision::Granted(Grant { user, groups: Arc::default() })
+        Decision::Granted(Arc::new(Grant { user, groups: Arc::default() }))
     }
 
     fn user(password: &str) -> User {
         let cost = Cost::new(4).unwrap();
         let hash = hash::hash(&Password::parse(password).unwrap(), cost).unwrap();
         User { hash, locked: false, expires: None }
+    }
+
+    fn decide_from_here(authenticator: &Authenticator, password: &str) -> Decision {
+        let encoded = shown(password).encode();
+        let encoded = EncodedCredentials::new(encoded.as_bytes());
+        block_on(authenticator.decide(HERE, encoded, &Ask::ANYTHING))
     }
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -817,7 +839,7 @@ mod tests {
     /// hashes that took.
     fn decide(answers: Vec<Result<Option<User>, StoreError>>) -> (Decision, u64) {
         let authenticator = authenticator(answers, 4);
-        let decision = block_on(authenticator.decide(HERE, shown("right"), &Ask::ANYTHING));
+        let decision = decide_from_here(&authenticator, "right");
         (decision, authenticator.counts().hashes)
     }
 
@@ -838,7 +860,7 @@ mod tests {
             let store = Script { answers: Mutex::new(answers), looks: Arc::clone(&seen) };
             let settings = Settings { cost: Cost::new(4).unwrap(), ..Settings::default() };
             let authenticator = Authenticator::new(Box::new(store), &settings).unwrap();
-            let decision = block_on(authenticator.decide(HERE, shown(password), &Ask::ANYTHING));
+            let decision = decide_from_here(&authenticator, password);
             assert_eq!(authenticator.counts().hashes, 1);
             let seen = seen.lock().unwrap().clone();
             (decision, seen)
@@ -960,24 +982,21 @@ mod tests {
         };
         let authenticator = Authenticator::new(Box::new(store), &settings).unwrap();
         let mut idle = Context::from_waker(Waker::noop());
-        let mut begun = Box::pin(authenticator.decide(HERE, shown("begun"), &Ask::ANYTHING));
+        let encoded = ["begun", "queued"].map(|password| shown(password).encode());
+        let [mut begun, mut queued] = encoded.each_ref().map(|encoded| {
+            let encoded = EncodedCredentials::new(encoded.as_bytes());
+            Box::pin(authenticator.decide(HERE, encoded, &Ask::ANYTHING))
+        });
         assert!(begun.as_mut().poll(&mut idle).is_pending());
         looks.recv().unwrap();
-        let mut queued = Box::pin(authenticator.decide(HERE, shown("queued"), &Ask::ANYTHING));
         assert!(queued.as_mut().poll(&mut idle).is_pending());
         drop((begun, queued));
         drop((looks, go_on));
         // After what has begun, and what was skipped.
-        assert_eq!(
-            block_on(authenticator.decide(HERE, shown("third"), &Ask::ANYTHING)),
-            Decision::Denied
-        );
+        assert_eq!(decide_from_here(&authenticator, "third"), Decision::Denied);
         assert_eq!(authenticator.counts().hashes, 2);
-        assert_eq!(
-            block_on(authenticator.decide(HERE, shown("fourth"), &Ask::ANYTHING)),
-            Decision::Denied
-        );
-        let fifth = block_on(authenticator.decide(HERE, shown("fifth"), &Ask::ANYTHING));
+        assert_eq!(decide_from_here(&authenticator, "fourth"), Decision::Denied);
+        let fifth = decide_from_here(&authenticator, "fifth");
         assert!(matches!(fifth, Decision::Throttled { .. }), "{fifth:?}");
     }
 
@@ -986,9 +1005,7 @@ mod tests {
     fn without_workers_only_what_is_remembered_is_granted() {
         let roy = user("right");
         let authenticator = authenticator(each_look(&roy, 3), 4);
-        let decide = |authenticator: &Authenticator, password| {
-            block_on(authenticator.decide(HERE, shown(password), &Ask::ANYTHING))
-        };
+        let decide = decide_from_here;
         assert_eq!(decide(&authenticator, "right"), granted());
         authenticator.workers.finish();
         for _ in 0..20 {
@@ -1000,6 +1017,35 @@ mod tests {
         assert!(authenticator.verifier.waiting().is_empty(), "nothing is kept of them");
     }
 
+    /// B-05: a client cannot fill the cache with the spellings of one password.
+    #[test]
+    fn spellings_of_a_password_share_one_cache_entry() {
+        let authenticator = authenticator(each_look(&user("\u{e9}"), 3), 4);
+        for password in ["e\u{301}", "\u{e9}", "e\u{301}"] {
+            let encoded = STANDARD.encode(format!("roy:{password}"));
+            let encoded = EncodedCredentials::new(encoded.as_bytes());
+            let decision = block_on(authenticator.decide(HERE, encoded, &Ask::ANYTHING));
+            assert_eq!(decision, granted(), "{password:?}");
+        }
+        let counts = authenticator.counts();
+        assert_eq!((counts.hashes, counts.verified, counts.remembered), (1, 1, 2));
+        assert_eq!(authenticator.verifier.cache().len(), 1);
+    }
+
+    /// P-03
+    #[test]
+    fn malformed_credentials_are_denied_without_a_look_at_the_store() {
+        let authenticator = authenticator(Vec::new(), 4);
+        for encoded in
+            ["", "cm95OnJpZ2h0=", "cm95", "cm95OnJpZ2h", "cm95Og==", "OnJpZ2h0", "\u{e9}"]
+        {
+            let encoded = EncodedCredentials::new(encoded.as_bytes());
+            let decision = block_on(authenticator.decide(HERE, encoded, &Ask::ANYTHING));
+            assert_eq!(decision, Decision::Denied);
+        }
+        assert_eq!(authenticator.counts().malformed, 7);
+    }
+
     /// B-06: also when nothing in the store has changed but the time.
     #[test]
     fn a_user_who_expires_while_remembered_is_read_again() {
@@ -1009,17 +1055,14 @@ mod tests {
         let mut answers = each_look(&roy, 3);
         answers.extend(each_look(&expired, 3));
         let authenticator = authenticator(answers, 4);
-        assert_eq!(block_on(authenticator.decide(HERE, shown("right"), &Ask::ANYTHING)), granted());
+        assert_eq!(decide_from_here(&authenticator, "right"), granted());
         // As it was read when the end was still to come.
         let key = authenticator.verifier.keyed.credentials(&shown("right"));
         let now = Instant::now();
         let known = authenticator.verifier.cache().get(&key, now).unwrap();
         let known = Verified { expires: end, ..known };
         authenticator.verifier.cache().insert(key, known, now);
-        assert_eq!(
-            block_on(authenticator.decide(HERE, shown("right"), &Ask::ANYTHING)),
-            Decision::Denied
-        );
+        assert_eq!(decide_from_here(&authenticator, "right"), Decision::Denied);
         assert_eq!(authenticator.counts().expired, 1);
     }
 

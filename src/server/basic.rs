@@ -1,13 +1,11 @@
-//! From the Authorization field to credentials: RFC 7617 section 2, RFC 9110 section 11.6.2.
+//! Reads the Authorization field (RFC 7617 section 2, RFC 9110 section 11.6.2).
 //!
-//! Strict: what two readers could read differently is refused. Nothing is hashed or looked up here.
+//! It is strict: a field that two parsers could read differently is refused. It does not decode,
+//! hash or look up anything.
 
 use actix_web::http::header::{AUTHORIZATION, HeaderMap};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use zeroize::Zeroizing;
 
-use crate::credential::{Credentials, Password, UserName};
+use crate::credential::EncodedCredentials;
 
 /// The longest field that is looked at, in bytes: far above the longest that can be right.
 const MAX_FIELD: usize = 8 * 1024;
@@ -25,11 +23,12 @@ pub enum NoCredentials {
     TooLong,
 }
 
-/// The credentials that a request shows.
+/// Returns the credentials of a request. Whether they can be decoded is decided later, since
+/// cached credentials are recognized as they are.
 ///
 /// # Errors
 /// Says why there are none to decide on.
-pub fn credentials(headers: &HeaderMap) -> Result<Credentials, NoCredentials> {
+pub fn credentials(headers: &HeaderMap) -> Result<EncodedCredentials<'_>, NoCredentials> {
     let mut fields = headers.get_all(AUTHORIZATION);
     let field = fields.next().ok_or(NoCredentials::Missing)?;
     if fields.next().is_some() {
@@ -41,26 +40,23 @@ pub fn credentials(headers: &HeaderMap) -> Result<Credentials, NoCredentials> {
     parse(field.as_bytes()).ok_or(NoCredentials::Malformed)
 }
 
-fn parse(field: &[u8]) -> Option<Credentials> {
+fn parse(field: &[u8]) -> Option<EncodedCredentials<'_>> {
     let space = field.iter().position(|&c| c == b' ')?;
     let (scheme, rest) = field.split_at(space);
     if !scheme.eq_ignore_ascii_case(b"Basic") {
         return None;
     }
     let spaces = rest.iter().take_while(|&&c| c == b' ').count();
-    let encoded = &rest[spaces..];
-    // Canonical and padded base64 only (RFC 4648 sections 3.2, 3.5).
-    let decoded = Zeroizing::new(STANDARD.decode(encoded).ok()?);
-    let (user, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-    Some(Credentials {
-        user: UserName::parse(user).ok()?,
-        password: Password::parse(password).ok()?,
-    })
+    Some(EncodedCredentials::new(&rest[spaces..]))
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
+    use crate::credential::{Password, UserName};
 
     proptest::proptest! {
         /// P-05: whatever a user is called and their password is, the field says it.
@@ -70,15 +66,17 @@ mod tests {
                 return Ok(());
             };
             let pair = format!("{user}:{}", password.reveal());
-            let shown = parse(format!("Basic {}", STANDARD.encode(pair)).as_bytes()).unwrap();
+            let field = format!("Basic {}", STANDARD.encode(pair));
+            let shown = parse(field.as_bytes()).and_then(EncodedCredentials::decode).unwrap();
             assert_eq!((shown.user, shown.password.reveal()), (user, password.reveal()));
         }
 
         /// P-03
         #[test]
         fn no_field_does_more_than_be_refused(field: Vec<u8>, encoded: Vec<u8>) {
-            let _ = parse(&field);
-            let _ = parse(format!("Basic {}", STANDARD.encode(encoded)).as_bytes());
+            let _ = parse(&field).and_then(EncodedCredentials::decode);
+            let field = format!("Basic {}", STANDARD.encode(encoded));
+            let _ = parse(field.as_bytes()).and_then(EncodedCredentials::decode);
         }
     }
 }

@@ -615,7 +615,7 @@ mod tests {
         let grant = auth::Grant { user, groups: Arc::default() };
         let throttled = |millis| Decision::Throttled { retry_after: Duration::from_millis(millis) };
         for (decision, status, retry_after) in [
-            (Decision::Granted(grant), 200, None),
+            (Decision::Granted(Arc::new(grant)), 200, None),
             (Decision::Forbidden, 403, None),
             (Decision::Denied, 401, None),
             (throttled(6000), 429, Some("6")),
