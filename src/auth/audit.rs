@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use log::Record;
 
+use super::OwnLine;
 use crate::credential::UserName;
 
 /// The target of the log's lines.
@@ -115,7 +116,7 @@ pub(super) struct Audit {
     summing: Option<JoinHandle<()>>,
     /// Whether grants of what was verified before are told too.
     hits: bool,
-    counters: [AtomicU64; Kind::ALL.len()],
+    counters: OwnLine<[AtomicU64; Kind::ALL.len()]>,
 }
 
 /// One for each kind, and the last for troubles.
@@ -134,7 +135,7 @@ impl Audit {
         let summing = thread::Builder::new()
             .name("audit".into())
             .spawn(move || sum_up_each_second(&was_counted, &to_sum_up))?;
-        let counters = Default::default();
+        let counters = OwnLine(Default::default());
         Ok(Self { quotas, counted: Some(counted), summing: Some(summing), hits, counters })
     }
 
@@ -147,7 +148,7 @@ impl Audit {
         user: Option<&UserName>,
         target: &dyn Fn() -> Option<String>,
     ) {
-        self.counters[kind as usize].fetch_add(1, Ordering::Relaxed);
+        self.counters.0[kind as usize].fetch_add(1, Ordering::Relaxed);
         let told = kind != Kind::Remembered || self.hits;
         if told
             && log::log_enabled!(target: TARGET, log::Level::Info)
@@ -175,7 +176,7 @@ impl Audit {
 
     /// How many decisions there were of this kind.
     pub(super) fn count(&self, kind: Kind) -> u64 {
-        self.counters[kind as usize].load(Ordering::Relaxed)
+        self.counters.0[kind as usize].load(Ordering::Relaxed)
     }
 
     fn may_write(&self, which: usize) -> bool {

@@ -453,13 +453,18 @@ impl Drop for Ticket {
     }
 }
 
+/// Keeps a value that every request writes out of the cache lines that every request reads, since
+/// each thread would have to fetch those again. 128 bytes, because processors fetch lines in pairs.
+#[repr(align(128))]
+struct OwnLine<T>(T);
+
 /// What the requests and the workers share.
 struct Verifier {
     store: Box<dyn Store>,
     /// What an unknown user's password is held against, so that it takes as long as a known one's.
     decoy: PasswordHash,
     keyed: Keyed,
-    cache: Mutex<Cache>,
+    cache: OwnLine<Mutex<Cache>>,
     throttle: Mutex<Throttle>,
     /// Tries that no worker has begun with.
     waiting: Mutex<HashMap<Key, WeakShared<oneshot::Receiver<Verdict>>>>,
@@ -474,7 +479,7 @@ impl Verifier {
             store,
             decoy: PasswordHash::decoy(settings.cost),
             keyed: Keyed::new()?,
-            cache: Mutex::new(Cache::new(settings.cache_entries, settings.cache_lifetime)),
+            cache: OwnLine(Mutex::new(Cache::new(settings.cache_entries, settings.cache_lifetime))),
             throttle: Mutex::new(Throttle::new(settings.source_limit, settings.user_limit)),
             waiting: Mutex::default(),
             hashes: Hashes::expected(settings.cost),
@@ -487,7 +492,7 @@ impl Verifier {
     fn cache(&self) -> MutexGuard<'_, Cache> {
         #[cfg(test)]
         interleavings::step();
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cache.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn throttle(&self) -> MutexGuard<'_, Throttle> {

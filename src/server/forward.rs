@@ -3,7 +3,6 @@
 //! Proxies know three: 200 lets it pass, 401 and 403 are handed to the client, and whatever else there is becomes an error of the
 //! proxy's own (nginx makes a 500 of it). So there is no other one here, and a field of its own says what it would have been.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -11,7 +10,7 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, Resource, web};
 use percent_encoding::percent_decode_str;
 
-use super::{Gate, PLAIN_TEXT, exactly, peer, response, whole_seconds};
+use super::{Gate, PLAIN_TEXT, SharedGate, exactly, peer, response, whole_seconds, with};
 use crate::auth::{Ask, Decision, Grant};
 use crate::credential::{GroupName, Groups};
 use crate::text::printable;
@@ -31,11 +30,11 @@ const METHODS: [&str; 2] = ["x-forwarded-method", "x-original-method"];
 const TARGETS: [&str; 3] = ["x-forwarded-uri", "x-original-uri", "x-original-url"];
 
 /// The route: any method, since proxies pass on the one of the client, and without a look at a body.
-pub(super) fn resource() -> Resource {
-    exactly(PATH).default_service(web::to(auth))
+pub(super) fn resource(gate: &SharedGate) -> Resource {
+    exactly(PATH).default_service(web::to(with(gate, auth)))
 }
 
-async fn auth(request: HttpRequest, gate: web::Data<Arc<Gate>>) -> HttpResponse {
+async fn auth(request: HttpRequest, gate: SharedGate) -> HttpResponse {
     let Some(groups) = groups(request.query_string()) else {
         // A slip in somebody's configuration must not open a door.
         gate.misconfigured.call_once(|| {

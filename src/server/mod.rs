@@ -169,6 +169,9 @@ struct Gate {
     denied: HeaderMap,
 }
 
+/// The gate, as the handlers of one thread share it.
+type SharedGate = Rc<Arc<Gate>>;
+
 impl Gate {
     fn new(authenticator: Arc<Authenticator>, settings: &Settings) -> Self {
         let denied = response(StatusCode::UNAUTHORIZED)
@@ -309,13 +312,13 @@ where
         let app = {
             let gate = Arc::clone(&gate);
             move || {
+                // Every request clones it: that is cheaper within one thread.
+                let shared = Rc::new(Arc::clone(&gate));
                 let app = App::new()
-                    // Of this thread: every request counts a use of it.
-                    .app_data(web::Data::new(Arc::clone(&gate)))
-                    .service(resource("/rest-auth", rest_auth))
-                    .service(forward::resource())
+                    .service(resource("/rest-auth", with(&shared, rest_auth)))
+                    .service(forward::resource(&shared))
                     .service(resource("/healthz", healthz))
-                    .service(resource("/readyz", readyz))
+                    .service(resource("/readyz", with(&shared, readyz)))
                     .service(resource("/openapi.json", openapi))
                     .default_service(web::to(not_found));
                 exchanges(app, Arc::clone(&gate))
@@ -468,7 +471,16 @@ where
     })
 }
 
-async fn rest_auth(request: HttpRequest, gate: web::Data<Arc<Gate>>) -> HttpResponse {
+/// Makes a handler of a function that needs the gate.
+fn with<F>(
+    gate: &SharedGate,
+    answer: impl Fn(HttpRequest, SharedGate) -> F + Clone + 'static,
+) -> impl Fn(HttpRequest) -> F + Clone + 'static {
+    let gate = Rc::clone(gate);
+    move |request| answer(request, Rc::clone(&gate))
+}
+
+async fn rest_auth(request: HttpRequest, gate: SharedGate) -> HttpResponse {
     match gate.decide(&request, &Ask::ANYTHING).await {
         Ok(decision) => gate.answer(decision),
         Err(NoCredentials::TooLong) => too_long(),
@@ -480,7 +492,7 @@ async fn healthz() -> HttpResponse {
     text(StatusCode::OK, "ok")
 }
 
-async fn readyz(gate: web::Data<Arc<Gate>>) -> HttpResponse {
+async fn readyz(_: HttpRequest, gate: SharedGate) -> HttpResponse {
     if gate.authenticator.is_ready() {
         text(StatusCode::OK, "ready")
     } else {
