@@ -101,7 +101,7 @@ mod tests {
 
     /// another user may exchange the folder of a file, and its name in the folder.
     #[test]
-    fn file_goes_into_the_open_folder_whatever_has_its_name() {
+    fn file_goes_into_the_open_folder_under_any_planted_name() {
         let place = tempfile::tempdir().unwrap();
         let path = |name: &str| place.path().join(name);
         fs::create_dir(path("folder")).unwrap();

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_workers_give_way_to_everybody_else_and_nobody_else_does() {
+    fn workers_give_way_to_all_other_threads() {
         let ours = getpriority_process(None).unwrap();
         assert_eq!(run(&one_worker(), || getpriority_process(None).unwrap()), NICE);
         assert_eq!(getpriority_process(None).unwrap(), ours);

@@ -21,7 +21,17 @@ const VAGUE: [&str; 10] = [
 ];
 
 /// Files and folders that are held to this.
-const PLAIN: [&str; 4] = ["README.md", "docs/openapi.json", "docs/performance.md", "src/cli"];
+const PLAIN: [&str; 9] = [
+    "README.md",
+    "docs/forward-auth.md",
+    "docs/openapi.json",
+    "docs/operations.md",
+    "docs/performance.md",
+    "docs/provisioning.md",
+    "docs/requirements.md",
+    "docs/security.md",
+    "src/cli",
+];
 
 /// Returns the lines with one of the phrases, each after its name.
 fn vague(name: &str, text: &str) -> Vec<String> {

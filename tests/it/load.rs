@@ -448,7 +448,7 @@ fn sources_behind_a_trusted_proxy_are_told_apart() {
 
 /// B-09
 #[test]
-fn a_user_who_is_guessed_at_from_many_sources_can_still_come_from_where_they_were() {
+fn guessed_user_can_still_log_in_from_known_sources() {
     let place = place_with_roy();
     place.add("ann", "open-sesame");
     let server = Server::with(place.store(), &limited(100, 5), &["127.0.0.1"]);

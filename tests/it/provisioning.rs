@@ -150,7 +150,7 @@ fn plain_shell_makes_a_hundred_users_and_is_safe_to_repeat() {
 fn the_page_on_proxies_shows_what_is_printed() {
     let page = "docs/forward-auth.md";
     let machine = Machine::new();
-    let commands = blocks_of(page, "# In front of an API");
+    let commands = blocks_of(page, "# Forward authentication");
     let [(_, start), (_, print)] = &commands[..] else { panic!("{commands:?}") };
     let (add, serve) = start.trim_end().rsplit_once('\n').unwrap();
     machine.shell(add);
@@ -210,7 +210,7 @@ fn run_example(verb: &str, line: &str) {
         before += "resttool backup users.backup\n";
     }
     fs::write(machine.path("passwords"), "ann:one-one-one\nbob:two-two-two\n").unwrap();
-    let users = machine.moved(&block("## Who should be there", "toml"));
+    let users = machine.moved(&block("## Desired state", "toml"));
     fs::write(machine.path("users.toml"), users).unwrap();
     if verb != "serve" {
         machine.shell(&format!("{before}{line}"));
@@ -242,8 +242,8 @@ fn a_file_says_who_should_be_there() {
     let machine = Machine::new();
     machine.shell("resttool useradd --generate by-hand");
     let manifest = machine.path("etc/resttool/users.toml");
-    fs::write(manifest, machine.moved(&block("## Who should be there", "toml"))).unwrap();
-    let script = block("## Who should be there", "sh");
+    fs::write(manifest, machine.moved(&block("## Desired state", "toml"))).unwrap();
+    let script = block("## Desired state", "sh");
     let (dry, real) = script.trim_end().split_once('\n').unwrap();
     let would = machine.shell(dry).stdout;
     assert_eq!(machine.names(), ["by-hand"]);
@@ -257,7 +257,7 @@ fn a_file_says_who_should_be_there() {
 #[ignore = "needs ansible-playbook (the package ansible-core of Python)"]
 fn ansible_brings_the_users_and_reports_a_change_only_once() {
     let machine = Machine::new();
-    let users = machine.moved(&block("## Who should be there", "toml"));
+    let users = machine.moved(&block("## Desired state", "toml"));
     fs::write(machine.path("users.toml"), users).unwrap();
     fs::write(machine.path("playbook.yml"), machine.moved(&block("## Ansible", "yaml"))).unwrap();
     let play = || {
@@ -367,7 +367,7 @@ fn the_page_on_security_names_tests_that_there_are() {
     sources(&root.join("src"), &mut code);
     sources(&root.join("tests"), &mut code);
     let page = fs::read_to_string(root.join("docs/security.md")).unwrap();
-    let (_, rest) = page.split_once("## What is protected").unwrap();
+    let (_, rest) = page.split_once("## Threats").unwrap();
     let (protected, _) = rest.split_once("\n## ").unwrap();
     let table = protected.lines().filter(|line| line.starts_with("| ")).skip(2);
     let mut seen = 0;

@@ -90,7 +90,7 @@ fn a_body_that_does_not_end_ends_the_connection() {
 
 /// B-12: who sends requests and reads no answer.
 #[test]
-fn answers_that_nobody_reads_end_the_connection() {
+fn unread_responses_end_the_connection() {
     let (_place, server) = impatient();
     let mut deaf = TcpStream::connect(server.address).unwrap();
     let many = Request::get("/openapi.json").bytes().repeat(100);
@@ -158,7 +158,7 @@ fn without_descriptors_it_goes_on_when_there_are_some_again() {
 /// B-12: hundreds of slow clients of each kind, while somebody else is served at once.
 #[test]
 #[ignore = "needs slowhttptest"]
-fn slowhttptest_disturbs_nobody() {
+fn slowhttptest_does_not_disturb_other_clients() {
     let place = Place::new();
     place.add("roy", "open-sesame");
     // With the patience that servers have.

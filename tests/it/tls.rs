@@ -329,7 +329,7 @@ fn with_tls_any_address_will_do() {
 /// T-02: with Mozilla's list of what is wrong in the world.
 #[test]
 #[ignore = "needs openssl, and sslyze (the package of that name of Python)"]
-fn sslyze_finds_nothing_but_that_nobody_vouches_for_the_certificate() {
+fn sslyze_finds_only_a_self_signed_certificate() {
     let setup = Setup::new();
     let mut openssl = Command::new("openssl");
     openssl.args([
