@@ -507,7 +507,9 @@ impl<'a> EncodedCredentials<'a> {
 impl Credentials {
     /// Encodes the credentials for the Basic scheme. Equal credentials have equal encodings.
     pub(crate) fn encode(&self) -> Zeroizing<String> {
-        let plain = Zeroizing::new(format!("{}:{}", self.user.as_str(), self.password.reveal()));
+        let parts = [self.user.as_str(), ":", self.password.reveal()];
+        // `concat` sets the length aside first: a grown buffer would leave a copy behind.
+        let plain = Zeroizing::new(parts.concat());
         Zeroizing::new(STANDARD.encode(plain.as_bytes()))
     }
 }

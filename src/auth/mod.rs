@@ -512,7 +512,8 @@ impl Verifier {
             .ok()
     }
 
-    /// Returns the grant if these credentials were right before and still are at this revision. `now` is the time of the request. Takes microseconds.
+    /// Returns the grant if these credentials were right before and still are at this revision.
+    /// `now` is the time of the request. Takes microseconds.
     fn recall(
         &self,
         key: &Key,
