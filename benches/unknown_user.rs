@@ -1,4 +1,4 @@
-//! Whether the time of a refusal tells who is a user: `cargo bench --bench unknown_user`.
+//! Compares the time of refusals for unknown and existing users: `cargo bench --bench unknown_user`.
 //!
 //! 200 interleaved samples each of a wrong password and of an unknown name, as a client measures them. The
 //! medians must be within 10 % of each other (requirement B-01).

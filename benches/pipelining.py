@@ -5,8 +5,8 @@ The server gets one core, so that all connections are on one thread, and wrk and
 Latencies are compared within one run, since machines differ. Needs Python 3.9 or later, wrk, two cores, and a
 release build.
 
-    benches/pipelining                    both parts
-    benches/pipelining --only memory      a part: latency or memory
+    benches/pipelining.py                    both parts
+    benches/pipelining.py --only memory      a part: latency or memory
 """
 
 import argparse

@@ -2,7 +2,7 @@
 """What the commands that administer users cost: time and memory, as a script meets them.
 
     cargo build --release
-    benches/provision
+    benches/provision.py
 
 Each figure is shown beside the bar that it has to hold; one that does not makes the exit code 1. Nothing is left behind."""
 

@@ -7,9 +7,9 @@ handshake; a backup is made every five minutes, and checked. 32 more connections
 for the responses, and the reader of the log is stuck from the start. Memory, descriptors, errors and the longest that a right password waited are
 sampled every second. It needs Python 3.9 or later, openssl, and a release build; nothing that it started is left.
 
-    benches/soak                      twenty minutes
-    benches/soak --minutes 600        a night
-    benches/soak --write              the figures into docs/operations.md and docs/soak.svg
+    benches/soak.py                      twenty minutes
+    benches/soak.py --minutes 600        a night
+    benches/soak.py --write              the figures into docs/operations.md and docs/soak.svg
 """
 
 import argparse
@@ -41,7 +41,7 @@ PIPELINING_CLIENTS = 32
 PIPELINED = 10
 # So many sources are guessed from, at so many users and as many who are none, and so many guests come and go, again and again: what is
 # remembered of them is soon all there is to remember, and what grows after that is a leak. (What is always new is for the flood
-# of benches/compare.)
+# of benches/compare.py.)
 SOURCES = 8_000
 USERS = 1_000
 GUESTS = 10
@@ -63,7 +63,7 @@ class Changed(Exception):
 
 
 def connect(port, certificate):
-    """A connection. Nobody vouches for the certificate; it is to be the one that stands in the file."""
+    """A connection. The certificate is self-signed, and compared with the one in the file."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -158,7 +158,7 @@ class Tally:
 
 
 def paced(rate, stop, slots):
-    """Gives the word when it is time for the next request; who is late goes on at once."""
+    """Waits until the next request is due. A late client goes on at once."""
     start = time.monotonic()
     while not stop.is_set():
         due = start + next(slots) / rate
@@ -253,7 +253,7 @@ class Server:
                 raise RuntimeError(said)
             said += line
         self.port = int(said.split(" listening on https://")[1].split("\n")[0].rsplit(":", 1)[1])
-        # From now on nobody reads its log. The pipe is full soon.
+        # From now on its log has no reader. The pipe is full soon.
 
     def memory(self):
         """Megabytes that are resident."""
@@ -485,7 +485,7 @@ def svg(samples):
 def write(rows, samples):
     page = ROOT / "docs/operations.md"
     text = page.read_text()
-    marks = "<!-- benches/soak -->", "<!-- / -->"
+    marks = "<!-- benches/soak.py -->", "<!-- / -->"
     before, _, rest = text.partition(marks[0])
     _, _, after = rest.partition(marks[1])
     table = "\n".join(["| what | seen |", "| --- | --- |"] + [f"| {what} | {seen} |" for what, seen in rows])

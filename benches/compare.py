@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Sets resttool beside nginx, Apache and Caddy on this machine, and holds it against its bars.
+"""Compares resttool with nginx, Apache and Caddy on this machine, and checks its bars.
 
 Every server that is installed gets the same user, whose password has the same bcrypt hash, and answers the same
 bytes at two places: with the password, and without. wrk drives them. Medians of the rounds; ratios
 within one run, since machines differ. It needs Python 3.9 or later, wrk, and a release build; nothing that it started is left.
 
-    benches/compare                   the table, and the bars
-    benches/compare --write           that, and the table into README.md and docs/compare.svg
-    benches/compare --only table      a part: table, flood, revoke, users, memory or forward
+    benches/compare.py                   the table, and the bars
+    benches/compare.py --write           that, and the table into README.md and docs/compare.svg
+    benches/compare.py --only table      a part: table, flood, revoke, users, memory or forward
 """
 
 import argparse
@@ -340,7 +340,7 @@ def milliseconds(text):
 
 
 class Different:
-    """Makes scripts whose credentials nobody has sent before."""
+    """Makes scripts whose credentials were never sent before."""
 
     def __init__(self, folder):
         self.folder, self.count = folder, 0
@@ -529,7 +529,7 @@ def measure_revocation(folder, hashed, options):
 
 
 def measure_users(folder, options):
-    """Requests a second with 10^5 users in the store of whom 10^4 are active, as a ratio to one, and the memory."""
+    """Measures requests per second with 10^5 users, 10^4 of them active, as a ratio to one user; and the memory."""
     import sqlite3
     database = folder / "many.db"
     cheap = run(TOOL, "hash", "--password-stdin", "--cost", "4", stdin=PASSWORD).strip()
@@ -708,7 +708,7 @@ class Bars:
 def write(rows):
     readme = ROOT / "README.md"
     text = readme.read_text()
-    marks = "<!-- benches/compare -->", "<!-- / -->"
+    marks = "<!-- benches/compare.py -->", "<!-- / -->"
     before, _, rest = text.partition(marks[0])
     _, _, after = rest.partition(marks[1])
     readme.write_text(f"{before}{marks[0]}\n{table(rows)}\n{marks[1]}{after}")
