@@ -27,7 +27,7 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// What the fields show. Whatever that is, it has a form that shows the same.
+/// Returns the credentials. Checks that they have a canonical form that decodes to the same.
 fn read(headers: &HeaderMap) -> Option<Credentials> {
     let fields: Vec<_> = headers.get_all(AUTHORIZATION).collect();
     let shown = match basic_credentials(headers) {

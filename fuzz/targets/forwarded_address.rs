@@ -18,7 +18,7 @@ fuzz_target!(|input: &[u8]| {
         let Ok(value) = HeaderValue::from_bytes(field) else { return };
         headers.append(FORWARDED_FOR, value);
     }
-    // Whoever is no proxy says nothing about where they are.
+    // A peer that is not a trusted proxy cannot choose its address.
     assert_eq!(source_address(&trusted, CLIENT, &headers), CLIENT);
     assert_eq!(source_address(&[], PROXY, &headers), PROXY);
     // Through one proxy: it is the proxy itself, or one address of the list, and never an IPv4 address in IPv6.

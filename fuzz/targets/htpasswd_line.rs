@@ -1,4 +1,4 @@
-//! A line of somebody's htpasswd file.
+//! A line of an htpasswd file.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
