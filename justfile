@@ -1,0 +1,25 @@
+# Recipes for daily work: https://just.systems/
+
+# List the recipes
+default:
+    @just --list
+
+# Check format, lints and tests
+check: format lint test
+
+# Check the format of all Rust code
+format:
+    cargo fmt --check
+    cargo fmt --check --manifest-path fuzz/Cargo.toml
+
+# Run the lints as CI does
+lint:
+    cargo clippy --locked --all-targets -- -D warnings
+
+# Run the tests that need no other program
+test:
+    cargo test --locked
+
+# Run everything that must hold before a change lands (needs Debian and root)
+ci:
+    .ci/run
