@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Compares resttool with nginx, Apache and Caddy on this machine, and checks its bars.
 
-Every server that is installed gets the same user, whose password has the same bcrypt hash, and answers the same
-bytes at two places: with the password, and without. wrk drives them. Medians of the rounds; ratios
-within one run, since machines differ. It needs Python 3.9 or later, wrk, and a release build; nothing that it started is left.
+Every installed server gets the same user with the same bcrypt hash. It serves the same bytes at two paths, one
+with authentication and one without. wrk is the load generator. Figures are medians of the rounds. Ratios are
+taken within one run, since machines differ. The script needs Python 3.9 or later, wrk and a release build, and
+stops all processes that it has started.
 
     benches/compare.py                   the table, and the bars
     benches/compare.py --write           that, and the table into README.md and docs/compare.svg

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Measures what clients that send requests without waiting cost other clients, and holds it against the bars.
+"""Measures the cost of pipelining clients for other clients, and checks the bars.
 
-The server gets one core, so that all connections are on one thread, and wrk and this script get the others.
-Latencies are compared within one run, since machines differ. Needs Python 3.9 or later, wrk, two cores, and a
-release build.
+The server gets one core, so that all connections share one thread. wrk and this script get the other cores.
+Latencies are compared within one run, since machines differ. The script needs Python 3.9 or later, wrk, two
+cores and a release build.
 
     benches/pipelining.py                    both parts
     benches/pipelining.py --only memory      a part: latency or memory

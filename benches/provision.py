@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What the commands that administer users cost: time and memory, as a script meets them.
+"""Measures time and memory of the commands that administer users.
 
     cargo build --release
     benches/provision.py
 
-Each figure is shown beside the bar that it has to hold; one that does not makes the exit code 1. Nothing is left behind."""
+Each figure is shown beside its bar. If one misses its bar, the exit code is 1. The script leaves no files behind."""
 
 import argparse
 import contextlib

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""O-07: lets one server live for a while, and sees whether it stays as it was.
+"""Soak test (O-07): loads one server for a while, and checks that its memory and descriptors stay flat.
 
-Over TLS: 900 requests a second with the right password and 100 with anything else, each of those on a connection and from a source of its own; a
-user is changed every second, and it is asked whether that counts; the certificate is exchanged every minute, and looked at in each
-handshake; a backup is made every five minutes, and checked. 32 more connections send ten requests at once every second, without waiting
-for the responses, and the reader of the log is stuck from the start. Memory, descriptors, errors and the longest that a right password waited are
-sampled every second. It needs Python 3.9 or later, openssl, and a release build; nothing that it started is left.
+Over TLS it sends 900 requests per second with the right password, and 100 with other credentials. Each of
+the latter has a connection and a source of its own. It changes a user every second and checks the next
+request. It replaces the certificate every minute, and compares it in each handshake. It makes and checks a
+backup every five minutes. 32 more connections pipeline ten requests every second. The reader of the log is
+stuck from the start. Memory, descriptors, errors and the longest response time are sampled every second.
+It needs Python 3.9 or later, openssl and a release build, and stops all processes that it has started.
 
     benches/soak.py                      twenty minutes
     benches/soak.py --minutes 600        a night
@@ -35,17 +36,16 @@ TOOL = ROOT / "target/release/resttool"
 RIGHT_RATE = 900
 WRONG_RATE = 100
 RIGHT_CLIENTS = 2
-# Who fails too often waits for the answer for a second: so many may wait at a time.
+# Throttled clients wait one second for the response. This many may wait at a time.
 WRONG_CLIENTS = 40
 PIPELINING_CLIENTS = 32
 PIPELINED = 10
-# So many sources are guessed from, at so many users and as many who are none, and so many guests come and go, again and again: what is
-# remembered of them is soon all there is to remember, and what grows after that is a leak. (What is always new is for the flood
-# of benches/compare.py.)
+# The sources that guess, the user names that they guess at (half of them unknown), and the guests that come and
+# go. Once the server has seen them all, further growth is a leak. benches/compare.py tests new names and sources.
 SOURCES = 8_000
 USERS = 1_000
 GUESTS = 10
-# After so many requests a client comes anew.
+# A client reconnects after this many requests.
 REQUESTS_PER_CONNECTION = 500
 
 
@@ -400,7 +400,7 @@ def add(sample, seen):
         sample["wrong"][status] = sample["wrong"].get(status, 0) + count
 
 
-# What is told of it
+# Report
 
 def part(samples, key, begin, end):
     """The mean of a part of the time, as fractions of all of it."""
@@ -419,23 +419,23 @@ def summary(samples, descriptors, changes):
     early, late = part(samples, "memory", 0.2, 0.4), part(samples, "memory", 0.8, 1)
     minutes = len(samples) / 60
     rows = [
-        ("requests", f"{right + pipelined + sum(wrong.values()):,} in {minutes:.1f} minutes: {right + pipelined:,} with the right password, {sum(wrong.values()):,} without"),
-        ("of these pipelined", f"{pipelined:,}, on {PIPELINING_CLIENTS} connections"),
-        ("answers to those without", ", ".join(f"{count:,} x {status}" for status, count in sorted(wrong.items()))),
-        ("users changed", f"{changes:,}, each looked at by the next request"),
-        ("certificates exchanged", f"{sum(sample['swap'] for sample in samples)}"),
-        ("backups", f"{sum(sample['backup'] for sample in samples)}, each whole"),
+        ("requests", f"{right + pipelined + sum(wrong.values()):,} in {minutes:.1f} minutes: {right + pipelined:,} with the right password, {sum(wrong.values()):,} with other credentials"),
+        ("pipelined requests", f"{pipelined:,}, on {PIPELINING_CLIENTS} connections"),
+        ("responses to other credentials", ", ".join(f"{count:,} x {status}" for status, count in sorted(wrong.items()))),
+        ("users changed", f"{changes:,}, each checked by the next request"),
+        ("certificates replaced", f"{sum(sample['swap'] for sample in samples)}"),
+        ("backups", f"{sum(sample['backup'] for sample in samples)}, each complete"),
         ("errors", f"{errors}"),
         ("resident memory", f"{early:.2f} MB in the second fifth of the time, {late:.2f} MB in the last; {max(s['memory'] for s in samples):.2f} MB at most"),
         ("descriptors", f"{descriptors[0]} before all clients and {descriptors[1]} after them; {max(s['descriptors'] for s in samples)} at most"),
         ("write-ahead log", f"{max(s['wal'] for s in samples):.2f} MB at most"),
-        ("longest wait of a right password", f"{1000 * max(s['longest'] for s in samples):.0f} ms"),
+        ("longest response time with the right password", f"{1000 * max(s['longest'] for s in samples):.0f} ms"),
     ]
     bars = [
         ("errors", errors, errors == 0, "0"),
         # SQLite keeps what it closes of a file that it has open twice, for the next time that it opens it.
         ("descriptors after all clients, and before", f"{descriptors[1]} and {descriptors[0]}", descriptors[1] <= descriptors[0] + 2, "2 more"),
-        ("longest wait of a right password", f"{max(s['longest'] for s in samples):.2f} s", max(s["longest"] for s in samples) < 1, "1 s"),
+        ("longest response time with the right password", f"{max(s['longest'] for s in samples):.2f} s", max(s["longest"] for s in samples) < 1, "1 s"),
     ]
     if minutes >= 10:  # before that, what is to be remembered is not full yet
         bars.append(("memory in the last fifth to that in the second", f"{late / early:.3f}", late <= 1.05 * early, "1.05"))
@@ -488,14 +488,14 @@ def write(rows, samples):
     marks = "<!-- benches/soak.py -->", "<!-- / -->"
     before, _, rest = text.partition(marks[0])
     _, _, after = rest.partition(marks[1])
-    table = "\n".join(["| what | seen |", "| --- | --- |"] + [f"| {what} | {seen} |" for what, seen in rows])
+    table = "\n".join(["| measure | result |", "| --- | --- |"] + [f"| {what} | {seen} |" for what, seen in rows])
     page.write_text(f"{before}{marks[0]}\n{table}\n{marks[1]}{after}")
     (ROOT / "docs/soak.svg").write_text(svg(samples))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=20, help="default: 20")
+    parser.add_argument("--minutes", type=float, default=20, help="duration of the test; default: 20")
     parser.add_argument("--swap-every", type=int, default=60, metavar="SECONDS", help="default: 60")
     parser.add_argument("--backup-every", type=int, default=300, metavar="SECONDS", help="default: 300")
     parser.add_argument("--write", action="store_true", help="the figures into docs/operations.md and docs/soak.svg")
