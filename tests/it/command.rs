@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::server::Place;
-use crate::tool::{Outcome, command, finish, help_of_commands, run, unaudited};
+use crate::support::cli::{Completed, command, finish, help_of_commands, run, without_audit};
+use crate::support::store::TempStore;
 
 const SHORT: &str = "resttool: warning: the password has fewer than 8 characters\n";
 const CHEAP: &str =
@@ -13,14 +13,14 @@ const CHEAP: &str =
 const NO_TERMINAL: &str = "there is no terminal to ask for the password on
 hint: give --password-stdin, --password-file PATH or --generate\n";
 
-fn failed(code: i32, stderr: &str) -> Outcome {
-    Outcome::new(code, "", &format!("resttool: {stderr}\n"))
+fn failed(code: i32, stderr: &str) -> Completed {
+    Completed::new(code, "", &format!("resttool: {stderr}\n"))
 }
 
 #[test]
 fn a_user_is_added_and_removed() {
-    let home = Place::new();
-    let done = |text: &str| Outcome::new(0, "", text);
+    let home = TempStore::new();
+    let done = |text: &str| Completed::new(0, "", text);
     let added = run(home.folder(), "useradd roy --password-stdin", "open-sesame\n");
     assert_eq!(added, done("resttool: added user roy\n"));
     assert_eq!(run(home.folder(), "userdel roy", ""), done("resttool: removed user roy\n"));
@@ -31,7 +31,7 @@ fn a_user_is_added_and_removed() {
 /// L-04
 #[test]
 fn exit_codes_tell_what_went_wrong() {
-    let home = Place::new();
+    let home = TempStore::new();
     let run = |words, input| run(home.folder(), words, input);
     let exists = "user exists already";
     assert_eq!(run("useradd roy --password-stdin", "open-sesame").code, 0);
@@ -39,7 +39,7 @@ fn exit_codes_tell_what_went_wrong() {
     assert_eq!(again, failed(9, &format!("cannot add user roy: {exists}")));
     assert_eq!(
         run("useradd roy --password-stdin --if-not-exists", "another-one"),
-        Outcome::new(0, "", "resttool: user roy exists, nothing changed\n")
+        Completed::new(0, "", "resttool: user roy exists, nothing changed\n")
     );
     assert_eq!(
         run("userdel joe", ""),
@@ -47,7 +47,7 @@ fn exit_codes_tell_what_went_wrong() {
     );
     assert_eq!(
         run("userdel joe --if-exists", ""),
-        Outcome::new(0, "", "resttool: there is no user joe, nothing changed\n")
+        Completed::new(0, "", "resttool: there is no user joe, nothing changed\n")
     );
     let bad_name = "invalid user name: it holds a colon, which HTTP Basic can't carry";
     assert_eq!(
@@ -60,7 +60,7 @@ fn exit_codes_tell_what_went_wrong() {
 /// L-04
 #[test]
 fn of_twenty_who_add_the_same_user_at_once_one_succeeds() {
-    let home = Place::new();
+    let home = TempStore::new();
     let mut codes: Vec<_> = std::thread::scope(|scope| {
         let add =
             || run(home.folder(), "useradd roy --password-stdin --cost 4", "open-sesame").code;
@@ -74,7 +74,7 @@ fn of_twenty_who_add_the_same_user_at_once_one_succeeds() {
 /// L-01: and standard input is left for whoever reads it next.
 #[test]
 fn without_a_password_source_and_a_terminal_it_is_an_error_that_leaves_stdin_unread() {
-    let home = Place::new();
+    let home = TempStore::new();
     assert_eq!(
         run(home.folder(), "useradd roy", "open-sesame\n"),
         failed(2, &format!("cannot add user roy: {}", NO_TERMINAL.trim_end()))
@@ -96,7 +96,7 @@ fn without_a_password_source_and_a_terminal_it_is_an_error_that_leaves_stdin_unr
 /// L-01, L-02
 #[test]
 fn a_password_comes_from_stdin_or_a_file_as_exactly_one_line() {
-    let home = Place::new();
+    let home = TempStore::new();
     let file = home.folder().join("password");
     let many = format!("{}\n", "x".repeat(5000));
     for (content, refused) in [
@@ -137,7 +137,7 @@ fn a_password_comes_from_stdin_or_a_file_as_exactly_one_line() {
 /// C-02, C-03, C-04, C-12, P-06: and nothing of the password is repeated.
 #[test]
 fn a_password_that_bcrypt_cannot_take_whole_is_refused() {
-    let home = Place::new();
+    let home = TempStore::new();
     let hash = |input: &[u8]| run(home.folder(), "hash --cost 10 --password-stdin", input);
     let refused = |why| failed(3, &format!("cannot make a hash: the password is refused: {why}"));
     assert_eq!(hash(&b"p".repeat(72)).code, 0);
@@ -155,17 +155,17 @@ fn a_password_that_bcrypt_cannot_take_whole_is_refused() {
 /// C-09
 #[test]
 fn an_unwise_password_is_a_warning_and_a_minimum_length_refuses() {
-    let home = Place::new();
+    let home = TempStore::new();
     let run = |words, input| run(home.folder(), words, input);
     let added = |name: &str| format!("resttool: added user {name}\n");
     assert_eq!(
         run("useradd ann --password-stdin", "x"),
-        Outcome::new(0, "", &(SHORT.to_owned() + &added("ann")))
+        Completed::new(0, "", &(SHORT.to_owned() + &added("ann")))
     );
     let is_name = "resttool: warning: the password is the user's name\n";
     assert_eq!(
         run("useradd longenough --password-stdin", "longenough"),
-        Outcome::new(0, "", &(is_name.to_owned() + &added("longenough")))
+        Completed::new(0, "", &(is_name.to_owned() + &added("longenough")))
     );
     let why = "cannot add user bob: the password is refused: it has fewer than 12 characters";
     assert_eq!(run("useradd bob --password-stdin --min-length 12", "eleven-char"), failed(3, why));
@@ -175,7 +175,7 @@ fn an_unwise_password_is_a_warning_and_a_minimum_length_refuses() {
 /// C-06
 #[test]
 fn a_cost_is_4_to_15_and_warned_about_below_10() {
-    let home = Place::new();
+    let home = TempStore::new();
     let hash = |words: &str| run(home.folder(), words, "open-sesame");
     let cheap = hash("hash --password-stdin --cost 4");
     assert_eq!((cheap.code, cheap.stderr.as_str()), (0, CHEAP));
@@ -194,7 +194,7 @@ fn a_cost_is_4_to_15_and_warned_about_below_10() {
 /// C-13, L-07: the hash alone on standard output.
 #[test]
 fn hash_prints_a_hash_and_nothing_else() {
-    let home = Place::new();
+    let home = TempStore::new();
     let hash = || run(home.folder(), "hash --password-stdin --cost 10", "open-sesame\n");
     let (one, other) = (hash(), hash());
     assert_eq!((one.code, one.stderr.as_str(), one.stdout.len()), (0, "", 61));
@@ -205,18 +205,18 @@ fn hash_prints_a_hash_and_nothing_else() {
 
 #[test]
 fn a_generated_password_is_alone_on_stdout_and_works() {
-    let home = Place::new();
+    let home = TempStore::new();
     let database = home.database().display().to_string();
     let words = format!("--database {database} useradd roy --generate --cost 4");
     let outcome = run(home.folder(), &words, "");
     let password = outcome.stdout.strip_suffix('\n').unwrap().to_owned();
     assert_eq!(password.len(), 24);
     let said = format!("{CHEAP}resttool: added user roy\n");
-    assert_eq!(outcome, Outcome::new(0, &outcome.stdout, &said));
+    assert_eq!(outcome, Completed::new(0, &outcome.stdout, &said));
     assert_eq!(home.serve().login("roy", password).status, 200);
 
     let again = run(home.folder(), &format!("{words} --if-not-exists"), "");
-    assert_eq!(again, Outcome::new(0, "", "resttool: user roy exists, nothing changed\n"));
+    assert_eq!(again, Completed::new(0, "", "resttool: user roy exists, nothing changed\n"));
 
     let hash = run(home.folder(), "hash --generate --cost 10", "");
     assert_eq!((hash.code, hash.stdout.len()), (0, 61));
@@ -226,7 +226,7 @@ fn a_generated_password_is_alone_on_stdout_and_works() {
 /// C-01, C-05, C-06, C-08
 #[test]
 fn a_ready_hash_is_taken_as_it_is_or_refused_with_the_reason() {
-    let home = Place::new();
+    let home = TempStore::new();
     let database = home.database().display().to_string();
     let add = |user: &str, hash: &str| {
         run(home.folder(), &format!("useradd {user} --hash-stdin --database {database}"), hash)
@@ -235,7 +235,7 @@ fn a_ready_hash_is_taken_as_it_is_or_refused_with_the_reason() {
     for ident in ["2a", "2b", "2y"] {
         let user = format!("user-{ident}");
         let said = format!("resttool: added user {user}\n");
-        assert_eq!(add(&user, &format!("${ident}{tail}\n")), Outcome::new(0, "", &said));
+        assert_eq!(add(&user, &format!("${ident}{tail}\n")), Completed::new(0, "", &said));
         assert_eq!(home.serve().login(&user, "U*U").status, 200);
         assert_eq!(home.serve().login(&user, "U*V").status, 401);
     }
@@ -256,7 +256,7 @@ fn a_ready_hash_is_taken_as_it_is_or_refused_with_the_reason() {
 
 #[test]
 fn a_password_has_one_source() {
-    let home = Place::new();
+    let home = TempStore::new();
     let why = "--password-stdin and --generate cannot be used together";
     assert_eq!(
         run(home.folder(), "hash --password-stdin --generate", "open-sesame"),
@@ -272,7 +272,7 @@ fn a_password_has_one_source() {
 /// X-04
 #[test]
 fn a_password_is_no_argument_and_not_repeated_where_it_was_given_as_one() {
-    let home = Place::new();
+    let home = TempStore::new();
     let outcome = run(home.folder(), "useradd roy open-sesame", "");
     let why = "usage: unexpected argument (not shown, it may be a password)
 hint: a password is never an argument: give --password-stdin or --password-file PATH";
@@ -286,7 +286,7 @@ hint: a password is never an argument: give --password-stdin or --password-file 
 
 #[test]
 fn the_database_is_named_before_or_after_the_verb_or_in_the_environment() {
-    let home = Place::new();
+    let home = TempStore::new();
     for (n, words) in (0..).zip([
         "--database DB useradd USER --password-stdin",
         "useradd --database DB USER --password-stdin",
@@ -312,7 +312,7 @@ fn the_database_is_named_before_or_after_the_verb_or_in_the_environment() {
 /// O-05
 #[test]
 fn settings_come_from_the_environment_and_unknown_variables_are_named() {
-    let home = Place::new();
+    let home = TempStore::new();
     let with = |variables: &[(&str, &str)], words: &str| {
         let mut command = command(home.folder(), words.split(' '));
         command.envs(variables.iter().copied());
@@ -339,7 +339,7 @@ hint: 'resttool --help' and 'resttool VERB --help' name those that there are";
 /// C-10, X-02
 #[test]
 fn a_bad_name_is_refused_and_shown_on_one_line_without_harm() {
-    let home = Place::new();
+    let home = TempStore::new();
     let long = "n".repeat(8192);
     for (name, shown, why) in [
         ("", "", "it is empty"),
@@ -361,7 +361,7 @@ fn a_bad_name_is_refused_and_shown_on_one_line_without_harm() {
 #[test]
 fn the_store_is_for_its_owner_alone_under_any_umask() {
     for umask in ["000", "022", "077", "277", "777"] {
-        let home = Place::new();
+        let home = TempStore::new();
         let tool = env!("CARGO_BIN_EXE_resttool");
         let script =
             format!("umask {umask}; echo open-sesame | {tool} useradd roy --password-stdin");
@@ -380,7 +380,7 @@ fn the_store_is_for_its_owner_alone_under_any_umask() {
 /// S-01, S-08, S-09: by every verb that touches the store.
 #[test]
 fn what_is_no_store_of_ours_is_refused_by_every_verb_and_left_as_it_is() {
-    let home = Place::new();
+    let home = TempStore::new();
     let database = home.database();
     let refused = |why: &str, hint: &str| {
         for (verb, what) in [
@@ -422,7 +422,7 @@ fn what_is_no_store_of_ours_is_refused_by_every_verb_and_left_as_it_is() {
 
 #[test]
 fn a_store_that_stays_locked_is_busy() {
-    let home = Place::new();
+    let home = TempStore::new();
     home.add("roy", "open-sesame");
     let other = rusqlite::Connection::open(home.database()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -436,7 +436,7 @@ fn a_store_that_stays_locked_is_busy() {
 
 #[test]
 fn a_generated_password_that_nobody_could_read_is_an_error_that_says_what_to_do() {
-    let home = Place::new();
+    let home = TempStore::new();
     let mut command = command(home.folder(), ["useradd", "roy", "--generate", "--cost=10"]);
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = command.stdout(full).output().unwrap();
@@ -444,7 +444,7 @@ fn a_generated_password_that_nobody_could_read_is_an_error_that_says_what_to_do(
     let database = home.folder().join(".local/share/resttool/resttool.db");
     let remove = format!("resttool userdel --database {} roy", database.display());
     assert_eq!(
-        unaudited(&String::from_utf8(output.stderr).unwrap()),
+        without_audit(&String::from_utf8(output.stderr).unwrap()),
         format!(
             "resttool: cannot add user roy: cannot write to standard output: No space left on device (os error 28)
 hint: user roy was added, but its generated password could not be printed; remove the user with: {remove}\n"
@@ -455,7 +455,7 @@ hint: user roy was added, but its generated password could not be printed; remov
 /// S-07: it was printed, so somebody knows it.
 #[test]
 fn a_change_that_could_not_be_audited_is_an_error_and_its_password_is_told_all_the_same() {
-    let home = Place::new();
+    let home = TempStore::new();
     let words = ["useradd", "roy", "--generate", "--cost=10", "--audit-log=/dev/full"];
     let outcome = finish(command(home.folder(), words), "");
     assert_eq!((outcome.code, outcome.stdout.trim_end().len()), (1, 24));
@@ -468,13 +468,13 @@ fn a_change_that_could_not_be_audited_is_an_error_and_its_password_is_told_all_t
 /// S-10
 #[test]
 fn the_version_is_short_or_with_that_of_sqlite() {
-    let home = Place::new();
+    let home = TempStore::new();
     let version = env!("CARGO_PKG_VERSION");
     let sqlite = rusqlite::version();
     let long = format!("resttool {version}\nSQLite {sqlite}\n");
-    assert_eq!(run(home.folder(), "--version", ""), Outcome::new(0, &long, ""));
+    assert_eq!(run(home.folder(), "--version", ""), Completed::new(0, &long, ""));
     let short = format!("resttool {version}\n");
-    assert_eq!(run(home.folder(), "-V", ""), Outcome::new(0, &short, ""));
+    assert_eq!(run(home.folder(), "-V", ""), Completed::new(0, &short, ""));
     let parts: Vec<u32> = sqlite.split('.').map(|part| part.parse().unwrap()).collect();
     assert!(parts >= vec![3, 51, 3], "{sqlite}");
 }
@@ -482,7 +482,7 @@ fn the_version_is_short_or_with_that_of_sqlite() {
 /// The help teaches: every verb has examples, every option its variable, and the exit codes stand in it.
 #[test]
 fn help_has_examples_variables_and_exit_codes() {
-    let home = Place::new();
+    let home = TempStore::new();
     let help = |words: &str| {
         let outcome = run(home.folder(), words, "");
         assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
@@ -531,7 +531,7 @@ fn only_settings_have_environment_variables() {
         "host",
         "port",
     ];
-    let home = Place::new();
+    let home = TempStore::new();
     for (verb, text) in help_of_commands(home.folder()) {
         for line in text.lines().map(str::trim).filter(|line| line.starts_with('-')) {
             let Some((_, option)) = line.split_once("--") else { continue };
@@ -547,7 +547,7 @@ fn only_settings_have_environment_variables() {
 /// The table of exit codes in the docs is that of the help.
 #[test]
 fn the_docs_hold_the_exit_codes_of_the_help() {
-    let home = Place::new();
+    let home = TempStore::new();
     let help = run(home.folder(), "--help", "").stdout;
     let docs = include_str!("../../docs/commands.md");
     let (_, table) = help.split_once("Exit codes:\n").unwrap();

@@ -9,9 +9,9 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::client::{Connection, Request};
-use crate::server::Place;
-use crate::tool::{Serving, command, run};
+use crate::support::cli::{ServerProcess, command, run};
+use crate::support::client::{Connection, Request};
+use crate::support::store::TempStore;
 
 /// The hash of `U*U`, of cost 5: a vector of crypt_blowfish 1.3 (wrapper.c).
 const HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
@@ -23,9 +23,9 @@ const CALLS: [&str; 5] = ["pwrite64", "ftruncate", "fdatasync", "fsync", "unlink
 type Case<'a> = (&'a str, String, &'a dyn Fn(&[String]) -> bool);
 
 /// The users with their hashes, a line each: what an export prints.
-fn users(place: &Place) -> Vec<String> {
-    let words = format!("export --database {}", place.database().display());
-    let outcome = run(place.folder(), &words, "");
+fn users(store: &TempStore) -> Vec<String> {
+    let words = format!("export --database {}", store.database().display());
+    let outcome = run(store.folder(), &words, "");
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     outcome.stdout.lines().map(str::to_owned).collect()
 }
@@ -36,14 +36,14 @@ fn names(users: &[String]) -> String {
 
 /// Runs it with a fault at the nth of these calls; how it ended, and whether the fault was met.
 fn with_fault(
-    place: &Place,
+    store: &TempStore,
     words: &str,
     input: &Path,
     call: &str,
     fault: &str,
     nth: u32,
 ) -> (Option<i32>, bool) {
-    let trace = place.folder().join("trace");
+    let trace = store.folder().join("trace");
     let mut strace = Command::new("strace");
     strace.args([
         "-f",
@@ -54,7 +54,7 @@ fn with_fault(
         "-o",
     ]);
     strace.arg(&trace).arg(env!("CARGO_BIN_EXE_resttool")).args(words.split(' '));
-    strace.arg("--database").arg(place.database()).env("HOME", place.folder());
+    strace.arg("--database").arg(store.database()).env("HOME", store.folder());
     strace.stdin(fs::File::open(input).unwrap()).stdout(Stdio::null()).stderr(Stdio::null());
     let status = strace.status().unwrap();
     let met = fs::read_to_string(&trace).unwrap();
@@ -64,9 +64,9 @@ fn with_fault(
 /// Each command on a fresh copy of the same store, with a fault at its first, second, ... write or sync, until there is none any
 /// more. `beside` keeps the store open the while, as a server does.
 fn at_every_call(fault: &str, beside: bool) -> u32 {
-    let seed = Place::new();
+    let seed = TempStore::new();
     for user in ["ann", "bob"] {
-        seed.hashed(user, HASH);
+        seed.add_hash(user, HASH);
     }
     let before = users(&seed);
     let kept = before.clone();
@@ -85,18 +85,18 @@ fn at_every_call(fault: &str, beside: bool) -> u32 {
     for (words, input, is_new) in &cases {
         for call in CALLS {
             for nth in 1.. {
-                let place = Place::new();
-                fs::copy(seed.database(), place.database()).unwrap();
-                let file = place.folder().join("input");
+                let store = TempStore::new();
+                fs::copy(seed.database(), store.database()).unwrap();
+                let file = store.folder().join("input");
                 fs::write(&file, input).unwrap();
-                let held = beside.then(|| place.store());
-                let (code, met) = with_fault(&place, words, &file, call, fault, nth);
+                let held = beside.then(|| store.open());
+                let (code, met) = with_fault(&store, words, &file, call, fault, nth);
                 let what = format!("{words}: {fault} at {call} {nth}");
                 if let Some(store) = held {
                     // It goes on serving, whatever became of the command.
                     store.is_empty().unwrap_or_else(|e| panic!("{what}: {e}"));
                 }
-                let after = users(&place);
+                let after = users(&store);
                 assert!(after == before || is_new(&after), "{what}: {after:?}");
                 if code == Some(0) {
                     assert!(is_new(&after), "{what}: it said that it was done");
@@ -131,7 +131,7 @@ fn a_full_disk_or_one_that_fails_is_an_error_and_leaves_the_old_or_the_new_state
 }
 
 /// Has strace meet a running server with this fault at these calls from now on.
-fn attach(server: &Serving, calls: &str, fault: &str, trace: &Path) -> Child {
+fn attach(server: &ServerProcess, calls: &str, fault: &str, trace: &Path) -> Child {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{fault}")]);
     strace.arg("-o").arg(trace).args(["-p", &server.id().to_string()]);
@@ -150,13 +150,13 @@ fn detach(mut strace: Child) {
 #[test]
 #[ignore = "needs strace"]
 fn a_server_whose_disk_fails_grants_nothing_and_recovers() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
     let words = format!(
         "serve --port 0 --cost 4 --source-failures 0 --database {}",
-        place.database().display()
+        store.database().display()
     );
-    let server = Serving::start(command(place.folder(), words.split(' ')));
+    let server = ServerProcess::start(command(store.folder(), words.split(' ')));
     let login = |user: &str| {
         let request = Request::get("/rest-auth").basic(user, "open-sesame");
         request.send(server.address).status
@@ -166,7 +166,7 @@ fn a_server_whose_disk_fails_grants_nothing_and_recovers() {
         let strace = attach(&server, call, "error=EIO", Path::new("/dev/null"));
         // Something has changed, so that nothing that was known before counts.
         let new = format!("user-{n}");
-        place.add(&new, "open-sesame");
+        store.add(&new, "open-sesame");
         assert_eq!((login(&new), login("roy")), (503, 503), "{call}");
         detach(strace);
         assert_eq!((login(&new), login("roy")), (200, 200), "{call}");
@@ -176,13 +176,13 @@ fn a_server_whose_disk_fails_grants_nothing_and_recovers() {
 }
 
 /// A server that strengthens roy's hash and ends, with a fault at the nth of these calls; whether it was met.
-fn served_with_fault(seed: &Place, fault: &str, call: &str, nth: u32) -> bool {
+fn served_with_fault(seed: &TempStore, fault: &str, call: &str, nth: u32) -> bool {
     let what = format!("{fault} at {call} {nth}");
-    let place = Place::new();
-    fs::copy(seed.database(), place.database()).unwrap();
-    let database = place.database().display().to_string();
+    let store = TempStore::new();
+    fs::copy(seed.database(), store.database()).unwrap();
+    let database = store.database().display().to_string();
     let words = format!("serve --port 0 --cost 5 --rehash --hash-workers 1 --database {database}");
-    let serve = || Serving::start(command(place.folder(), words.split(' ')));
+    let serve = || ServerProcess::start(command(store.folder(), words.split(' ')));
     let asked = |password| {
         let request = Request::get("/rest-auth").basic("roy", password);
         request.header("Connection", "close").bytes()
@@ -190,7 +190,7 @@ fn served_with_fault(seed: &Place, fault: &str, call: &str, nth: u32) -> bool {
     let server = serve();
     // The thread that is to be met with faults has to be there.
     assert_eq!(Request::get("/rest-auth").basic("nobody", "x").send(server.address).status, 401);
-    let trace = place.folder().join("trace");
+    let trace = store.folder().join("trace");
     let mut strace = attach(&server, call, &format!("{fault}:when={nth}"), &trace);
     let mut client = Connection::open(server.address);
     client.write(&asked("open-sesame"));
@@ -207,7 +207,7 @@ fn served_with_fault(seed: &Place, fault: &str, call: &str, nth: u32) -> bool {
     let granted = said.starts_with("HTTP/1.1 200");
     assert!(granted || killed && said.is_empty(), "{what}: {said}");
 
-    let (before, after) = (users(seed), users(&place));
+    let (before, after) = (users(seed), users(&store));
     let is_new = names(&after) == "roy" && after[0].contains("$05$");
     assert!(after == before || is_new, "{what}: {after:?}");
     let again = Request::get("/rest-auth").basic("roy", "open-sesame").send(serve().address);
@@ -221,7 +221,7 @@ fn served_with_fault(seed: &Place, fault: &str, call: &str, nth: u32) -> bool {
 #[test]
 #[ignore = "needs strace"]
 fn a_server_that_is_killed_or_cannot_write_at_any_call_grants_and_keeps_what_is_right() {
-    let seed = Place::new();
+    let seed = TempStore::new();
     seed.add("roy", "open-sesame");
     for fault in ["signal=KILL", "error=ENOSPC", "error=EIO"] {
         let at = |call| (1..).take_while(|&nth| served_with_fault(&seed, fault, call, nth)).count();
@@ -234,8 +234,8 @@ fn a_server_that_is_killed_or_cannot_write_at_any_call_grants_and_keeps_what_is_
 struct Small(PathBuf);
 
 impl Small {
-    fn mount(place: &Place) -> Self {
-        let folder = place.folder().join("small");
+    fn mount(store: &TempStore) -> Self {
+        let folder = store.folder().join("small");
         fs::create_dir(&folder).unwrap();
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=256k,mode=0700", "tmpfs"]).arg(&folder);
@@ -262,11 +262,11 @@ impl Drop for Small {
 #[test]
 #[ignore = "needs root"]
 fn on_a_full_disk_the_server_goes_on_and_no_command_does_half_of_its_work() {
-    let place = Place::new();
-    let small = Small::mount(&place);
+    let store = TempStore::new();
+    let small = Small::mount(&store);
     let database = small.0.join("users.db");
     let tool = |words: &str, input: &str| {
-        run(place.folder(), &format!("{words} --database {}", database.display()), input)
+        run(store.folder(), &format!("{words} --database {}", database.display()), input)
     };
     for user in ["roy", "ann", "bob"] {
         let words = format!("useradd {user} --password-stdin --cost 4");
@@ -274,7 +274,7 @@ fn on_a_full_disk_the_server_goes_on_and_no_command_does_half_of_its_work() {
     }
     let words =
         format!("serve --port 0 --cost 4 --source-failures 0 --database {}", database.display());
-    let server = Serving::start(command(place.folder(), words.split(' ')));
+    let server = ServerProcess::start(command(store.folder(), words.split(' ')));
     let login = |user: &str| {
         Request::get("/rest-auth").basic(user, "open-sesame").send(server.address).status
     };

@@ -1,25 +1,25 @@
 //! `/auth`: what a proxy is told when it asks whether a request may pass.
 
-use resttool::AuthSettings;
-
-use crate::client::{Connection, Reply, Request, whole};
-use crate::server::{Place, Server, unlimited, with_roy};
+use crate::support::client::{Connection, Request, Response, whole};
+use crate::support::server::{Server, unlimited, with_roy};
+use crate::support::store::TempStore;
+use crate::support::{AuthSettings, GroupName, Limit};
 
 /// The user roy, who is in the groups admin and staff, and ann, who is in none.
-fn place() -> Place {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    place.add("ann", "open-sesame");
-    place.change("INSERT INTO memberships VALUES ('roy', 'staff'), ('roy', 'admin')");
-    place
+fn store() -> TempStore {
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    store.add("ann", "open-sesame");
+    store.change("INSERT INTO memberships VALUES ('roy', 'staff'), ('roy', 'admin')");
+    store
 }
 
-fn ask(server: &Server, target: &str, user: &str, password: &str) -> Reply {
-    server.ask(&Request::get(target).basic(user, password))
+fn ask(server: &Server, target: &str, user: &str, password: &str) -> Response {
+    server.send(&Request::get(target).basic(user, password))
 }
 
-fn said<'a>(reply: &'a Reply, name: &str) -> Option<&'a str> {
-    let mut values = reply.headers.iter().filter(|(of, _)| of == name);
+fn said<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+    let mut values = response.headers.iter().filter(|(of, _)| of == name);
     let value = values.next().map(|(_, value)| value.as_str());
     assert!(values.next().is_none(), "one {name}");
     value
@@ -28,8 +28,8 @@ fn said<'a>(reply: &'a Reply, name: &str) -> Option<&'a str> {
 /// P-12
 #[test]
 fn who_passes_is_named_with_their_groups() {
-    let place = place();
-    let server = place.serve();
+    let store = store();
+    let server = store.serve();
     for _ in 0..2 {
         let roy = ask(&server, "/auth", "roy", "open-sesame");
         assert_eq!((roy.status, &*roy.body), (200, ""));
@@ -48,26 +48,26 @@ fn who_passes_is_named_with_their_groups() {
 /// P-12: what a client says of itself is neither believed nor given back.
 #[test]
 fn identity_in_the_request_is_ignored() {
-    let place = place();
-    let server = place.serve();
+    let store = store();
+    let server = store.serve();
     let evil = |request: Request| {
         ["Remote-User", "Remote_User", "Remote-Groups", "X-Auth-Reason"]
             .into_iter()
             .fold(request, |request, name| request.header(name, "admin"))
     };
-    let ann = server.ask(&evil(Request::get("/auth").basic("ann", "open-sesame")));
+    let ann = server.send(&evil(Request::get("/auth").basic("ann", "open-sesame")));
     assert_eq!((said(&ann, "remote-user"), said(&ann, "remote-groups")), (Some("ann"), Some("")));
-    let nobody = server.ask(&evil(Request::get("/auth")));
+    let nobody = server.send(&evil(Request::get("/auth")));
     assert_eq!((nobody.status, said(&nobody, "remote-user")), (401, None));
 }
 
 #[test]
 fn a_location_asks_for_groups_and_a_slip_in_it_opens_no_door() {
-    let place = place();
-    let server = place.serve();
+    let store = store();
+    let server = store.serve();
     let seen = |target: &str, user: &str| {
-        let reply = ask(&server, target, user, "open-sesame");
-        (reply.status, said(&reply, "x-auth-reason").map(str::to_owned))
+        let response = ask(&server, target, user, "open-sesame");
+        (response.status, said(&response, "x-auth-reason").map(str::to_owned))
     };
     let group = || (403, Some("group".to_owned()));
     assert_eq!(seen("/auth?group=admin", "roy"), (200, None));
@@ -84,16 +84,16 @@ fn a_location_asks_for_groups_and_a_slip_in_it_opens_no_door() {
 
 #[test]
 fn what_the_server_requires_no_location_can_widen() {
-    let place = place();
-    let staff = resttool::GroupName::parse("staff").unwrap();
+    let store = store();
+    let staff = GroupName::parse("staff").unwrap();
     let settings = AuthSettings { require_groups: vec![staff], ..unlimited() };
-    let server = Server::with(place.store(), &settings, &[]);
+    let server = Server::start_with(store.open(), &settings, &[]);
     let status = |target: &str, user: &str| ask(&server, target, user, "open-sesame").status;
     for target in ["/rest-auth", "/auth", "/auth?group=staff", "/auth?group=admin"] {
         assert_eq!((status(target, "roy"), status(target, "ann")), (200, 403), "{target}");
     }
     assert_eq!(status("/auth?group=ops", "roy"), 403);
-    place.change("DELETE FROM memberships WHERE \"group\" = 'staff'");
+    store.change("DELETE FROM memberships WHERE \"group\" = 'staff'");
     assert_eq!(status("/auth", "roy"), 403, "at the next request");
     assert_eq!(status("/rest-auth", "roy"), 403);
     assert_eq!(server.counts().forbidden, 7);
@@ -102,7 +102,7 @@ fn what_the_server_requires_no_location_can_widen() {
 /// P-13, P-16
 #[test]
 fn there_is_no_other_status_than_200_401_and_403() {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     let get = || Request::get("/auth");
     let long = "x".repeat(9000);
     let huge = "x".repeat(70_000);
@@ -117,70 +117,70 @@ fn there_is_no_other_status_than_200_401_and_403() {
         (get().header("X-Long", &huge), 403, Some("too-long")),
         (Request::get("/auth?x=1"), 403, Some("misconfigured")),
     ] {
-        let reply = server.ask(&request);
-        assert_eq!((reply.status, said(&reply, "x-auth-reason")), (status, reason));
+        let response = server.send(&request);
+        assert_eq!((response.status, said(&response, "x-auth-reason")), (status, reason));
         if status == 401 {
             assert!(
-                said(&reply, "www-authenticate").is_some_and(|c| c.starts_with("Basic realm="))
+                said(&response, "www-authenticate").is_some_and(|c| c.starts_with("Basic realm="))
             );
         }
     }
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND"] {
         let request = Request::new(method, "/auth").basic("roy", "open-sesame");
-        assert_eq!(server.ask(&request).status, 200, "{method}");
-        assert_eq!(server.ask(&Request::new(method, "/auth")).status, 401, "{method}");
+        assert_eq!(server.send(&request).status, 200, "{method}");
+        assert_eq!(server.send(&Request::new(method, "/auth")).status, 401, "{method}");
     }
-    assert_eq!(server.ask(&Request::new("HEAD", "/auth")).status, 401);
+    assert_eq!(server.send(&Request::new("HEAD", "/auth")).status, 401);
 }
 
 /// P-13, B-14: a guess counts at whichever route it is made.
 #[test]
 fn who_is_throttled_is_told_in_a_field_of_its_own() {
-    let place = place();
-    let limit = resttool::Limit::new(2, resttool::Limit::MAX_PERIOD);
+    let store = store();
+    let limit = Limit::new(2, Limit::MAX_PERIOD);
     let settings = AuthSettings { source_limit: limit, ..unlimited() };
-    let server = Server::with(place.store(), &settings, &[]);
+    let server = Server::start_with(store.open(), &settings, &[]);
     assert_eq!(ask(&server, "/rest-auth", "roy", "one").status, 401);
     assert_eq!(ask(&server, "/auth", "roy", "two").status, 401);
-    let reply = ask(&server, "/auth", "roy", "open-sesame");
-    assert_eq!((reply.status, said(&reply, "x-auth-reason")), (403, Some("throttled")));
-    assert!(said(&reply, "retry-after").unwrap().parse::<u64>().unwrap() > 0);
+    let response = ask(&server, "/auth", "roy", "open-sesame");
+    assert_eq!((response.status, said(&response, "x-auth-reason")), (403, Some("throttled")));
+    assert!(said(&response, "retry-after").unwrap().parse::<u64>().unwrap() > 0);
     assert_eq!(ask(&server, "/rest-auth", "roy", "open-sesame").status, 429);
 }
 
 /// P-13, P-18
 #[test]
 fn a_store_that_fails_is_a_403_that_says_so() {
-    let place = place();
-    let server = place.serve();
-    place.change("ALTER TABLE users RENAME TO gone");
-    let reply = ask(&server, "/auth", "roy", "open-sesame");
-    assert_eq!((reply.status, said(&reply, "x-auth-reason")), (403, Some("unavailable")));
-    assert_eq!(said(&reply, "retry-after"), Some("1"));
-    assert_eq!(said(&reply, "remote-user"), None);
-    place.change("ALTER TABLE gone RENAME TO users");
+    let store = store();
+    let server = store.serve();
+    store.change("ALTER TABLE users RENAME TO gone");
+    let response = ask(&server, "/auth", "roy", "open-sesame");
+    assert_eq!((response.status, said(&response, "x-auth-reason")), (403, Some("unavailable")));
+    assert_eq!(said(&response, "retry-after"), Some("1"));
+    assert_eq!(said(&response, "remote-user"), None);
+    store.change("ALTER TABLE gone RENAME TO users");
     assert_eq!(ask(&server, "/auth", "roy", "open-sesame").status, 200);
 }
 
 /// P-17
 #[test]
 fn only_the_exact_path_is_answered() {
-    let place = place();
-    let server = place.serve();
+    let store = store();
+    let server = store.serve();
     for target in ["//auth", "/auth/", "/%61uth", "/AUTH", "/auth/x", "/auth;x"] {
         assert_eq!(ask(&server, target, "roy", "open-sesame").status, 404, "{target}");
     }
     let absolute = format!("http://{}/auth", server.address);
-    assert_eq!(server.ask(&Request::get(&absolute)).status, 401);
+    assert_eq!(server.send(&Request::get(&absolute)).status, 401);
 }
 
 /// X-07, P-09
 #[test]
 fn refusals_are_all_the_same() {
-    let place = place();
-    place.add("locked", "open-sesame");
-    place.change("UPDATE users SET locked = 1 WHERE name = 'locked'");
-    let server = place.serve();
+    let store = store();
+    store.add("locked", "open-sesame");
+    store.change("UPDATE users SET locked = 1 WHERE name = 'locked'");
+    let server = store.serve();
     let unknown = whole(&ask(&server, "/auth", "nobody", "x"));
     for (user, password) in [("roy", "wrong"), ("locked", "open-sesame")] {
         assert_eq!(whole(&ask(&server, "/auth", user, password)), unknown);
@@ -191,14 +191,14 @@ fn refusals_are_all_the_same() {
 /// B-06: over a connection that stays open, as proxies keep theirs.
 #[test]
 fn a_removed_user_is_out_at_the_next_request_of_a_kept_connection() {
-    let place = place();
-    let server = place.serve();
+    let store = store();
+    let server = store.serve();
     let mut connection = Connection::open(server.address);
     let roy = Request::get("/auth?group=admin").basic("roy", "open-sesame");
-    assert_eq!(connection.ask(&roy).status, 200);
-    assert_eq!(connection.ask(&roy).status, 200);
-    place.change("DELETE FROM memberships WHERE user = 'roy' AND \"group\" = 'admin'");
-    assert_eq!(connection.ask(&roy).status, 403);
-    place.remove("roy");
-    assert_eq!(connection.ask(&roy).status, 401);
+    assert_eq!(connection.send(&roy).status, 200);
+    assert_eq!(connection.send(&roy).status, 200);
+    store.change("DELETE FROM memberships WHERE user = 'roy' AND \"group\" = 'admin'");
+    assert_eq!(connection.send(&roy).status, 403);
+    store.remove("roy");
+    assert_eq!(connection.send(&roy).status, 401);
 }

@@ -1,17 +1,17 @@
 //! Requests that two servers could read differently, as raw bytes: what comes back, how many replies,
 //! and whether the connection is closed. Most of it is the framework's work, held here to what we promise.
 
-use crate::client::{Connection, Request, basic};
-use crate::server::with_roy;
+use crate::support::client::{Connection, Request, basic};
+use crate::support::server::with_roy;
 
 /// The status of every reply that comes before the server closes the connection.
 fn statuses(bytes: &str) -> Vec<u16> {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     let mut connection = Connection::open(server.address);
     connection.write(bytes.as_bytes());
-    let replies = connection.rest();
-    let statuses = replies.match_indices("HTTP/1.1 ").map(|(at, line)| at + line.len());
-    statuses.map(|at| replies[at..at + 3].parse().unwrap()).collect()
+    let responses = connection.rest();
+    let statuses = responses.match_indices("HTTP/1.1 ").map(|(at, line)| at + line.len());
+    statuses.map(|at| responses[at..at + 3].parse().unwrap()).collect()
 }
 
 /// P-15, R-07
@@ -108,13 +108,13 @@ fn a_get_that_announces_a_body_and_sends_none_is_answered_and_the_connection_clo
 /// P-14
 #[test]
 fn a_get_with_a_body_is_answered_and_the_body_never_read_as_a_request() {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     let body = Request::get("/healthz").bytes();
     let mut connection = Connection::open(server.address);
     let announced = Request::get("/rest-auth").header("Content-Length", body.len().to_string());
     connection.write(&[announced.bytes(), body.clone()].concat());
-    let reply = connection.read();
-    assert_eq!((reply.status, reply.header("connection")), (401, Some("close")));
+    let response = connection.read();
+    assert_eq!((response.status, response.header("connection")), (401, Some("close")));
     assert_eq!(connection.rest(), "");
 
     let mut connection = Connection::open(server.address);
@@ -122,7 +122,7 @@ fn a_get_with_a_body_is_answered_and_the_body_never_read_as_a_request() {
     let announced = Request::get("/rest-auth").header("Transfer-Encoding", "chunked");
     connection.write(&[announced.bytes(), chunk.into_bytes()].concat());
     assert_eq!(connection.read().status, 401);
-    assert_eq!(connection.ask(&Request::get("/healthz")).body, "ok");
+    assert_eq!(connection.send(&Request::get("/healthz")).body, "ok");
 }
 
 /// P-15: whatever came before on the connection, a bare LF is in no head.

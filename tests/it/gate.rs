@@ -1,16 +1,14 @@
 //! What the gate answers, over HTTP, to the server in this process.
 
-use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use resttool::{Account, Groups, Revision, Store, StoreError, Transaction, User, UserName};
 
-use crate::client::{Connection, Reply, Request, basic, whole};
-use crate::server::{Place, Server, with_roy};
+use crate::support::client::{Connection, Request, Response, basic, whole};
+use crate::support::server::{Server, with_roy};
+use crate::support::store::{StubStore, TempStore};
 
 const GRANTED: &str = "200
 cache-control: no-store
@@ -34,28 +32,28 @@ fn rest_auth() -> Request {
 /// P-01, P-11
 #[test]
 fn the_right_name_and_password_are_granted_and_others_challenged() {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     assert_eq!(whole(&server.login("roy", "open-sesame")), GRANTED);
     assert_eq!(whole(&server.login("roy", "open-sesamE")), DENIED);
     assert_eq!(whole(&server.login("Roy", "open-sesame")), DENIED);
-    assert_eq!(whole(&server.ask(&rest_auth())), DENIED);
+    assert_eq!(whole(&server.send(&rest_auth())), DENIED);
 }
 
 /// P-02
 #[test]
 fn the_scheme_is_matched_in_any_case_with_one_or_more_spaces_after_it() {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     let encoded = STANDARD.encode("roy:open-sesame");
     for scheme in ["Basic ", "basic ", "BASIC ", "bAsIc ", "Basic  ", "Basic          "] {
-        let reply = server.ask(&rest_auth().authorization(format!("{scheme}{encoded}")));
-        assert_eq!(whole(&reply), GRANTED, "{scheme:?}");
+        let response = server.send(&rest_auth().authorization(format!("{scheme}{encoded}")));
+        assert_eq!(whole(&response), GRANTED, "{scheme:?}");
     }
 }
 
 /// P-03, P-04
 #[test]
 fn malformed_credentials_are_challenged_without_a_hash() {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     let right = STANDARD.encode("roy:open-sesame");
     assert!(STANDARD.decode(&right).is_ok() && right.ends_with('l'), "20 characters, no padding");
     let padded = STANDARD.encode("roy:open-sesame!");
@@ -93,19 +91,19 @@ fn malformed_credentials_are_challenged_without_a_hash() {
     ];
     let mut connection = Connection::open(server.address);
     for value in malformed {
-        let reply = connection.ask(&rest_auth().authorization(&value));
-        assert_eq!(whole(&reply), DENIED, "{value:?}");
+        let response = connection.send(&rest_auth().authorization(&value));
+        assert_eq!(whole(&response), DENIED, "{value:?}");
     }
     assert_eq!(server.hashes_computed(), 0);
-    assert_eq!(whole(&connection.ask(&rest_auth().basic("roy", "open-sesame"))), GRANTED);
+    assert_eq!(whole(&connection.send(&rest_auth().basic("roy", "open-sesame"))), GRANTED);
 }
 
 /// P-05
 #[test]
 fn a_password_may_hold_colons() {
-    let place = Place::new();
-    place.add("roy", ":a::b:");
-    let server = place.serve();
+    let store = TempStore::new();
+    store.add("roy", ":a::b:");
+    let server = store.serve();
     assert_eq!(server.login("roy", ":a::b:").status, 200);
     assert_eq!(server.login("roy", "a::b:").status, 401);
 }
@@ -113,7 +111,7 @@ fn a_password_may_hold_colons() {
 /// P-06, C-04
 #[test]
 fn control_characters_are_challenged_without_a_hash() {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     let mut connection = Connection::open(server.address);
     for control in (0..=0x1Fu8).chain([0x7F]) {
         for (user, password) in [
@@ -121,8 +119,8 @@ fn control_characters_are_challenged_without_a_hash() {
             (b"roy".to_vec(), [b"open-sesame", &[control][..]].concat()),
             (b"roy".to_vec(), [&[control][..], b"open-sesame"].concat()),
         ] {
-            let reply = connection.ask(&rest_auth().basic(user, password));
-            assert_eq!(whole(&reply), DENIED, "{control:#x}");
+            let response = connection.send(&rest_auth().basic(user, password));
+            assert_eq!(whole(&response), DENIED, "{control:#x}");
         }
     }
     assert_eq!(server.hashes_computed(), 0);
@@ -131,11 +129,11 @@ fn control_characters_are_challenged_without_a_hash() {
 /// P-07
 #[test]
 fn more_than_one_authorization_field_is_a_bad_request_in_either_order() {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     let (right, wrong) = (basic("roy", "open-sesame"), basic("roy", "wrong"));
     for (first, second) in [(&right, &wrong), (&wrong, &right), (&right, &right)] {
-        let reply = server.ask(&rest_auth().authorization(first).authorization(second));
-        assert_eq!((reply.status, reply.body.as_str()), (400, "Bad Request"));
+        let response = server.send(&rest_auth().authorization(first).authorization(second));
+        assert_eq!((response.status, response.body.as_str()), (400, "Bad Request"));
     }
     assert_eq!(server.hashes_computed(), 0);
 }
@@ -143,9 +141,9 @@ fn more_than_one_authorization_field_is_a_bad_request_in_either_order() {
 /// P-08
 #[test]
 fn names_and_passwords_are_utf_8_in_either_normal_form() {
-    let place = Place::new();
-    place.add("Jose\u{301}", "cafe\u{301} ole\u{301}");
-    let server = place.serve();
+    let store = TempStore::new();
+    store.add("Jose\u{301}", "cafe\u{301} ole\u{301}");
+    let server = store.serve();
     assert_eq!(server.login("José", "café olé").status, 200);
     assert_eq!(server.login("Jose\u{301}", "cafe\u{301} ole\u{301}").status, 200);
     assert_eq!(server.login("Ｊosé", "café\u{A0}olé").status, 200, "mapped as RFC 8265 says");
@@ -160,10 +158,10 @@ fn names_and_passwords_are_utf_8_in_either_normal_form() {
 /// P-09, B-01: to the byte, and each for the price of one hash.
 #[test]
 fn unknown_wrong_locked_and_expired_are_refused_alike() {
-    let (place, server) = with_roy();
-    place.add("locked", "open-sesame");
-    place.add("expired", "open-sesame");
-    place.sql(
+    let (store, server) = with_roy();
+    store.add("locked", "open-sesame");
+    store.add("expired", "open-sesame");
+    store.sql(
         "UPDATE users SET locked = 1 WHERE name = 'locked';
          UPDATE users SET expires = unixepoch() - 1 WHERE name = 'expired'",
     );
@@ -178,12 +176,12 @@ fn unknown_wrong_locked_and_expired_are_refused_alike() {
         refusals.push(server.login(user, password));
         assert_eq!(server.hashes_computed(), refusals.len() as u64, "{user}");
     }
-    refusals.push(server.ask(&rest_auth()));
-    refusals.push(server.ask(&rest_auth().authorization("Basic =")));
+    refusals.push(server.send(&rest_auth()));
+    refusals.push(server.send(&rest_auth().authorization("Basic =")));
     for refusal in &refusals {
         assert_eq!(refusal, &refusals[0]);
     }
-    place.sql("UPDATE users SET locked = 0, expires = unixepoch() + 3600");
+    store.sql("UPDATE users SET locked = 0, expires = unixepoch() + 3600");
     for user in ["roy", "locked", "expired"] {
         assert_eq!(whole(&server.login(user, "open-sesame")), GRANTED);
     }
@@ -192,43 +190,46 @@ fn unknown_wrong_locked_and_expired_are_refused_alike() {
 /// P-10
 #[test]
 fn get_and_head_are_answered_options_explained_and_others_refused() {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     let mut connection = Connection::open(server.address);
     let roy = |method| Request::new(method, "/rest-auth").basic("roy", "open-sesame");
     for (method, granted) in [("HEAD", GRANTED), ("GET", GRANTED)] {
-        let reply = connection.ask(&roy(method));
+        let response = connection.send(&roy(method));
         let head = |text: &str| text.split("\n\n").next().unwrap().to_owned();
-        assert_eq!(head(&whole(&reply)), head(granted), "{method} has the head of GET");
-        assert_eq!(reply.body.is_empty(), method == "HEAD");
+        assert_eq!(head(&whole(&response)), head(granted), "{method} has the head of GET");
+        assert_eq!(response.body.is_empty(), method == "HEAD");
     }
     for path in ["/rest-auth", "/healthz"] {
-        let reply = connection.ask(&Request::new("OPTIONS", path));
-        assert_eq!((reply.status, reply.header("allow")), (204, Some("GET, HEAD, OPTIONS")));
+        let response = connection.send(&Request::new("OPTIONS", path));
+        assert_eq!((response.status, response.header("allow")), (204, Some("GET, HEAD, OPTIONS")));
         for method in ["POST", "PUT", "DELETE", "PATCH", "TRACE", "CONNECTED", "get"] {
-            let reply = connection.ask(&Request::new(method, path).basic("roy", "open-sesame"));
-            assert_eq!((reply.status, reply.header("allow")), (405, Some("GET, HEAD, OPTIONS")));
+            let response = connection.send(&Request::new(method, path).basic("roy", "open-sesame"));
+            assert_eq!(
+                (response.status, response.header("allow")),
+                (405, Some("GET, HEAD, OPTIONS"))
+            );
         }
     }
-    assert_eq!(connection.ask(&Request::new("HEAD", "/rest-auth")).status, 401);
-    assert_eq!(connection.ask(&Request::new("HEAD", "/healthz")).status, 200);
+    assert_eq!(connection.send(&Request::new("HEAD", "/rest-auth")).status, 401);
+    assert_eq!(connection.send(&Request::new("HEAD", "/healthz")).status, 200);
 }
 
 /// P-11, X-07
 #[test]
 fn no_response_may_be_stored_or_tells_of_the_inside() {
-    let (place, server) = with_roy();
-    let mut replies = vec![
+    let (store, server) = with_roy();
+    let mut responses = vec![
         server.login("roy", "open-sesame"),
         server.login("roy", "wrong"),
-        server.ask(&rest_auth().authorization("x").authorization("y")),
-        server.ask(&rest_auth().authorization("x".repeat(9000))),
-        server.ask(&Request::new("POST", "/rest-auth")),
-        server.ask(&Request::get("/nowhere")),
-        server.ask(&Request::get("/healthz")),
+        server.send(&rest_auth().authorization("x").authorization("y")),
+        server.send(&rest_auth().authorization("x".repeat(9000))),
+        server.send(&Request::new("POST", "/rest-auth")),
+        server.send(&Request::get("/nowhere")),
+        server.send(&Request::get("/healthz")),
     ];
-    place.sql("DROP TABLE users");
-    replies.push(server.login("roy", "open-sesame"));
-    let statuses: Vec<_> = replies.iter().map(|reply| reply.status).collect();
+    store.sql("DROP TABLE users");
+    responses.push(server.login("roy", "open-sesame"));
+    let statuses: Vec<_> = responses.iter().map(|response| response.status).collect();
     assert_eq!(statuses, [200, 401, 400, 431, 405, 404, 200, 503]);
     let bodies = [
         "\"You are authorized to see this message\"\n",
@@ -248,11 +249,11 @@ fn no_response_may_be_stored_or_tells_of_the_inside() {
         "allow",
         "connection",
     ];
-    for (reply, body) in replies.iter().zip(bodies) {
-        assert_eq!(reply.body, body);
-        assert_eq!(reply.header("cache-control"), Some("no-store"), "{reply:?}");
-        for (name, _) in &reply.headers {
-            assert!(known.contains(&name.as_str()), "{name} in {reply:?}");
+    for (response, body) in responses.iter().zip(bodies) {
+        assert_eq!(response.body, body);
+        assert_eq!(response.header("cache-control"), Some("no-store"), "{response:?}");
+        for (name, _) in &response.headers {
+            assert!(known.contains(&name.as_str()), "{name} in {response:?}");
         }
     }
 }
@@ -260,26 +261,26 @@ fn no_response_may_be_stored_or_tells_of_the_inside() {
 /// P-16, B-15
 #[test]
 fn what_is_too_long_is_refused_before_it_is_decoded() {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     let at_the_limit = format!("Basic {}", "A".repeat(8192 - 6));
-    assert_eq!(whole(&server.ask(&rest_auth().authorization(&at_the_limit))), DENIED);
+    assert_eq!(whole(&server.send(&rest_auth().authorization(&at_the_limit))), DENIED);
     let over = format!("{at_the_limit}A");
-    assert_eq!(server.ask(&rest_auth().authorization(over)).status, 431);
+    assert_eq!(server.send(&rest_auth().authorization(over)).status, 431);
 
     let roy = rest_auth().basic("roy", "open-sesame");
     let padded = |bytes: usize| roy.clone().header("X-Padding", "x".repeat(bytes));
-    assert_eq!(server.ask(&padded(60 * 1024)).status, 200);
-    let reply = server.ask(&padded(65 * 1024));
-    assert_eq!((reply.status, reply.header("connection")), (431, Some("close")));
+    assert_eq!(server.send(&padded(60 * 1024)).status, 200);
+    let response = server.send(&padded(65 * 1024));
+    assert_eq!((response.status, response.header("connection")), (431, Some("close")));
     let long_target = Request::get(&format!("/rest-auth?{}", "x".repeat(65 * 1024)));
-    assert!(server.ask(&long_target).status >= 400);
+    assert!(server.send(&long_target).status >= 400);
     assert_eq!(server.hashes_computed(), 1);
 }
 
 /// P-17
 #[test]
 fn only_the_exact_routes_are_answered() {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     for target in [
         "//rest-auth",
         "/rest-auth/",
@@ -299,32 +300,32 @@ fn only_the_exact_routes_are_answered() {
         "/%68ealthz",
     ] {
         let roy = Request::get(target).basic("roy", "open-sesame");
-        assert!(matches!(server.ask(&roy).status, 400 | 404), "{target}");
+        assert!(matches!(server.send(&roy).status, 400 | 404), "{target}");
     }
     for target in ["/rest-auth?x=1", "http://localhost/rest-auth", "http://elsewhere/rest-auth?x"] {
-        assert_eq!(whole(&server.ask(&Request::get(target))), DENIED, "{target}");
+        assert_eq!(whole(&server.send(&Request::get(target))), DENIED, "{target}");
         let roy = Request::get(target).basic("roy", "open-sesame");
-        assert_eq!(whole(&server.ask(&roy)), GRANTED, "{target}");
+        assert_eq!(whole(&server.send(&roy)), GRANTED, "{target}");
     }
 }
 
 /// P-18: while the table is missing, nobody is let in, and then the server recovers by itself.
 #[test]
 fn a_store_that_fails_is_unavailable_until_it_is_fixed() {
-    let (place, server) = with_roy();
+    let (store, server) = with_roy();
     assert_eq!(server.login("roy", "open-sesame").status, 200);
-    place.sql("ALTER TABLE users RENAME TO hidden");
+    store.sql("ALTER TABLE users RENAME TO hidden");
     for (user, password) in [("roy", "open-sesame"), ("roy", "wrong"), ("nobody", "x")] {
-        let reply = server.login(user, password);
-        assert_eq!((reply.status, reply.body.as_str()), (503, "Service Unavailable"));
+        let response = server.login(user, password);
+        assert_eq!((response.status, response.body.as_str()), (503, "Service Unavailable"));
     }
     assert_eq!(
-        server.ask(&rest_auth()).status,
+        server.send(&rest_auth()).status,
         401,
         "without credentials there is nothing to find out"
     );
-    assert_eq!(server.ask(&Request::get("/healthz")).status, 200);
-    place.sql("ALTER TABLE hidden RENAME TO users");
+    assert_eq!(server.send(&Request::get("/healthz")).status, 200);
+    store.sql("ALTER TABLE hidden RENAME TO users");
     assert_eq!(server.login("roy", "open-sesame").status, 200);
     assert_eq!(server.login("roy", "wrong").status, 401);
 }
@@ -332,11 +333,11 @@ fn a_store_that_fails_is_unavailable_until_it_is_fixed() {
 /// C-02, C-03, C-12
 #[test]
 fn no_password_is_cut_off_and_the_empty_one_never_right() {
-    let place = Place::new();
+    let store = TempStore::new();
     let longest = "0123456789abcdef".repeat(4) + "01234567";
     assert_eq!(longest.len(), 72);
-    place.add("roy", &longest);
-    let server = place.serve();
+    store.add("roy", &longest);
+    let server = store.serve();
     assert_eq!(server.login("roy", &longest).status, 200);
     assert_eq!(server.login("roy", &longest[..71]).status, 401);
     assert_eq!(server.login("roy", format!("{longest}8")).status, 401, "73 bytes");
@@ -348,8 +349,8 @@ fn no_password_is_cut_off_and_the_empty_one_never_right() {
 /// C-05, C-06, C-07: and a hash of a cost over the ceiling is not computed.
 #[test]
 fn a_hash_that_cannot_be_used_is_unavailable_for_that_user_alone() {
-    let (place, server) = with_roy();
-    place.add("ann", "open-sesame");
+    let (store, server) = with_roy();
+    store.add("ann", "open-sesame");
     for broken in [
         "substr(hash, 1, 59)",
         "hash || 'x'",
@@ -361,11 +362,11 @@ fn a_hash_that_cannot_be_used_is_unavailable_for_that_user_alone() {
         "replace(hash, '$04$', '$31$')",
         "replace(hash, '$2y$', '$2x$')",
     ] {
-        place.sql(&format!("UPDATE users SET hash = {broken} WHERE name = 'roy'"));
+        store.sql(&format!("UPDATE users SET hash = {broken} WHERE name = 'roy'"));
         assert_eq!(server.login("roy", "open-sesame").status, 503, "{broken}");
         assert_eq!(server.login("ann", "open-sesame").status, 200, "{broken}");
         assert_eq!(server.hashes_computed(), 1, "only ann's first, for {broken}");
-        place.sql(
+        store.sql(
             "UPDATE users SET hash = (SELECT hash FROM users WHERE name = 'ann') WHERE name = 'roy'",
         );
     }
@@ -374,7 +375,7 @@ fn a_hash_that_cannot_be_used_is_unavailable_for_that_user_alone() {
 /// C-10
 #[test]
 fn a_name_that_can_be_no_users_is_refused_without_a_hash() {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     for user in ["roy ", "r oy", "roy\u{200B}", "roy\u{202E}", &"n".repeat(129)] {
         assert_eq!(whole(&server.login(user, "open-sesame")), DENIED, "{user:?}");
     }
@@ -384,71 +385,47 @@ fn a_name_that_can_be_no_users_is_refused_without_a_hash() {
 
 #[test]
 fn what_another_connection_changes_counts_at_the_next_request() {
-    let (place, server) = with_roy();
+    let (store, server) = with_roy();
     let mut connection = Connection::open(server.address);
     let ann = rest_auth().basic("ann", "open-sesame");
-    assert_eq!(connection.ask(&ann).status, 401);
-    place.add("ann", "open-sesame");
-    assert_eq!(connection.ask(&ann).status, 200);
-    place.remove("ann");
-    assert_eq!(connection.ask(&ann).status, 401);
+    assert_eq!(connection.send(&ann).status, 401);
+    store.add("ann", "open-sesame");
+    assert_eq!(connection.send(&ann).status, 200);
+    store.remove("ann");
+    assert_eq!(connection.send(&ann).status, 401);
 }
 
-/// A store in which every look for a user waits until it may go on, and then does as told.
-struct Gated {
-    looked: Mutex<Sender<()>>,
-    go_on: Mutex<Receiver<Then>>,
-}
-
-enum Then {
+/// The result of a lookup.
+enum Lookup {
     NoSuchUser,
     Panic,
 }
 
-fn gated() -> (Server, Receiver<()>, Sender<Then>) {
-    let (looked, looks) = channel();
-    let (go_on, may_go_on) = channel();
-    let store = Gated { looked: Mutex::new(looked), go_on: Mutex::new(may_go_on) };
-    (Server::on(Box::new(store)), looks, go_on)
-}
-
-impl Store for Gated {
-    fn find(&self, _: &UserName) -> Result<Option<User>, StoreError> {
-        self.looked.lock().unwrap_or_else(PoisonError::into_inner).send(()).unwrap();
-        let then = self.go_on.lock().unwrap_or_else(PoisonError::into_inner).recv().unwrap();
-        match then {
-            Then::NoSuchUser => Ok(None),
-            Then::Panic => panic!("on purpose"),
+/// Returns a server, a receiver that reports each lookup of a user, and a sender of its result, for
+/// which the lookup waits.
+fn gated() -> (Server, Receiver<()>, Sender<Lookup>) {
+    let (started, lookups) = channel();
+    let (results, result) = channel();
+    let result = Mutex::new(result);
+    let store = StubStore::new(move |_| {
+        started.send(()).unwrap();
+        let result = result.lock().unwrap_or_else(PoisonError::into_inner).recv().unwrap();
+        match result {
+            Lookup::NoSuchUser => None,
+            Lookup::Panic => panic!("on purpose"),
         }
-    }
-    fn find_with_groups(&self, _: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
-        unreachable!("there is no user")
-    }
-    fn contains(&self, _: &UserName) -> Result<bool, StoreError> {
-        unreachable!("not asked by the server")
-    }
-    fn is_empty(&self) -> Result<bool, StoreError> {
-        unreachable!("not asked by the server")
-    }
-    fn revision(&self, _: Instant) -> Result<Revision, StoreError> {
-        Ok(Revision(0))
-    }
-    fn each(&self, _: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {
-        unreachable!("not asked by the server")
-    }
-    fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
-        unreachable!("not asked by the server")
-    }
+    });
+    (Server::start(Box::new(store)), lookups, results)
 }
 
 /// Lets a look go on. Of a user whom it does not find there is another one after the hash.
-fn answer(looks: &Receiver<()>, go_on: &Sender<Then>, then: Then) {
+fn answer(looks: &Receiver<()>, go_on: &Sender<Lookup>, then: Lookup) {
     looks.recv().unwrap();
-    let again = matches!(then, Then::NoSuchUser);
+    let again = matches!(then, Lookup::NoSuchUser);
     go_on.send(then).unwrap();
     if again {
         looks.recv().unwrap();
-        go_on.send(Then::NoSuchUser).unwrap();
+        go_on.send(Lookup::NoSuchUser).unwrap();
     }
 }
 
@@ -466,11 +443,11 @@ fn neither_hashes_nor_the_store_are_waited_for_by_threads_that_handle_requests()
     let mut connections: Vec<_> = (0..waiting).map(|_| ask_without_waiting(&server)).collect();
     looks.recv().unwrap();
     for _ in 0..waiting {
-        assert_eq!(server.ask(&Request::get("/healthz")).body, "ok");
-        assert_eq!(whole(&server.ask(&rest_auth())), DENIED);
+        assert_eq!(server.send(&Request::get("/healthz")).body, "ok");
+        assert_eq!(whole(&server.send(&rest_auth())), DENIED);
     }
     for _ in 0..waiting {
-        go_on.send(Then::NoSuchUser).unwrap();
+        go_on.send(Lookup::NoSuchUser).unwrap();
     }
     for connection in &mut connections {
         assert_eq!(whole(&connection.read()), DENIED);
@@ -481,9 +458,12 @@ fn neither_hashes_nor_the_store_are_waited_for_by_threads_that_handle_requests()
 #[test]
 fn a_worker_that_panics_is_unavailable_and_works_again() {
     let (server, looks, go_on) = gated();
-    for (then, status) in
-        [(Then::Panic, 503), (Then::NoSuchUser, 401), (Then::Panic, 503), (Then::NoSuchUser, 401)]
-    {
+    for (then, status) in [
+        (Lookup::Panic, 503),
+        (Lookup::NoSuchUser, 401),
+        (Lookup::Panic, 503),
+        (Lookup::NoSuchUser, 401),
+    ] {
         let mut connection = ask_without_waiting(&server);
         answer(&looks, &go_on, then);
         assert_eq!(connection.read().status, status);
@@ -496,13 +476,13 @@ fn requests_in_flight_are_answered_when_the_server_stops() {
     let (mut server, looks, go_on) = gated();
     let mut connection = ask_without_waiting(&server);
     looks.recv().unwrap();
-    server.begin_to_stop();
+    server.request_stop();
     // It no longer takes connections, and the one that it has taken gets its answer.
     while std::net::TcpStream::connect(server.address).is_ok() {}
     for _ in 0..2 {
-        go_on.send(Then::NoSuchUser).unwrap();
+        go_on.send(Lookup::NoSuchUser).unwrap();
     }
-    let Reply { status, .. } = connection.read();
+    let Response { status, .. } = connection.read();
     assert_eq!(status, 401);
     drop(server);
 }

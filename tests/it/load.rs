@@ -2,19 +2,15 @@
 //! Hashes are counted, not timed.
 
 use std::num::NonZeroUsize;
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use resttool::{
-    Account, AuthSettings, Delays, Groups, Limit, Password, PasswordHash, Policy, Revision, Store,
-    StoreError, Transaction, User, UserName,
-};
-
-use crate::client::{Connection, Reply, Request};
-use crate::server::{Place, Server, cheap, unlimited, with_roy};
+use crate::support::client::{Connection, Request, Response};
+use crate::support::server::{Server, unlimited, with_roy};
+use crate::support::store::{StubStore, TempStore, hash_of};
+use crate::support::{AuthSettings, Cost, Delays, Limit, User};
 
 fn roy() -> Request {
     roy_with("open-sesame")
@@ -24,19 +20,19 @@ fn roy_with(password: &str) -> Request {
     Request::get("/rest-auth").basic("roy", password)
 }
 
-fn place_with_roy() -> Place {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    place
+fn store_with_roy() -> TempStore {
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    store
 }
 
 /// B-05: successes only.
 #[test]
 fn what_was_right_once_costs_no_hash_again_and_what_was_wrong_does() {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     let mut connection = Connection::open(server.address);
     for _ in 0..10 {
-        assert_eq!(connection.ask(&roy()).status, 200);
+        assert_eq!(connection.send(&roy()).status, 200);
     }
     assert_eq!(server.login("roy", "open-sesame").status, 200, "on another connection");
     let counts = server.counts();
@@ -56,8 +52,8 @@ fn an_entry_expires_and_a_cache_of_none_remembers_nothing() {
     let none = AuthSettings { cache_entries: 0, ..unlimited() };
     let expired = AuthSettings { cache_lifetime: Duration::ZERO, ..unlimited() };
     for settings in [none, expired] {
-        let place = place_with_roy();
-        let server = Server::with(place.store(), &settings, &[]);
+        let store = store_with_roy();
+        let server = Server::start_with(store.open(), &settings, &[]);
         for n in 1..=3 {
             assert_eq!(server.login("roy", "open-sesame").status, 200);
             assert_eq!(server.hashes_computed(), n);
@@ -68,11 +64,11 @@ fn an_entry_expires_and_a_cache_of_none_remembers_nothing() {
 /// B-06: whatever it is that has changed, the very next request knows.
 #[test]
 fn what_has_changed_ends_what_is_remembered_at_the_next_request() {
-    let (place, server) = with_roy();
-    place.add("ann", "open-sesame");
+    let (store, server) = with_roy();
+    store.add("ann", "open-sesame");
     let mut connection = Connection::open(server.address);
     let ann = Request::get("/rest-auth").basic("ann", "open-sesame");
-    assert_eq!((connection.ask(&roy()).status, connection.ask(&ann).status), (200, 200));
+    assert_eq!((connection.send(&roy()).status, connection.send(&ann).status), (200, 200));
     let mut others = 0;
     for (change, status) in [
         ("UPDATE users SET locked = 1 WHERE name = 'roy'", 401),
@@ -92,12 +88,12 @@ fn what_has_changed_ends_what_is_remembered_at_the_next_request() {
         ),
     ] {
         others += 1;
-        place.change(change);
+        store.change(change);
         let before = server.hashes_computed();
-        assert_eq!(connection.ask(&roy()).status, status, "{change}");
+        assert_eq!(connection.send(&roy()).status, status, "{change}");
         assert_eq!(server.hashes_computed(), before + 1, "{change}");
         if others < 8 {
-            assert_eq!(connection.ask(&ann).status, 200, "{change}");
+            assert_eq!(connection.send(&ann).status, 200, "{change}");
             assert_eq!(server.hashes_computed(), before + 1, "ann's has not changed: {change}");
         }
     }
@@ -106,15 +102,15 @@ fn what_has_changed_ends_what_is_remembered_at_the_next_request() {
 /// B-06
 #[test]
 fn a_removed_user_is_refused_by_the_next_request() {
-    let place = Place::new();
-    let server = place.serve();
+    let store = TempStore::new();
+    let server = store.serve();
     let mut connection = Connection::open(server.address);
     for _ in 0..20 {
-        place.add("roy", "open-sesame");
-        assert_eq!(connection.ask(&roy()).status, 200);
-        assert_eq!(connection.ask(&roy()).status, 200);
-        place.remove("roy");
-        assert_eq!(connection.ask(&roy()).status, 401);
+        store.add("roy", "open-sesame");
+        assert_eq!(connection.send(&roy()).status, 200);
+        assert_eq!(connection.send(&roy()).status, 200);
+        store.remove("roy");
+        assert_eq!(connection.send(&roy()).status, 401);
     }
     assert_eq!(server.counts().remembered, 20);
 }
@@ -122,15 +118,15 @@ fn a_removed_user_is_refused_by_the_next_request() {
 /// B-07
 #[test]
 fn a_new_user_works_at_once_and_junk_pushes_nobody_out() {
-    let place = place_with_roy();
+    let store = store_with_roy();
     let settings = AuthSettings { cache_entries: 4, ..unlimited() };
-    let server = Server::with(place.store(), &settings, &[]);
+    let server = Server::start_with(store.open(), &settings, &[]);
     assert_eq!(server.login("roy", "open-sesame").status, 200);
     for n in 0..20 {
         assert_eq!(server.login(format!("junk-{n}"), "x").status, 401);
         assert_eq!(server.login("ann", "open-sesame").status, 401);
     }
-    place.add("ann", "open-sesame");
+    store.add("ann", "open-sesame");
     assert_eq!(server.login("ann", "open-sesame").status, 200);
     let hashes = server.hashes_computed();
     assert_eq!(server.login("roy", "open-sesame").status, 200);
@@ -140,31 +136,31 @@ fn a_new_user_works_at_once_and_junk_pushes_nobody_out() {
 /// S-12
 #[test]
 fn a_replaced_or_deleted_database_grants_nothing_of_the_old_one() {
-    let (place, server) = with_roy();
+    let (store, server) = with_roy();
     let mut connection = Connection::open(server.address);
-    assert_eq!(connection.ask(&roy()).status, 200);
-    let other = Place::new();
+    assert_eq!(connection.send(&roy()).status, 200);
+    let other = TempStore::new();
     other.add("ann", "open-sesame");
-    let aside = place.folder().join("aside.db");
-    std::fs::rename(place.database(), &aside).unwrap();
-    wait_until(|| connection.ask(&roy()).status != 200);
-    assert_eq!(connection.ask(&roy()).status, 503);
-    std::fs::rename(other.database(), place.database()).unwrap();
-    assert_eq!(connection.ask(&roy()).status, 401);
+    let aside = store.folder().join("aside.db");
+    std::fs::rename(store.database(), &aside).unwrap();
+    wait_until(|| connection.send(&roy()).status != 200);
+    assert_eq!(connection.send(&roy()).status, 503);
+    std::fs::rename(other.database(), store.database()).unwrap();
+    assert_eq!(connection.send(&roy()).status, 401);
     assert_eq!(server.login("ann", "open-sesame").status, 200);
-    std::fs::rename(aside, place.database()).unwrap();
+    std::fs::rename(aside, store.database()).unwrap();
     assert_eq!(server.login("ann", "open-sesame").status, 401);
-    assert_eq!(connection.ask(&roy()).status, 200);
+    assert_eq!(connection.send(&roy()).status, 200);
 }
 
 /// S-12: databases take each other's place under load. Once one has been seen in force, the one before it is in force for nobody.
 #[test]
 fn databases_are_swapped_under_load_without_a_stale_grant_or_a_lost_request() {
     let password = |n| format!("password-{n}");
-    let place = Place::new();
-    place.add("roy", &password(0));
-    let server = place.serve();
-    assert_eq!(server.ask(&roy_with(&password(0))).status, 200);
+    let store = TempStore::new();
+    store.add("roy", &password(0));
+    let server = store.serve();
+    assert_eq!(server.send(&roy_with(&password(0))).status, 200);
     let (in_force, done) = (AtomicUsize::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..2)
@@ -174,11 +170,11 @@ fn databases_are_swapped_under_load_without_a_stale_grant_or_a_lost_request() {
                     while !done.load(Ordering::SeqCst) {
                         let n = in_force.load(Ordering::SeqCst);
                         if n > 0 {
-                            let stale = connection.ask(&roy_with(&password(n - 1))).status;
+                            let stale = connection.send(&roy_with(&password(n - 1))).status;
                             assert!([401, 503].contains(&stale), "{stale}");
                         }
                         // It may be on its way out.
-                        let status = connection.ask(&roy_with(&password(n))).status;
+                        let status = connection.send(&roy_with(&password(n))).status;
                         assert!([200, 401, 503].contains(&status), "{status}");
                     }
                 })
@@ -186,15 +182,15 @@ fn databases_are_swapped_under_load_without_a_stale_grant_or_a_lost_request() {
             .collect();
         let mut connection = Connection::open(server.address);
         let swap = |n| {
-            let next = Place::new();
+            let next = TempStore::new();
             next.add("roy", &password(n));
-            std::fs::rename(place.database(), place.folder().join("aside.db")).unwrap();
-            std::fs::rename(next.database(), place.database()).unwrap();
+            std::fs::rename(store.database(), store.folder().join("aside.db")).unwrap();
+            std::fs::rename(next.database(), store.database()).unwrap();
         };
         let mut swapped = || {
             for n in 1..=20 {
                 swap(n);
-                wait_until(|| connection.ask(&roy_with(&password(n))).status == 200);
+                wait_until(|| connection.send(&roy_with(&password(n))).status == 200);
                 in_force.store(n, Ordering::SeqCst);
             }
         };
@@ -215,57 +211,20 @@ fn wait_until(mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A store with the user roy in which every look for one waits until it may go on.
-struct Gated {
-    roy: User,
-    looked: Mutex<Sender<()>>,
-    go_on: Mutex<Receiver<()>>,
-}
-
-impl Store for Gated {
-    fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        // When nobody looks or holds it any more, it goes on.
-        let _ = self.looked.lock().unwrap_or_else(PoisonError::into_inner).send(());
-        let _ = self.go_on.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        Ok((name.as_str() == "roy").then(|| self.roy.clone()))
-    }
-    fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
-        Ok(self.find(name)?.map(|user| (user, Arc::default())))
-    }
-    fn revision(&self, _: Instant) -> Result<Revision, StoreError> {
-        Ok(Revision(1))
-    }
-    fn contains(&self, _: &UserName) -> Result<bool, StoreError> {
-        unreachable!("not asked by the server")
-    }
-    fn is_empty(&self) -> Result<bool, StoreError> {
-        unreachable!("not asked by the server")
-    }
-    fn each(&self, _: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {
-        unreachable!("not asked by the server")
-    }
-    fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
-        unreachable!("not asked by the server")
-    }
-}
-
-fn hash_of(password: &str) -> PasswordHash {
-    let policy = Policy { min_length: 1, cost: cheap() };
-    policy.hash(&Password::parse(password).unwrap()).unwrap()
-}
-
-/// A server with one worker; what tells that it looks for a user, and what lets it go on.
+/// Returns a server with one worker, a receiver that reports each lookup of a user, and a sender that
+/// lets a lookup continue. Lookups continue by themselves once one of the two is dropped.
 fn gated(settings: AuthSettings, proxies: &[&str]) -> (Server, Receiver<()>, Sender<()>) {
-    let hash = hash_of("open-sesame");
-    let (looked, looks) = channel();
-    let (go_on, may_go_on) = channel();
-    let store = Gated {
-        roy: User { hash, locked: false, expires: None },
-        looked: Mutex::new(looked),
-        go_on: Mutex::new(may_go_on),
-    };
+    let roy = User { hash: hash_of("open-sesame"), locked: false, expires: None };
+    let (started, lookups) = channel();
+    let (permits, permit) = channel();
+    let permit = Mutex::new(permit);
+    let store = StubStore::new(move |name| {
+        let _ = started.send(());
+        let _ = permit.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        (name.as_str() == "roy").then(|| roy.clone())
+    });
     let settings = AuthSettings { workers: NonZeroUsize::MIN, ..settings };
-    (Server::with(Box::new(store), &settings, proxies), looks, go_on)
+    (Server::start_with(Box::new(store), &settings, proxies), lookups, permits)
 }
 
 /// Sends it, and sees to it that it has been handled as far as it can be: a thread of the server handles what comes
@@ -275,7 +234,7 @@ fn send(server: &Server, request: &Request, waiting: usize) -> Connection {
     connection.write(&request.bytes());
     let start = Instant::now();
     while server.counts().waiting < waiting {
-        assert!(start.elapsed() < crate::client::PATIENCE, "{:?}", server.counts());
+        assert!(start.elapsed() < crate::support::client::TIMEOUT, "{:?}", server.counts());
         std::thread::yield_now();
     }
     connection
@@ -292,15 +251,15 @@ fn a_full_queue_is_overload_at_once_and_passes() {
         connections.push(send(&server, &login(n), n));
     }
     for n in 4..50 {
-        let reply = server.ask(&login(n));
-        assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")));
+        let response = server.send(&login(n));
+        assert_eq!((response.status, response.header("retry-after")), (503, Some("1")));
     }
     assert_eq!(server.counts().overloaded, 46);
     drop(go_on);
     for connection in &mut connections {
         assert_eq!(connection.read().status, 401);
     }
-    assert_eq!(server.ask(&login(99)).status, 401);
+    assert_eq!(server.send(&login(99)).status, 401);
     assert_eq!(server.hashes_computed(), 5);
 }
 
@@ -319,7 +278,7 @@ fn equal_tries_that_wait_share_a_place_and_different_ones_do_not() {
     let login = |user, password| Request::get("/rest-auth").basic(user, password);
     let mut other = send(&server, &login("ro", "yopen-sesame"), 2);
     let mut third = send(&server, &login("royo", "pen-sesame"), 3);
-    assert_eq!(server.ask(&login("ann", "x")).status, 503, "and now it is full");
+    assert_eq!(server.send(&login("ann", "x")).status, 503, "and now it is full");
     drop(go_on);
     assert_eq!(first.read().status, 200);
     for connection in &mut equal {
@@ -347,8 +306,8 @@ fn one_source_can_not_fill_the_queue() {
     looks.recv().unwrap();
     flood.push(send(&server, &from("192.0.2.1", 1), 1));
     for n in 2..20 {
-        let reply = server.ask(&from("192.0.2.1", n));
-        assert_eq!((reply.status, reply.header("retry-after")), (429, Some("1")));
+        let response = server.send(&from("192.0.2.1", n));
+        assert_eq!((response.status, response.header("retry-after")), (429, Some("1")));
     }
     let roy = roy().header("X-Forwarded-For", "192.0.2.2");
     let mut other = send(&server, &roy, 2);
@@ -357,7 +316,7 @@ fn one_source_can_not_fill_the_queue() {
     for connection in &mut flood {
         assert_eq!(connection.read().status, 401);
     }
-    assert_eq!(server.ask(&from("192.0.2.1", 20)).status, 429, "and now they are");
+    assert_eq!(server.send(&from("192.0.2.1", 20)).status, 429, "and now they are");
 }
 
 fn limited(source: u32, user: u32) -> AuthSettings {
@@ -369,36 +328,36 @@ fn limited(source: u32, user: u32) -> AuthSettings {
     }
 }
 
-fn too_many(reply: &Reply) -> Option<u64> {
-    assert!(matches!(reply.status, 401 | 429), "{reply:?}");
-    assert_eq!(reply.header("cache-control"), Some("no-store"));
-    reply.header("retry-after").map(|seconds| seconds.parse().unwrap())
+fn too_many(response: &Response) -> Option<u64> {
+    assert!(matches!(response.status, 401 | 429), "{response:?}");
+    assert_eq!(response.header("cache-control"), Some("no-store"));
+    response.header("retry-after").map(|seconds| seconds.parse().unwrap())
 }
 
 /// B-08, B-14, B-11: from a peer that is no trusted proxy, X-Forwarded-For is nobody's word.
 #[test]
 fn a_source_that_fails_too_often_waits_on_every_route_and_costs_no_hash() {
-    let place = place_with_roy();
-    let server = Server::with(place.store(), &limited(4, 1000), &[]);
-    assert_eq!(server.ask(&roy()).status, 200);
+    let store = store_with_roy();
+    let server = Server::start_with(store.open(), &limited(4, 1000), &[]);
+    assert_eq!(server.send(&roy()).status, 200);
     for (n, method) in ["GET", "HEAD", "GET", "HEAD"].into_iter().enumerate() {
         let target = ["/rest-auth", "/rest-auth?x", "http://elsewhere/rest-auth"][n % 3];
         let wrong = Request::new(method, target).basic(format!("user-{n}"), "x");
         let wrong = wrong.header("X-Forwarded-For", format!("192.0.2.{n}"));
-        assert_eq!(server.ask(&wrong).status, 401);
+        assert_eq!(server.send(&wrong).status, 401);
     }
     let hashes = server.hashes_computed();
     for target in ["/rest-auth", "/rest-auth?y"] {
-        let reply = server.ask(&Request::get(target).basic("ann", "x"));
-        assert_eq!(reply.body, "Too Many Requests");
-        let retry_after = too_many(&reply).unwrap();
+        let response = server.send(&Request::get(target).basic("ann", "x"));
+        assert_eq!(response.body, "Too Many Requests");
+        let retry_after = too_many(&response).unwrap();
         assert!((21_000..=21_600).contains(&retry_after), "a quarter of a day: {retry_after}");
     }
     assert_eq!(server.login("roy", "wrong").status, 429);
     assert_eq!(server.hashes_computed(), hashes);
     // What is no try is not throttled, and who is remembered does not notice.
-    assert_eq!(server.ask(&Request::get("/rest-auth")).status, 401);
-    assert_eq!(server.ask(&roy()).status, 200);
+    assert_eq!(server.send(&Request::get("/rest-auth")).status, 401);
+    assert_eq!(server.send(&roy()).status, 200);
     assert_eq!(server.counts().throttled, 3);
 }
 
@@ -406,15 +365,15 @@ fn a_source_that_fails_too_often_waits_on_every_route_and_costs_no_hash() {
 #[test]
 fn who_is_throttled_waits_for_the_answer_and_nobody_else_does() {
     let delays = Delays { throttled: Duration::from_secs(1), overloaded: Duration::MAX };
-    let place = place_with_roy();
-    let server = Server::delaying(place.store(), &limited(1, 1000), &[], delays);
-    assert_eq!(server.ask(&roy()).status, 200);
+    let store = store_with_roy();
+    let server = Server::start_with_delays(store.open(), &limited(1, 1000), &[], delays);
+    assert_eq!(server.send(&roy()).status, 200);
     assert_eq!(server.login("roy", "wrong").status, 401);
     let start = Instant::now();
     let mut throttled = Connection::open(server.address);
     throttled.write(&roy_with("wrong").bytes());
-    assert_eq!(server.ask(&roy()).status, 200);
-    assert_eq!(server.ask(&Request::get("/rest-auth")).status, 401);
+    assert_eq!(server.send(&roy()).status, 200);
+    assert_eq!(server.send(&Request::get("/rest-auth")).status, 401);
     assert_eq!(throttled.read().status, 429);
     assert!(start.elapsed() >= delays.throttled);
     let usual = Delays::default();
@@ -424,12 +383,12 @@ fn who_is_throttled_waits_for_the_answer_and_nobody_else_does() {
 /// B-08, B-10, B-11
 #[test]
 fn sources_behind_a_trusted_proxy_are_told_apart() {
-    let place = place_with_roy();
-    let server = Server::with(place.store(), &limited(2, 1000), &["127.0.0.0/8"]);
+    let store = store_with_roy();
+    let server = Server::start_with(store.open(), &limited(2, 1000), &["127.0.0.0/8"]);
     let from = |fields: &[&str]| {
         let request = Request::get("/rest-auth").basic("ann", "x");
         let with = |request: Request, field: &&str| request.header("X-Forwarded-For", field);
-        server.ask(&fields.iter().fold(request, with)).status
+        server.send(&fields.iter().fold(request, with)).status
     };
     for expected in [401, 401, 429] {
         assert_eq!(from(&["192.0.2.1"]), expected);
@@ -449,17 +408,17 @@ fn sources_behind_a_trusted_proxy_are_told_apart() {
 /// B-09
 #[test]
 fn guessed_user_can_still_log_in_from_known_sources() {
-    let place = place_with_roy();
-    place.add("ann", "open-sesame");
-    let server = Server::with(place.store(), &limited(100, 5), &["127.0.0.1"]);
+    let store = store_with_roy();
+    store.add("ann", "open-sesame");
+    let server = Server::start_with(store.open(), &limited(100, 5), &["127.0.0.1"]);
     let login = |user: &str, password: &str, from: &str| {
         let request = Request::get("/rest-auth").basic(user, password);
-        server.ask(&request.header("X-Forwarded-For", from)).status
+        server.send(&request.header("X-Forwarded-For", from)).status
     };
     assert_eq!(login("roy", "open-sesame", "192.0.2.1"), 200);
     assert_eq!(login("roy", "open-sesame", "192.0.2.2"), 200, "remembered, from elsewhere");
     // The password changes, so nothing is remembered; but where roy came from is.
-    place.change(&format!(
+    store.change(&format!(
         "UPDATE users SET hash = '{}' WHERE name = 'roy'",
         hash_of("new").as_str()
     ));
@@ -482,10 +441,10 @@ fn guessed_user_can_still_log_in_from_known_sources() {
 
 #[test]
 fn the_counters_tell_why() {
-    let (place, server) = with_roy();
-    place.add("locked", "open-sesame");
-    place.add("expired", "open-sesame");
-    place.sql(
+    let (store, server) = with_roy();
+    store.add("locked", "open-sesame");
+    store.add("expired", "open-sesame");
+    store.sql(
         "UPDATE users SET locked = 1 WHERE name = 'locked';
          UPDATE users SET expires = 1 WHERE name = 'expired'",
     );
@@ -506,9 +465,9 @@ fn the_counters_tell_why() {
         requests.push(Request::get("/rest-auth").basic(user, password));
     }
     for request in &requests {
-        server.ask(request);
+        server.send(request);
     }
-    place.sql("ALTER TABLE users RENAME TO hidden");
+    store.sql("ALTER TABLE users RENAME TO hidden");
     server.login("roy", "wrong");
     let counts = server.counts();
     let seen = [
@@ -528,25 +487,25 @@ fn the_counters_tell_why() {
 }
 
 /// The cost of the user's hash.
-fn cost_of(place: &Place, user: &str) -> u8 {
-    let found = place.store().find(&crate::server::name(user)).unwrap();
+fn cost_of(store: &TempStore, user: &str) -> u8 {
+    let found = store.open().find(&crate::support::store::name(user)).unwrap();
     found.unwrap().hash.cost().get()
 }
 
 /// C-11
 #[test]
 fn a_right_password_makes_a_weak_hash_a_stronger_one_if_that_is_asked_for() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    let cost = resttool::Cost::new(5).unwrap();
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    let cost = Cost::new(5).unwrap();
     for (rehash, expected) in [(false, 4), (true, 5), (true, 5)] {
         let settings = AuthSettings { cost, rehash, workers: NonZeroUsize::MIN, ..unlimited() };
-        let server = Server::with(place.store(), &settings, &[]);
+        let server = Server::start_with(store.open(), &settings, &[]);
         assert_eq!(server.login("roy", "wrong").status, 401);
         assert_eq!(server.login("roy", "open-sesame").status, 200);
         // The one worker is done with the first when it takes the next.
         assert_eq!(server.login("nobody", "x").status, 401);
-        assert_eq!(cost_of(&place, "roy"), expected, "{rehash}");
+        assert_eq!(cost_of(&store, "roy"), expected, "{rehash}");
         assert_eq!(server.login("roy", "open-sesame").status, 200);
         assert_eq!(server.login("roy", "wrong").status, 401);
     }

@@ -9,10 +9,10 @@ use std::os::unix::net::UnixStream;
 use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::client::Request;
 use crate::serve::{Local, ask_locally, socket};
-use crate::server::Place;
-use crate::tool::{command, end};
+use crate::support::cli::{command, wait_or_kill};
+use crate::support::client::Request;
+use crate::support::store::TempStore;
 
 /// A pipe without room. It is filled by another open file, since O_NONBLOCK would stay with the one
 /// that the server gets.
@@ -28,18 +28,18 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
 }
 
 /// A server whose log is stuck.
-fn stuck(place: &Place, more: &str) -> (Local, PipeReader) {
+fn stuck(store: &TempStore, more: &str) -> (Local, PipeReader) {
     let (reader, stderr) = full_pipe();
-    let mut command = Local::command(place, more);
+    let mut command = Local::command(store, more);
     command.stderr(stderr);
-    (Local::unheard(place, command), reader)
+    (Local::unheard(store, command), reader)
 }
 
 /// Everything that a request can make the server log.
-fn talk(place: &Place) {
+fn talk(store: &TempStore) {
     let rest_auth = || Request::get("/rest-auth");
     let ask = |request: Request, status: &str| {
-        let answer = ask_locally(place, &request);
+        let answer = ask_locally(store, &request);
         assert_eq!(&answer["HTTP/1.1 ".len()..][..3], status, "{answer}");
     };
     for _ in 0..3 {
@@ -50,80 +50,80 @@ fn talk(place: &Place) {
         ask(rest_auth().basic("broken", "open-sesame"), "503");
         ask(Request::get("/auth?groups=x"), "403");
         ask(rest_auth().header("Authorization ", "x"), "400");
-        let mut malformed = UnixStream::connect(socket(place)).unwrap();
+        let mut malformed = UnixStream::connect(socket(store)).unwrap();
         malformed.write_all(b"\x16\x03\x01 no head\r\n\r\n").unwrap();
         drop(malformed);
         ask(Request::get("/healthz"), "200");
     }
 }
 
-fn place() -> Place {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    place.add("broken", "open-sesame");
-    place.sql("UPDATE users SET hash = '$2x$' || substr(hash, 5) WHERE name = 'broken'");
-    place
+fn store() -> TempStore {
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    store.add("broken", "open-sesame");
+    store.sql("UPDATE users SET hash = '$2x$' || substr(hash, 5) WHERE name = 'broken'");
+    store
 }
 
 /// R-02, O-02, O-01
 #[test]
 fn stuck_log_delays_no_request_and_no_end() {
     for (level, signal) in [("info", Signal::TERM), ("trace", Signal::INT)] {
-        let place = place();
-        let (mut server, _log) = stuck(&place, &format!("--audit-hits --log-level {level}"));
-        talk(&place);
+        let store = store();
+        let (mut server, _log) = stuck(&store, &format!("--audit-hits --log-level {level}"));
+        talk(&store);
         kill_process(Pid::from_child(&server.0), Signal::HUP).unwrap();
-        talk(&place);
+        talk(&store);
         kill_process(Pid::from_child(&server.0), signal).unwrap();
-        assert_eq!(end(&mut server.0).code(), Some(0));
+        assert_eq!(wait_or_kill(&mut server.0).code(), Some(0));
     }
 }
 
 /// R-02, O-01
 #[test]
 fn second_signal_ends_a_server_whose_log_is_stuck() {
-    let place = place();
+    let store = store();
     let (_log, stderr) = full_pipe();
     // The new hash is under way for seconds after the answer.
     let words = format!(
         "serve --unix-socket {} --cost 15 --rehash --log-level trace --database {}",
-        socket(&place).display(),
-        place.database().display()
+        socket(&store).display(),
+        store.database().display()
     );
-    let mut command = command(place.folder(), words.split(' '));
+    let mut command = command(store.folder(), words.split(' '));
     command.stderr(stderr);
-    let mut server = Local::unheard(&place, command);
+    let mut server = Local::unheard(&store, command);
     let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
-    assert!(ask_locally(&place, &roy).starts_with("HTTP/1.1 200"));
+    assert!(ask_locally(&store, &roy).starts_with("HTTP/1.1 200"));
     let id = Pid::from_child(&server.0);
     kill_process(id, Signal::TERM).unwrap();
     // Until then it may not have heard of the first one.
-    while UnixStream::connect(socket(&place)).is_ok() {}
+    while UnixStream::connect(socket(&store)).is_ok() {}
     kill_process(id, Signal::INT).unwrap();
-    assert_eq!(end(&mut server.0).code(), Some(1));
+    assert_eq!(wait_or_kill(&mut server.0).code(), Some(1));
 }
 
 ///
 #[test]
 fn stuck_log_does_not_keep_a_failed_start_from_ending() {
-    let place = Place::new();
-    std::fs::write(place.database(), "something else").unwrap();
+    let store = TempStore::new();
+    std::fs::write(store.database(), "something else").unwrap();
     let (_log, stderr) = full_pipe();
-    let database = place.database().display().to_string();
-    let mut serve = command(place.folder(), ["serve", "--port", "0", "--database", &database]);
-    assert_eq!(end(&mut serve.stderr(stderr).spawn().unwrap()).code(), Some(1));
+    let database = store.database().display().to_string();
+    let mut serve = command(store.folder(), ["serve", "--port", "0", "--database", &database]);
+    assert_eq!(wait_or_kill(&mut serve.stderr(stderr).spawn().unwrap()).code(), Some(1));
 }
 
 /// lines that found no room are counted, and the others are whole.
 #[test]
 fn log_reader_that_resumes_sees_how_many_lines_were_dropped() {
-    let place = place();
-    let (mut server, log) = stuck(&place, "--log-level trace");
+    let store = store();
+    let (mut server, log) = stuck(&store, "--log-level trace");
     let mut log = BufReader::new(log);
     // More than the pipe and the queue hold.
     let path = format!("/{}", "x".repeat(8000));
     for _ in 0..1000 {
-        let answer = ask_locally(&place, &Request::get(&path));
+        let answer = ask_locally(&store, &Request::get(&path));
         assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
     }
     let mut seen = 0;
@@ -142,5 +142,5 @@ fn log_reader_that_resumes_sees_how_many_lines_were_dropped() {
     kill_process(Pid::from_child(&server.0), Signal::TERM).unwrap();
     let rest: Vec<_> = log.lines().map_while(Result::ok).collect();
     assert!(rest.last().unwrap().ends_with("stopped"), "{rest:?}");
-    assert_eq!(end(&mut server.0).code(), Some(0));
+    assert_eq!(wait_or_kill(&mut server.0).code(), Some(0));
 }

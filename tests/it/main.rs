@@ -3,7 +3,6 @@
 //! `#[ignore]` marks what needs more than a Rust toolchain; `.ci/run` installs that and runs it too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may")]
 
-mod client;
 mod command;
 mod faults;
 mod forward;
@@ -24,9 +23,18 @@ mod provisioning;
 mod proxies;
 mod readme;
 mod serve;
-mod server;
 mod slow;
 mod store;
 mod tls;
-mod tool;
 mod upkeep;
+
+#[path = "../support/mod.rs"]
+mod support;
+
+/// The paths by which `language.rs` imports the two modules.
+mod server {
+    pub use crate::support::store::TempStore as Place;
+}
+mod tool {
+    pub use crate::support::cli::{help_of_commands, run};
+}

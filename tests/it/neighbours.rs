@@ -7,19 +7,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::client::{Connection, Request, basic};
-use crate::server::{Place, with_roy};
-use crate::tool::{Serving, command};
+use crate::support::cli::{ServerProcess, command};
+use crate::support::client::{Connection, Request, basic};
+use crate::support::server::with_roy;
+use crate::support::store::TempStore;
 
-fn serve(place: &Place, words: &str) -> Serving {
-    let database = place.database().display().to_string();
+fn serve(store: &TempStore, words: &str) -> ServerProcess {
+    let database = store.database().display().to_string();
     let words = format!("serve --port 0 --cost 4 --database {database} {words}");
-    Serving::start(command(place.folder(), words.split_whitespace()))
+    ServerProcess::start(command(store.folder(), words.split_whitespace()))
 }
 
 /// A server whose threads share one core. It has one thread for requests, so all connections are on
 /// that.
-fn serve_on_one_core(place: &Place) -> Serving {
+fn serve_on_one_core(store: &TempStore) -> ServerProcess {
     let serving = std::thread::scope(|scope| {
         let started = scope.spawn(|| {
             let all = sched_getaffinity(None).unwrap();
@@ -27,7 +28,7 @@ fn serve_on_one_core(place: &Place) -> Serving {
             let mut one = CpuSet::new();
             one.set(first);
             sched_setaffinity(None, &one).unwrap();
-            serve(place, "")
+            serve(store, "")
         });
         started.join().unwrap()
     });
@@ -80,12 +81,12 @@ impl<'a> Pipelining<'a> {
 fn pipelining_connections_wait_for_their_turn() {
     const CONNECTIONS: usize = 64;
     const ASKED: u64 = 50;
-    let place = Place::new();
-    let serving = serve_on_one_core(&place);
+    let store = TempStore::new();
+    let serving = serve_on_one_core(&store);
     let (read, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let request = Request::get("/healthz");
     let mut other = Connection::open(serving.address);
-    assert_eq!(other.ask(&request).status, 200);
+    assert_eq!(other.send(&request).status, 200);
     let between = std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut pipelining = Pipelining::open(CONNECTIONS, serving.address, &read);
@@ -97,7 +98,7 @@ fn pipelining_connections_wait_for_their_turn() {
         }
         let before = read.load(Ordering::Relaxed);
         for _ in 0..ASKED {
-            assert_eq!(other.ask(&request).status, 200);
+            assert_eq!(other.send(&request).status, 200);
         }
         let after = read.load(Ordering::Relaxed);
         stop.store(true, Ordering::Relaxed);
@@ -115,8 +116,8 @@ fn pipelining_connections_wait_for_their_turn() {
 #[test]
 fn malformed_heads_are_counted_and_do_not_flood_the_log() {
     const SENT: usize = 300;
-    let place = Place::new();
-    let serving = serve(&place, "");
+    let store = TempStore::new();
+    let serving = serve(&store, "");
     for n in 0..SENT {
         let mut connection = Connection::open(serving.address);
         let head = ["\r\n\x01", "GET / HTTP/1.1\nHost: a\r\n\r\n", "BREW\r\n\r\n"][n % 3];
@@ -146,9 +147,9 @@ const THERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 ///
 #[test]
 fn source_that_takes_all_connections_makes_room_for_others() {
-    let place = Place::new();
-    let serving = serve(&place, "--max-connections 8");
-    let ask = |connection: &mut Connection| connection.ask(&Request::get("/healthz")).status;
+    let store = TempStore::new();
+    let serving = serve(&store, "--max-connections 8");
+    let ask = |connection: &mut Connection| connection.send(&Request::get("/healthz")).status;
     let mut first = Connection::open_from(HERE, serving.address);
     assert_eq!(ask(&mut first), 200);
     let mut greedy: Vec<_> = (0..7)
@@ -171,9 +172,9 @@ fn source_that_takes_all_connections_makes_room_for_others() {
 /// trusted proxies speak for many clients.
 #[test]
 fn trusted_proxies_lose_no_connection() {
-    let place = Place::new();
-    let serving = serve(&place, "--max-connections 4 --trusted-proxy 127.0.0.2");
-    let ask = |connection: &mut Connection| connection.ask(&Request::get("/healthz")).status;
+    let store = TempStore::new();
+    let serving = serve(&store, "--max-connections 4 --trusted-proxy 127.0.0.2");
+    let ask = |connection: &mut Connection| connection.send(&Request::get("/healthz")).status;
     let mut proxy: Vec<_> = (0..3).map(|_| Connection::open_from(THERE, serving.address)).collect();
     assert!(proxy.iter_mut().all(|connection| ask(connection) == 200));
     let mut first = Connection::open_from(HERE, serving.address);
@@ -190,12 +191,12 @@ fn trusted_proxies_lose_no_connection() {
 /// no share while there is room.
 #[test]
 fn hundreds_of_clients_behind_one_address_are_served() {
-    let place = Place::new();
-    let serving = serve(&place, "");
+    let store = TempStore::new();
+    let serving = serve(&store, "");
     let mut clients: Vec<_> = (0..500).map(|_| Connection::open(serving.address)).collect();
     for _ in 0..2 {
         for client in &mut clients {
-            assert_eq!(client.ask(&Request::get("/healthz")).status, 200);
+            assert_eq!(client.send(&Request::get("/healthz")).status, 200);
         }
     }
 }
@@ -205,9 +206,9 @@ fn hundreds_of_clients_behind_one_address_are_served() {
 #[test]
 fn content_that_follows_an_early_response_is_no_error() {
     const CONTENT: usize = 1 << 20;
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    let serving = serve(&place, "--source-failures 3/24h --require-group admin");
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    let serving = serve(&store, "--source-failures 3/24h --require-group admin");
     let ask =
         |method, target| Request::new(method, target).header("Content-Length", CONTENT.to_string());
     let wrong = basic("roy", "wrong");
@@ -229,9 +230,9 @@ fn content_that_follows_an_early_response_is_no_error() {
     ] {
         let mut connection = Connection::open(serving.address);
         connection.write(&request.bytes());
-        let reply = connection.read();
-        assert_eq!(reply.status, status, "{request:?}");
-        assert_eq!(reply.header("connection"), Some("close"), "{request:?}");
+        let response = connection.read();
+        assert_eq!(response.status, status, "{request:?}");
+        assert_eq!(response.header("connection"), Some("close"), "{request:?}");
         for _ in 0..CONTENT / 4096 {
             connection.write(&[b'x'; 4096]);
         }
@@ -242,12 +243,12 @@ fn content_that_follows_an_early_response_is_no_error() {
 /// also over chunks, of which the server does not know how many are to come.
 #[test]
 fn chunks_that_follow_an_early_response_are_no_error() {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     let mut connection = Connection::open(server.address);
     let head = Request::new("PUT", "/rest-auth").header("Transfer-Encoding", "chunked");
     connection.write(&head.bytes());
-    let reply = connection.read();
-    assert_eq!((reply.status, reply.header("connection")), (405, Some("close")));
+    let response = connection.read();
+    assert_eq!((response.status, response.header("connection")), (405, Some("close")));
     for _ in 0..256 {
         connection.write(format!("1000\r\n{}\r\n", "x".repeat(0x1000)).as_bytes());
     }
@@ -258,7 +259,7 @@ fn chunks_that_follow_an_early_response_are_no_error() {
 /// R-06 (RFC 9110 section 10.1.1): the content is of no use, so no client is asked for it.
 #[test]
 fn expect_100_continue_gets_the_final_status_at_once() {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     let ask = |method, target| {
         Request::new(method, target).header("Content-Length", "5").header("Expect", "100-continue")
     };
@@ -272,27 +273,27 @@ fn expect_100_continue_gets_the_final_status_at_once() {
     ] {
         let mut connection = Connection::open(server.address);
         connection.write(&request.bytes());
-        let reply = connection.read();
-        assert_eq!(reply.status, status, "{request:?}");
-        assert_eq!(reply.header("connection"), Some("close"), "{request:?}");
+        let response = connection.read();
+        assert_eq!(response.status, status, "{request:?}");
+        assert_eq!(response.header("connection"), Some("close"), "{request:?}");
         assert_eq!(connection.close().unwrap(), "");
     }
     // Without content the connection stays open.
     let mut connection = Connection::open(server.address);
     let request = Request::get("/rest-auth").header("Expect", "100-continue");
     for _ in 0..2 {
-        assert_eq!(connection.ask(&request).status, 401);
+        assert_eq!(connection.send(&request).status, 401);
     }
 }
 
 /// a warning names the proxy that is missing, also beside others that are trusted.
 #[test]
 fn proxies_that_do_not_name_their_clients_are_warned_about_once() {
-    let place = Place::new();
-    let serving = serve(&place, "--trusted-proxy 127.0.0.1");
+    let store = TempStore::new();
+    let serving = serve(&store, "--trusted-proxy 127.0.0.1");
     let request = |forwarded: &str| Request::get("/rest-auth").header("X-Forwarded-For", forwarded);
     let ask = |from, forwarded| {
-        Connection::open_from(from, serving.address).ask(&request(forwarded)).status
+        Connection::open_from(from, serving.address).send(&request(forwarded)).status
     };
     assert_eq!(ask(HERE, "192.0.2.1"), 401);
     assert_eq!(ask(HERE, "fe80::1%eth0"), 401);

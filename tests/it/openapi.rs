@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use resttool::{AuthSettings, GroupName, Limit};
 use serde_json::Value;
 
-use crate::client::{Reply, Request};
-use crate::server::{Place, Server, unlimited};
+use crate::support::client::{Request, Response};
+use crate::support::server::{Server, unlimited};
+use crate::support::store::TempStore;
+use crate::support::{AuthSettings, GroupName, Limit};
 
 fn document() -> Value {
     serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap()
@@ -21,15 +22,15 @@ fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
 }
 
 /// Holds an answer against the document.
-fn check(document: &Value, path: &str, method: &str, reply: &Reply) {
-    let what = format!("{method} {path} {}", reply.status);
+fn check(document: &Value, path: &str, method: &str, response: &Response) {
+    let what = format!("{method} {path} {}", response.status);
     let responses = &document["paths"][path][method.to_lowercase()]["responses"];
-    let response = &responses[reply.status.to_string()];
-    assert!(response.is_object(), "{what} is not in the document");
-    let response = resolve(document, response);
-    let fields = response["headers"].as_object();
+    let declared = &responses[response.status.to_string()];
+    assert!(declared.is_object(), "{what} is not in the document");
+    let declared = resolve(document, declared);
+    let fields = declared["headers"].as_object();
     for (name, field) in fields.into_iter().flatten() {
-        let value = reply.header(&name.to_lowercase());
+        let value = response.header(&name.to_lowercase());
         assert!(value.is_some() || field["required"] != true, "{what} has no {name}");
         let Some(value) = value else { continue };
         if let Some(only) = field["schema"]["const"].as_str() {
@@ -39,12 +40,12 @@ fn check(document: &Value, path: &str, method: &str, reply: &Reply) {
             assert!(some.contains(&value.into()), "{what}: {name} is {value}");
         }
     }
-    let content = response["content"].as_object();
+    let content = declared["content"].as_object();
     for (kind, body) in content.into_iter().flatten() {
-        assert!(reply.header("content-type").unwrap().starts_with(kind), "{what}");
+        assert!(response.header("content-type").unwrap().starts_with(kind), "{what}");
         let said = match kind.as_str() {
-            "application/json" => serde_json::from_str(&reply.body).unwrap(),
-            _ => Value::from(reply.body.clone()),
+            "application/json" => serde_json::from_str(&response.body).unwrap(),
+            _ => Value::from(response.body.clone()),
         };
         assert!(
             body["schema"]["const"].is_null() || said == body["schema"]["const"],
@@ -55,30 +56,30 @@ fn check(document: &Value, path: &str, method: &str, reply: &Reply) {
 
 #[test]
 fn it_is_served_as_it_is_kept() {
-    let place = Place::new();
-    let reply = place.serve().ask(&Request::get("/openapi.json"));
-    assert_eq!(reply.status, 200);
-    assert_eq!(reply.body, include_str!("../../docs/openapi.json"));
+    let store = TempStore::new();
+    let response = store.serve().send(&Request::get("/openapi.json"));
+    assert_eq!(response.status, 200);
+    assert_eq!(response.body, include_str!("../../docs/openapi.json"));
 }
 
 #[test]
 fn every_answer_stands_in_it_and_every_one_in_it_is_given() {
     let document = document();
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    place.add("ann", "open-sesame");
-    place.change("INSERT INTO memberships VALUES ('roy', 'staff')");
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    store.add("ann", "open-sesame");
+    store.change("INSERT INTO memberships VALUES ('roy', 'staff')");
     let settings = AuthSettings {
         require_groups: vec![GroupName::parse("staff").unwrap()],
         source_limit: Limit::new(3, Limit::MAX_PERIOD),
         ..unlimited()
     };
-    let server = Server::with(place.store(), &settings, &["127.0.0.1"]);
+    let server = Server::start_with(store.open(), &settings, &["127.0.0.1"]);
     let mut seen = BTreeSet::new();
     let mut ask = |path: &str, method: &str, request: Request| {
-        let reply = server.ask(&request);
-        check(&document, path, method, &reply);
-        seen.insert((path.to_owned(), method.to_lowercase(), reply.status.to_string()));
+        let response = server.send(&request);
+        check(&document, path, method, &response);
+        seen.insert((path.to_owned(), method.to_lowercase(), response.status.to_string()));
     };
     let paths = document["paths"].as_object().unwrap();
     for (path, methods) in paths {
@@ -99,7 +100,7 @@ fn every_answer_stands_in_it_and_every_one_in_it_is_given() {
             }
         }
     }
-    place.change("ALTER TABLE users RENAME TO gone");
+    store.change("ALTER TABLE users RENAME TO gone");
     for method in ["GET", "HEAD"] {
         for path in ["/rest-auth", "/readyz"] {
             ask(path, method, Request::new(method, path).basic("roy", "open-sesame"));

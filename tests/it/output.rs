@@ -11,19 +11,19 @@ use std::process::Stdio;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat};
 
-use crate::server::Place;
-use crate::tool::{Outcome, command, end, finish, run};
+use crate::support::cli::{Completed, command, finish, run, wait_or_kill};
+use crate::support::store::TempStore;
 
 /// The hash of `U*U`, of cost 5: a vector of crypt_blowfish 1.3 (wrapper.c).
 const HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 
 /// A store with the user roy.
-struct Home(Place);
+struct Home(TempStore);
 
 impl Home {
     fn new() -> Self {
-        let home = Self(Place::new());
-        home.0.hashed("roy", HASH);
+        let home = Self(TempStore::new());
+        home.0.add_hash("roy", HASH);
         home
     }
 
@@ -42,7 +42,7 @@ impl Home {
         command
     }
 
-    fn run(&self, words: &str, input: &str) -> Outcome {
+    fn run(&self, words: &str, input: &str) -> Completed {
         finish(self.command(words), input)
     }
 
@@ -77,8 +77,8 @@ fn no_output_goes_onto_the_store_by_any_name() {
     fs::hard_link(home.0.database(), home.path("hard.db")).unwrap();
     let absolute = home.0.database().display().to_string();
     // Beside an open store there are the companions.
-    let store = home.0.store();
-    home.0.hashed("ann", HASH);
+    let store = home.0.open();
+    home.0.add_hash("ann", HASH);
     let before = home.users();
     for words in WRITERS {
         for name in [
@@ -117,14 +117,14 @@ fn no_output_goes_onto_the_store_by_any_name() {
     for words in ["export", "userlist --json", "useradd ann --generate", "check --json"] {
         let mut command = home.command(words);
         command.stdout(File::options().append(true).open(home.0.database()).unwrap());
-        let status = end(&mut command.stderr(Stdio::null()).spawn().unwrap());
+        let status = wait_or_kill(&mut command.stderr(Stdio::null()).spawn().unwrap());
         assert_eq!(status.code(), Some(1), "{words}");
         assert_eq!(fs::metadata(home.0.database()).unwrap().len(), size, "{words}");
     }
     for words in ["export", "userdel is-no-user", "serve --port 0"] {
         let mut command = home.command(words);
         command.stderr(File::options().append(true).open(home.0.database()).unwrap());
-        let status = end(&mut command.stdout(Stdio::null()).spawn().unwrap());
+        let status = wait_or_kill(&mut command.stdout(Stdio::null()).spawn().unwrap());
         assert_eq!(status.code(), Some(1), "{words}");
         assert_eq!(fs::metadata(home.0.database()).unwrap().len(), size, "{words}");
     }
@@ -162,13 +162,13 @@ fn no_audit_log_goes_onto_an_input() {
     home.write("passwords", "roy:open-sesame\n");
     let mut chpasswd = home.command("chpasswd --cost 4 --audit-log passwords");
     chpasswd.stdin(File::open(home.path("passwords")).unwrap()).stderr(Stdio::null());
-    assert_eq!(end(&mut chpasswd.spawn().unwrap()).code(), Some(1));
+    assert_eq!(wait_or_kill(&mut chpasswd.spawn().unwrap()).code(), Some(1));
     assert_eq!(fs::read_to_string(home.path("passwords")).unwrap(), "roy:open-sesame\n");
     assert_eq!(home.users(), [format!("roy:{HASH}")]);
     // A file that is neither may be both.
     let mut null = home.command("usermod roy --lock --audit-log /dev/null");
     null.stdin(File::open("/dev/null").unwrap());
-    assert_eq!(end(&mut null.spawn().unwrap()).code(), Some(0));
+    assert_eq!(wait_or_kill(&mut null.spawn().unwrap()).code(), Some(0));
 }
 
 fn mkfifo(path: &Path) {
@@ -188,7 +188,7 @@ fn pipe_without_a_reader_is_an_error_and_no_hang() {
     for words in WRITERS {
         let mut child = home.command(&format!("{words} pipe"));
         let mut child = child.stderr(Stdio::piped()).spawn().unwrap();
-        let code = end(&mut child).code();
+        let code = wait_or_kill(&mut child).code();
         let mut said = String::new();
         child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         assert_eq!(code, Some(1), "{words}: {said}");
@@ -270,7 +270,7 @@ fn descriptor_of_the_caller_is_written_to() {
     let users = home.users();
     for path in ["/dev/fd/1", "/proc/self/fd/1", "/proc/thread-self/fd/1"] {
         let outcome = home.run(&format!("export --quiet {path}"), "");
-        assert_eq!(outcome, Outcome::new(0, &format!("{}\n", users[0]), ""), "{path}");
+        assert_eq!(outcome, Completed::new(0, &format!("{}\n", users[0]), ""), "{path}");
     }
     // A process substitution of a shell, and what a shell wrote before and writes after it.
     let script = r#"

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::server::{Place, with_roy};
-use crate::tool::{Outcome, finish, run};
+use crate::support::cli::{Completed, finish, run};
+use crate::support::server::with_roy;
+use crate::support::store::TempStore;
 
-fn other(program: &str, args: &[&str], input: &str) -> Outcome {
+fn other(program: &str, args: &[&str], input: &str) -> Completed {
     let mut command = Command::new(program);
     command.args(args);
     finish(command, input)
@@ -24,7 +25,7 @@ fn curl(args: &[&str]) -> (String, i32) {
 #[test]
 #[ignore = "needs curl"]
 fn curl_gets_in_with_the_right_password_only() {
-    let (place, server) = with_roy();
+    let (store, server) = with_roy();
     let url = format!("http://{}/rest-auth", server.address);
     let granted = ("\"You are authorized to see this message\"\n".to_owned(), 200);
     let denied = ("Unauthorized Access".to_owned(), 401);
@@ -34,7 +35,7 @@ fn curl_gets_in_with_the_right_password_only() {
     // It asks without credentials first, and answers the challenge on the same connection.
     assert_eq!(curl(&["--anyauth", "-u", "roy:open-sesame", &url]), granted);
     assert_eq!(curl(&["-I", "-o", "/dev/null", "-u", "roy:open-sesame", &url]).1, 200);
-    let netrc = place.folder().join("netrc");
+    let netrc = store.folder().join("netrc");
     fs::write(&netrc, "machine 127.0.0.1 login roy password open-sesame\n").unwrap();
     assert_eq!(curl(&["--netrc-file", netrc.to_str().unwrap(), &url]), granted);
 }
@@ -43,12 +44,12 @@ fn curl_gets_in_with_the_right_password_only() {
 #[test]
 #[ignore = "needs python3 with requests (python3-requests)"]
 fn python_requests_gets_in_with_the_right_password_only() {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     let script = "import sys, requests
 url = sys.stdin.read()
 for auth in [('roy', 'open-sesame'), ('roy', 'wrong'), None]:
-    reply = requests.get(url, auth=auth)
-    print(reply.status_code, reply.json() if reply.ok else reply.text)";
+    response = requests.get(url, auth=auth)
+    print(response.status_code, response.json() if response.ok else response.text)";
     let said = python(script, &format!("http://{}/rest-auth", server.address));
     let expected = "200 You are authorized to see this message
 401 Unauthorized Access
@@ -59,13 +60,13 @@ for auth in [('roy', 'open-sesame'), ('roy', 'wrong'), None]:
 #[test]
 #[ignore = "needs node"]
 fn fetch_of_node_gets_in_with_the_right_password_only() {
-    let (_place, server) = with_roy();
+    let (_store, server) = with_roy();
     let script = "const url = process.argv[1];
 (async () => {
     for (const pair of ['roy:open-sesame', 'roy:wrong', null]) {
         const headers = pair ? { Authorization: 'Basic ' + btoa(pair) } : {};
-        const reply = await fetch(url, { headers });
-        console.log(reply.status, reply.ok ? await reply.json() : await reply.text());
+        const response = await fetch(url, { headers });
+        console.log(response.status, response.ok ? await response.json() : await response.text());
     }
 })();";
     let url = format!("http://{}/rest-auth", server.address);
@@ -79,13 +80,13 @@ fn fetch_of_node_gets_in_with_the_right_password_only() {
 #[test]
 #[ignore = "needs newman"]
 fn the_postman_collection_finds_what_it_expects() {
-    let (place, server) = with_roy();
-    place.add("joe", "open-sesame");
-    place.remove("joe");
+    let (store, server) = with_roy();
+    store.add("joe", "open-sesame");
+    store.remove("joe");
     let collection = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/resttool.postman_collection.json");
     let url = format!("url=http://{}", server.address);
     let words = ["run", collection, "--env-var", &url, "--reporters", "json,cli", "--color", "off"];
-    let report = place.folder().join("report.json").display().to_string();
+    let report = store.folder().join("report.json").display().to_string();
     let words = [&words[..], &["--reporter-json-export", &report]].concat();
     let outcome = other("newman", &words, "");
     assert_eq!(outcome.code, 0, "{}{}", outcome.stdout, outcome.stderr);
@@ -99,11 +100,11 @@ fn the_postman_collection_finds_what_it_expects() {
 #[test]
 #[ignore = "needs schemathesis (the package of that name of Python)"]
 fn the_server_answers_as_its_openapi_document_says() {
-    let (place, server) = with_roy();
+    let (store, server) = with_roy();
     let url = format!("http://{}/openapi.json", server.address);
     let mut schemathesis = Command::new("schemathesis");
     schemathesis.args(["run", &url, "-a", "roy:open-sesame", "-c", "all", "--max-examples", "50"]);
-    schemathesis.current_dir(place.folder());
+    schemathesis.current_dir(store.folder());
     let outcome = finish(schemathesis, "");
     assert_eq!(outcome.code, 0, "{}{}", outcome.stdout, outcome.stderr);
     assert!(outcome.stdout.contains("No issues found"), "{}", outcome.stdout);
@@ -120,12 +121,12 @@ fn our_hash(home: &Path, password: &str) -> String {
 
 /// Whether the gate takes this password for this hash.
 fn gate_takes(password: &str, hash: &str) -> bool {
-    let place = Place::new();
-    let database = place.database().display().to_string();
+    let store = TempStore::new();
+    let database = store.database().display().to_string();
     let words = format!("useradd roy --hash-stdin --database {database}");
-    let outcome = run(place.folder(), &words, hash);
+    let outcome = run(store.folder(), &words, hash);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
-    let server = place.serve();
+    let server = store.serve();
     assert_eq!(server.login("roy", format!("x{}", &password[1..])).status, 401);
     server.login("roy", password).status == 200
 }
@@ -134,10 +135,10 @@ fn gate_takes(password: &str, hash: &str) -> bool {
 #[test]
 #[ignore = "needs htpasswd (apache2-utils)"]
 fn htpasswd_takes_our_hashes_and_we_take_its() {
-    let place = Place::new();
-    let file = place.folder().join("htpasswd").display().to_string();
+    let store = TempStore::new();
+    let file = store.folder().join("htpasswd").display().to_string();
     for password in PASSWORDS {
-        fs::write(&file, format!("roy:{}\n", our_hash(place.folder(), password))).unwrap();
+        fs::write(&file, format!("roy:{}\n", our_hash(store.folder(), password))).unwrap();
         assert_eq!(other("htpasswd", &["-vi", &file, "roy"], password).code, 0);
         assert_eq!(other("htpasswd", &["-vi", &file, "roy"], "wrong").code, 3);
         let line = other("htpasswd", &["-inBC5", "roy"], password).stdout;
@@ -150,12 +151,12 @@ fn htpasswd_takes_our_hashes_and_we_take_its() {
 #[test]
 #[ignore = "needs python3 with bcrypt (python3-bcrypt)"]
 fn python_bcrypt_takes_our_hashes_and_we_take_its() {
-    let place = Place::new();
+    let store = TempStore::new();
     let check = "import bcrypt, sys; h, p = sys.stdin.buffer.read().split(b'\\n', 1); print(bcrypt.checkpw(p, h))";
     let make = "import bcrypt, sys
 for prefix in (b'2a', b'2b'): print(bcrypt.hashpw(sys.stdin.buffer.peek(), bcrypt.gensalt(5, prefix)).decode())";
     for password in PASSWORDS {
-        let hash = our_hash(place.folder(), password);
+        let hash = our_hash(store.folder(), password);
         let checked = |password| python(check, &format!("{hash}\n{password}"));
         assert_eq!(checked(password), "True\n");
         assert_eq!(checked("wrong"), "False\n");
@@ -171,7 +172,7 @@ for prefix in (b'2a', b'2b'): print(bcrypt.hashpw(sys.stdin.buffer.peek(), bcryp
 #[test]
 #[ignore = "needs perl on a system whose crypt(3) is libxcrypt"]
 fn libxcrypt_takes_our_hashes_and_we_take_its() {
-    let place = Place::new();
+    let store = TempStore::new();
     let crypt =
         "my ($salt, $password) = split /\\n/, join('', <STDIN>), 2; print crypt($password, $salt)";
     let crypt = |salt: &str, password: &str| {
@@ -180,7 +181,7 @@ fn libxcrypt_takes_our_hashes_and_we_take_its() {
         outcome.stdout
     };
     for password in PASSWORDS {
-        let hash = our_hash(place.folder(), password);
+        let hash = our_hash(store.folder(), password);
         assert_eq!(crypt(&hash, password), hash);
         assert_ne!(crypt(&hash, "wrong"), hash);
         for ident in ["2a", "2b", "2y"] {

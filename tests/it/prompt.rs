@@ -9,8 +9,8 @@ use std::process::{Child, ChildStderr, ChildStdout, Stdio};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
-use crate::server::{Place, name};
-use crate::tool::{command, unaudited};
+use crate::support::cli::{command, without_audit};
+use crate::support::store::{TempStore, name};
 
 /// Both ends of a new terminal.
 fn terminal() -> (File, File) {
@@ -32,7 +32,7 @@ struct Session {
 }
 
 impl Session {
-    fn start(home: &Place, words: &str) -> Self {
+    fn start(home: &TempStore, words: &str) -> Self {
         let (keyboard, terminal) = terminal();
         let mut child = command(home.folder(), words.split(' '))
             .stdin(terminal.try_clone().unwrap())
@@ -73,14 +73,14 @@ impl Session {
             self.keyboard.read_exact(&mut byte).unwrap();
             seen.push(char::from(byte[0]));
         }
-        (status.code(), out, unaudited(&err), seen.trim_end_matches("END").to_owned())
+        (status.code(), out, without_audit(&err), seen.trim_end_matches("END").to_owned())
     }
 }
 
 /// L-01
 #[test]
 fn a_password_is_asked_for_twice_and_not_shown() {
-    let home = Place::new();
+    let home = TempStore::new();
     let database = home.database().display().to_string();
     let words = format!("useradd roy --cost 10 --database {database}");
     let mut session = Session::start(&home, &words);
@@ -94,7 +94,7 @@ fn a_password_is_asked_for_twice_and_not_shown() {
 /// L-01
 #[test]
 fn a_new_password_is_asked_for_twice_and_a_known_one_once() {
-    let home = Place::new();
+    let home = TempStore::new();
     home.add("roy", "open-sesame");
     let database = home.database().display().to_string();
     let mut session = Session::start(&home, &format!("passwd roy --cost 10 --database {database}"));
@@ -114,7 +114,7 @@ fn a_new_password_is_asked_for_twice_and_a_known_one_once() {
 
 #[test]
 fn the_questions_of_hash_leave_stdout_to_the_hash() {
-    let home = Place::new();
+    let home = TempStore::new();
     let mut session = Session::start(&home, "hash --cost 10");
     session.answer("Password: ", "cafe\u{301}-latte\n".as_bytes());
     session.answer("\nPassword again: ", "café-latte\n".as_bytes());
@@ -125,7 +125,7 @@ fn the_questions_of_hash_leave_stdout_to_the_hash() {
 
 #[test]
 fn passwords_that_differ_or_cannot_be_are_refused() {
-    let home = Place::new();
+    let home = TempStore::new();
     let mut session = Session::start(&home, "hash");
     session.answer("Password: ", b"open-sesame\n");
     session.answer("\nPassword again: ", b"open-sesamE\n");
@@ -142,7 +142,7 @@ fn passwords_that_differ_or_cannot_be_are_refused() {
 #[test]
 fn an_interrupted_question_restores_the_terminal() {
     for typed in [&b"\x03"[..], b"open-ses\x03", b"\x04", b"open-ses\x04"] {
-        let home = Place::new();
+        let home = TempStore::new();
         let mut session = Session::start(&home, "useradd roy");
         session.answer("Password: ", typed);
         let said = "\nresttool: cannot add user roy: interrupted\n".to_owned();
@@ -152,7 +152,7 @@ fn an_interrupted_question_restores_the_terminal() {
 
 #[test]
 fn nobody_is_asked_for_the_password_of_a_user_who_exists() {
-    let home = Place::new();
+    let home = TempStore::new();
     home.add("roy", "open-sesame");
     let database = home.database().display().to_string();
     let session = Session::start(&home, &format!("useradd roy --database {database}"));
@@ -163,7 +163,7 @@ fn nobody_is_asked_for_the_password_of_a_user_who_exists() {
 /// L-05: at a terminal long work shows how far it is; broken off, it leaves the store as it was.
 #[test]
 fn long_work_shows_how_far_it_is_and_broken_off_leaves_the_store_as_it_was() {
-    let home = Place::new();
+    let home = TempStore::new();
     home.add("roy", "open-sesame");
     let (mut keyboard, terminal) = terminal();
     let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
@@ -188,7 +188,7 @@ fn long_work_shows_how_far_it_is_and_broken_off_leaves_the_store_as_it_was() {
     let id = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(15));
-    let store = home.store();
+    let store = home.open();
     assert!(store.contains(&name("roy")).unwrap());
     assert!((0..400).all(|n| !store.contains(&name(&format!("user-{n}"))).unwrap()));
 }
@@ -196,7 +196,7 @@ fn long_work_shows_how_far_it_is_and_broken_off_leaves_the_store_as_it_was() {
 /// The habits of clap's programs: colours at a terminal, and none with `NO_COLOR`.
 #[test]
 fn help_has_colours_at_a_terminal_unless_no_color_is_set() {
-    let home = Place::new();
+    let home = TempStore::new();
     let shown = |no_color: bool| {
         let (mut keyboard, terminal) = terminal();
         let mut help = command(home.folder(), ["--help"]);

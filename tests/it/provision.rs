@@ -5,19 +5,19 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::client::{Request, whole};
-use crate::server::Place;
-use crate::tool::{Outcome, Serving, audited, command, finish, run};
+use crate::support::cli::{Completed, ServerProcess, command, finish, finish_with_audit, run};
+use crate::support::client::{Request, whole};
+use crate::support::store::TempStore;
 
 /// The hash of `U*U`, of cost 5: a vector of crypt_blowfish 1.3 (wrapper.c).
 const HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 
 /// A home with a store, and a command line that is at work there.
-struct Home(Place);
+struct Home(TempStore);
 
 impl Home {
     fn new() -> Self {
-        Self(Place::new())
+        Self(TempStore::new())
     }
 
     fn path(&self, file: &str) -> std::path::PathBuf {
@@ -30,7 +30,7 @@ impl Home {
         command
     }
 
-    fn run(&self, words: &str, input: impl AsRef<[u8]>) -> Outcome {
+    fn run(&self, words: &str, input: impl AsRef<[u8]>) -> Completed {
         finish(self.command(words), input)
     }
 
@@ -82,7 +82,7 @@ fn a_password_is_changed_and_the_old_one_is_wrong() {
     let home = Home::new();
     home.done("useradd roy --password-stdin --cost 4", "open-sesame");
     let outcome = home.run("passwd roy --password-stdin --cost 10", "another-one");
-    assert_eq!(outcome, Outcome::new(0, "", "resttool: changed the password of roy\n"));
+    assert_eq!(outcome, Completed::new(0, "", "resttool: changed the password of roy\n"));
     assert!(home.is_password("roy", "another-one"));
     assert!(!home.is_password("roy", "open-sesame"));
     assert_eq!(home.user("roy")["cost"], 10);
@@ -196,7 +196,7 @@ fn who_is_locked_expired_renamed_or_has_another_password_is_out_at_the_next_requ
     home.done("useradd roy --password-stdin --cost 4", "open-sesame");
     let mut serve = home.command("serve --port 0 --cost 4");
     serve.env("RESTTOOL_SOURCE_FAILURES", "0");
-    let server = Serving::start(serve);
+    let server = ServerProcess::start(serve);
     let login = |user: &str, password: &str| {
         let request = Request::get("/rest-auth").basic(user, password);
         request.send(server.address)
@@ -240,7 +240,7 @@ ci-2  -            locked, expired             5         1970-01-01T00:00:00Z  1
 dan   -            expired                     12        1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
 eve   -            active                      unusable  1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
 ";
-    assert_eq!(home.run("userlist", ""), Outcome::new(0, table, ""));
+    assert_eq!(home.run("userlist", ""), Completed::new(0, table, ""));
     let ann = r#"{"name":"ann","groups":["admin","staff"],"locked":false,"expires_at":null,"cost":5,"created_at":"1970-01-01T00:00:00Z","updated_at":"1970-01-01T00:01:00Z"}"#;
     assert_eq!(home.done("userlist ann --json", ""), format!("{ann}\n"));
     assert_eq!(home.user("eve")["cost"], serde_json::Value::Null);
@@ -268,13 +268,13 @@ fn verify_says_what_the_server_would() {
     let verify = |more: &str, password: &str| {
         home.run(&format!("verify roy --password-stdin {more}"), password)
     };
-    let right = Outcome::new(0, "", "resttool: the password of roy is right\n");
+    let right = Completed::new(0, "", "resttool: the password of roy is right\n");
     assert_eq!(verify("", "open-sesame"), right);
-    assert_eq!(verify("--quiet", "open-sesame"), Outcome::new(0, "", ""));
+    assert_eq!(verify("--quiet", "open-sesame"), Completed::new(0, "", ""));
     let line = "{\"name\":\"roy\",\"verified\":true,\"reason\":null}\n";
-    assert_eq!(verify("--json -q", "open-sesame"), Outcome::new(0, line, ""));
+    assert_eq!(verify("--json -q", "open-sesame"), Completed::new(0, line, ""));
     let failed =
-        |why: &str| Outcome::new(3, "", &format!("resttool: cannot verify user roy: {why}\n"));
+        |why: &str| Completed::new(3, "", &format!("resttool: cannot verify user roy: {why}\n"));
     assert_eq!(verify("", "wrong"), failed("the password is wrong"));
     let line = "{\"name\":\"roy\",\"verified\":false,\"reason\":\"the password is wrong\"}\n";
     assert_eq!(verify("--json", "wrong").stdout, line);
@@ -296,13 +296,13 @@ fn many_passwords_are_updated_at_once_or_none() {
     home.done("useradd ann --hash-stdin --group staff", HASH);
     home.done("useradd bob --hash-stdin", HASH);
     let outcome = home.run("chpasswd --cost 10", "ann:one:with:colons\r\n\nbob:two-two-two\n");
-    assert_eq!(outcome, Outcome::new(0, "", "resttool: 2 changed\n"));
+    assert_eq!(outcome, Completed::new(0, "", "resttool: 2 changed\n"));
     assert!(home.is_password("ann", "one:with:colons") && home.is_password("bob", "two-two-two"));
     assert_eq!(home.user("ann")["groups"][0], "staff");
     let unknown = home.run("chpasswd --cost 10", "ann:next-one-\ncid:three-three\n");
     let why = "resttool: cannot change passwords: line 2: there is no user cid
 hint: --create adds users who do not exist\n";
-    assert_eq!(unknown, Outcome::new(6, "", why));
+    assert_eq!(unknown, Completed::new(6, "", why));
     assert!(home.is_password("ann", "one:with:colons"), "nothing was changed");
     let created = home.done("chpasswd --cost 10 --create --json", "ann:next-one-\ncid:three-three");
     let expected =
@@ -322,17 +322,17 @@ hint: --create adds users who do not exist\n";
         (":x", 7, "line 1: what stands before the colon can't be a user's name: it is empty"),
     ] {
         let failed = format!("resttool: cannot change passwords: {why}\n");
-        assert_eq!(home.run("chpasswd", input), Outcome::new(code, "", &failed), "{input}");
+        assert_eq!(home.run("chpasswd", input), Completed::new(code, "", &failed), "{input}");
     }
     let not_text = home.run("chpasswd", b"ann:\xff\n");
     assert_eq!((not_text.code, not_text.stderr.contains("line 1: it is not UTF-8")), (7, true));
-    assert_eq!(home.run("chpasswd", ""), Outcome::new(0, "", "resttool: nothing to do\n"));
+    assert_eq!(home.run("chpasswd", ""), Completed::new(0, "", "resttool: nothing to do\n"));
     // What is unwise is said once.
     let unwise = home.run("chpasswd --cost 4 -q", "ann:short\nbob:bob\n");
     let warnings = "resttool: warning: ann and 1 more: the password has fewer than 8 characters
 resttool: warning: bob: the password is the user's name
 resttool: warning: a cost of 4 is quick to guess against; 10 is the least advised\n";
-    assert_eq!(unwise, Outcome::new(0, "", warnings));
+    assert_eq!(unwise, Completed::new(0, "", warnings));
 }
 
 /// L-05
@@ -341,9 +341,9 @@ fn an_htpasswd_file_is_taken_over_whole_or_not_at_all() {
     let home = Home::new();
     let import =
         |text: &str, more: &str| home.run(&format!("import - {more}"), text.replace("HASH", HASH));
-    let done = |text: &str| Outcome::new(0, "", &format!("resttool: {text}\n"));
+    let done = |text: &str| Completed::new(0, "", &format!("resttool: {text}\n"));
     let failed =
-        |code, why: &str| Outcome::new(code, "", &format!("resttool: cannot import -: {why}\n"));
+        |code, why: &str| Completed::new(code, "", &format!("resttool: cannot import -: {why}\n"));
     let text = "# staff\r\n\r\nann:HASH\r\nbob:HASH:a comment";
     assert_eq!(import(text, ""), done("2 added"));
     assert!(home.is_password("ann", "U*U"));
@@ -405,19 +405,19 @@ fn an_exported_htpasswd_file_is_private_and_holds_who_may_enter() {
     }
     let expected = format!("ann:{HASH}\ndan:{HASH}\n");
     let warning = "resttool: warning: skipped 2 locked or expired users, which the htpasswd format cannot represent\n";
-    assert_eq!(home.run("export", ""), Outcome::new(0, &expected, warning));
+    assert_eq!(home.run("export", ""), Completed::new(0, &expected, warning));
     let file = home.path("htpasswd");
     write(&file, "what was there before");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let said = format!("{warning}resttool: exported to htpasswd\n");
-    assert_eq!(home.run("export htpasswd", ""), Outcome::new(0, "", &said));
+    assert_eq!(home.run("export htpasswd", ""), Completed::new(0, "", &said));
     assert_eq!(fs::read_to_string(&file).unwrap(), expected);
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     // What can't be written down is an error, and leaves what is there.
     home.done("useradd #eve --hash-stdin", HASH);
     let why =
         "resttool: cannot export to htpasswd: user #eve: a line that begins with # is a comment\n";
-    assert_eq!(home.run("export htpasswd", ""), Outcome::new(1, "", why));
+    assert_eq!(home.run("export htpasswd", ""), Completed::new(1, "", why));
     home.done("userdel #eve", "");
     home.0.sql("UPDATE users SET hash = 'x' WHERE name = 'dan'");
     let (code, why) =
@@ -454,7 +454,7 @@ fn lines_of_json_are_a_whole_copy() {
     let bad = text.replacen("false", "5", 1);
     let why =
         "resttool: cannot import -: line 1: there is a value of the wrong type before column 121\n";
-    assert_eq!(other.run("import - --format jsonl", &bad), Outcome::new(7, "", why));
+    assert_eq!(other.run("import - --format jsonl", &bad), Completed::new(7, "", why));
 }
 
 #[test]
@@ -476,8 +476,8 @@ fn users_are_brought_to_what_a_file_says_and_the_second_time_nothing_is_changed(
     let before = home.users();
     let dry = "~ ann: joins admin, joins staff\n+ bob: locked, expires 2099-01-31T00:00:00Z\n+ cid\n- old\n";
     let would = "resttool: would be: 2 added, 1 changed, 1 removed\n";
-    assert_eq!(apply("--dry-run --prune"), Outcome::new(0, dry, would));
-    assert_eq!(apply("-n --prune"), Outcome::new(0, dry, would));
+    assert_eq!(apply("--dry-run --prune"), Completed::new(0, dry, would));
+    assert_eq!(apply("-n --prune"), Completed::new(0, dry, would));
     let object = r#"{"name":"old","changed":true,"outcome":"removed","changes":[],"dry_run":true}"#;
     assert_eq!(apply("-n --prune --json").stdout.lines().last(), Some(object));
     assert_eq!(home.users(), before);
@@ -491,7 +491,7 @@ fn users_are_brought_to_what_a_file_says_and_the_second_time_nothing_is_changed(
     assert_eq!(after["bob"]["locked"], true);
     // The hash of a password that is right already is kept.
     let kept = home.done("export --format jsonl", "");
-    assert_eq!(apply(""), Outcome::new(0, "", "resttool: 3 unchanged\n"));
+    assert_eq!(apply(""), Completed::new(0, "", "resttool: 3 unchanged\n"));
     assert_eq!(home.done("export --format jsonl", ""), kept);
     write(&home.path("etc/ann"), "another-one\n");
     let changed = apply("--prune --json");
@@ -501,7 +501,7 @@ fn users_are_brought_to_what_a_file_says_and_the_second_time_nothing_is_changed(
 {"name":"old","changed":true,"outcome":"removed","changes":[]}
 "#;
     let said = "resttool: 1 changed, 1 removed, 2 unchanged\n";
-    assert_eq!(changed, Outcome::new(0, expected, said));
+    assert_eq!(changed, Completed::new(0, expected, said));
     assert!(home.is_password("ann", "another-one"));
 }
 
@@ -536,7 +536,7 @@ fn every_change_is_one_audit_line() {
     let home = Home::new();
     let uid = rustix::process::getuid().as_raw();
     let audit = |words: &str, input: &str| {
-        let (outcome, lines) = audited(home.command(words), input);
+        let (outcome, lines) = finish_with_audit(home.command(words), input);
         assert!(outcome.code == 0 || outcome.code == 9, "{words}: {}", outcome.stderr);
         lines.iter().map(|line| line.replace(&format!(" by={uid}"), "")).collect::<Vec<_>>()
     };

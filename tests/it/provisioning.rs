@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::server::Place;
-use crate::tool::{Outcome, Serving, finish};
+use crate::support::cli::{Completed, ServerProcess, finish};
+use crate::support::store::TempStore;
 
 /// The code blocks of a section: what each is written in, and its text.
 fn blocks(section: &str) -> Vec<(String, String)> {
@@ -36,11 +36,11 @@ fn block(section: &str, kind: &str) -> String {
 }
 
 /// A machine with nothing on it but a secret and the file of another server.
-struct Machine(Place);
+struct Machine(TempStore);
 
 impl Machine {
     fn new() -> Self {
-        let machine = Self(Place::new());
+        let machine = Self(TempStore::new());
         for folder in ["var/lib", "run/secrets", "etc/resttool", "etc/nginx", "bin"] {
             fs::create_dir_all(machine.path(folder)).unwrap();
         }
@@ -60,7 +60,7 @@ impl Machine {
     fn moved(&self, text: &str) -> String {
         let home = self.0.folder().display();
         let mut text = text.to_owned();
-        for place in [
+        for folder in [
             "/var/lib/",
             "/run/secrets/",
             "/etc/resttool/",
@@ -68,7 +68,7 @@ impl Machine {
             "/etc/bash_completion.d/",
             "/usr/local/share/",
         ] {
-            text = text.replace(place, &format!("{home}{place}"));
+            text = text.replace(folder, &format!("{home}{folder}"));
         }
         text
     }
@@ -84,7 +84,7 @@ impl Machine {
         command
     }
 
-    fn shell(&self, script: &str) -> Outcome {
+    fn shell(&self, script: &str) -> Completed {
         let mut shell = self.command("sh");
         shell.arg("-euc").arg(self.moved(script));
         let outcome = finish(shell, "");
@@ -156,8 +156,9 @@ fn the_page_on_proxies_shows_what_is_printed() {
     machine.shell(add);
     let mut shell = machine.command("sh");
     shell.arg("-c").arg(format!("exec {serve} --port 0"));
-    let gate = Serving::start(shell);
-    let request = crate::client::Request::get("/auth?group=admin").basic("roy", "open-sesame");
+    let gate = ServerProcess::start(shell);
+    let request =
+        crate::support::client::Request::get("/auth?group=admin").basic("roy", "open-sesame");
     assert_eq!(request.send(gate.address).status, 200);
     let shown = blocks_of(page, "## The configurations");
     assert_eq!(shown.len(), print.lines().count());
@@ -321,8 +322,9 @@ fn a_container_makes_its_users_when_it_starts() {
         // Of all addresses, only the one that the tests may use.
         container.env("RESTTOOL_HOST", "127.0.0.1").env("RESTTOOL_PORT", "0");
         container.arg("-c").arg(machine.moved(start));
-        let server = Serving::start(container);
-        let request = crate::client::Request::get("/rest-auth").basic("roy", "open-sesame");
+        let server = ServerProcess::start(container);
+        let request =
+            crate::support::client::Request::get("/rest-auth").basic("roy", "open-sesame");
         assert_eq!(request.send(server.address).status, 200);
         server.signal(rustix::process::Signal::TERM);
         assert_eq!(server.end().0, Some(0), "the server is what the container stops");
@@ -337,7 +339,7 @@ fn a_user_for_one_run_and_a_nightly_broom() {
     assert_eq!(blocks.len(), 2);
     let mut serve = machine.command(env!("CARGO_BIN_EXE_resttool"));
     serve.args(["serve", "--port", "0"]);
-    let server = Serving::start(serve);
+    let server = ServerProcess::start(serve);
     let one_run = format!("URL=http://{}\n{}", server.address, blocks[0].1);
     assert_eq!(machine.shell(&one_run).stdout, "\"You are authorized to see this message\"\n");
     assert_eq!(machine.names(), [""; 0]);

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::client::{Connection, Reply, Request};
-use crate::server::Place;
-use crate::tool::{Serving, command, finish, run};
+use crate::support::cli::{ServerProcess, command, finish, run};
+use crate::support::client::{Connection, Request, Response};
+use crate::support::store::TempStore;
 
 /// An API that answers with the head and the trailers of a request, in lower case, and the length
 /// of its body. It accepts WebSockets and sends their bytes back.
@@ -87,12 +87,12 @@ fn answer(connection: TcpStream, count: &AtomicUsize) {
     }
     count.fetch_add(1, Ordering::SeqCst);
     let said = format!("{head}body of {}\n", body.len());
-    let reply = format!(
+    let response = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{said}",
         said.len()
     );
     // The proxy may be gone.
-    let _ = (&connection).write_all(reply.as_bytes());
+    let _ = (&connection).write_all(response.as_bytes());
 }
 
 /// Reads the lines up to an empty one, in lower case.
@@ -150,8 +150,8 @@ fn listening(log: &Path, make: impl Fn(u16) -> Command) -> (Program, SocketAddr)
 
 /// Everything behind one proxy.
 struct Setup {
-    place: Place,
-    gate: Option<Serving>,
+    store: TempStore,
+    gate: Option<ServerProcess>,
     api: Api,
     /// Options of `print` beside the addresses.
     options: &'static str,
@@ -160,26 +160,26 @@ struct Setup {
 impl Setup {
     /// roy is in the groups admin and staff, eve in admin, ann in staff and bob in none.
     fn new(options: &'static str) -> Self {
-        let place = Place::new();
+        let store = TempStore::new();
         for user in ["roy", "ann", "eve", "bob"] {
-            place.add(user, "open-sesame");
+            store.add(user, "open-sesame");
         }
-        place.change(
+        store.change(
             "INSERT INTO memberships VALUES
              ('roy', 'staff'), ('roy', 'admin'), ('eve', 'admin'), ('ann', 'staff')",
         );
         let words = format!(
             "serve --port 0 --trusted-proxy 127.0.0.1 --source-failures 6/24h --cost 4 --database {}",
-            place.database().display()
+            store.database().display()
         );
-        let mut serve = command(place.folder(), words.split(' '));
+        let mut serve = command(store.folder(), words.split(' '));
         serve.stdin(Stdio::null());
-        let gate = Some(Serving::start(serve));
-        Self { place, gate, api: Api::start(), options }
+        let gate = Some(ServerProcess::start(serve));
+        Self { store, gate, api: Api::start(), options }
     }
 
     fn path(&self, file: &str) -> PathBuf {
-        self.place.folder().join(file)
+        self.store.folder().join(file)
     }
 
     /// What is printed for a proxy that is to listen at this port.
@@ -190,7 +190,7 @@ impl Setup {
             self.api.address,
             self.options
         );
-        let outcome = run(self.place.folder(), &words, "");
+        let outcome = run(self.store.folder(), &words, "");
         assert_eq!((outcome.code, &*outcome.stderr), (0, ""));
         outcome.stdout
     }
@@ -217,9 +217,9 @@ impl Setup {
     fn check(mut self, proxy: SocketAddr) {
         let get = || Request::get("/orders?token=x");
         let login = |user: &str, password: &str| get().basic(user, password).send(proxy);
-        let passed = |reply: &Reply| {
-            assert_eq!(reply.status, 200, "{}", reply.body);
-            reply.body.clone()
+        let passed = |response: &Response| {
+            assert_eq!(response.status, 200, "{}", response.body);
+            response.body.clone()
         };
         let before = self.api.asked();
         let challenged = get().send(proxy);
@@ -294,9 +294,9 @@ impl Setup {
         // Out at the next request, also of a connection that stays open.
         let mut kept = Connection::open(proxy);
         let eve = get().basic("eve", "open-sesame");
-        assert_eq!(kept.ask(&eve).status, 200);
-        self.place.remove("eve");
-        assert_eq!(kept.ask(&eve).status, 401);
+        assert_eq!(kept.send(&eve).status, 200);
+        self.store.remove("eve");
+        assert_eq!(kept.send(&eve).status, 401);
 
         // Who guesses is told so in a status that proxies know.
         let before = self.api.asked();
@@ -360,8 +360,11 @@ impl Setup {
             "Remote-User",
             ": evil",
         ] {
-            let reply = send_with(proxy, &eve(), lines, "");
-            assert!(reply.status == 400 || identity(&reply) == ours, "{lines:?}: {reply:?}");
+            let response = send_with(proxy, &eve(), lines, "");
+            assert!(
+                response.status == 400 || identity(&response) == ours,
+                "{lines:?}: {response:?}"
+            );
         }
 
         // A client's Connection field removes none of our fields.
@@ -372,9 +375,9 @@ impl Setup {
             "Upgrade, Remote-User",
         ] {
             let request = eve().header("Connection", connection).header("Upgrade", "h2c");
-            let reply = request.header("X-Forwarded-For", "192.0.2.66").send(proxy);
-            assert_eq!(identity(&reply), ours, "{connection}");
-            let seen = seen_by_php(&reply);
+            let response = request.header("X-Forwarded-For", "192.0.2.66").send(proxy);
+            assert_eq!(identity(&response), ours, "{connection}");
+            let seen = seen_by_php(&response);
             let named = seen.get("HTTP_CONNECTION").is_some_and(|value| value.contains("emote"));
             assert!(!named, "{seen:?}");
             assert_eq!(seen.get("HTTP_UPGRADE"), None, "{connection}: another protocol");
@@ -386,14 +389,14 @@ impl Setup {
             let trailers = "Remote-User: evil\r\nRemote.Groups: evil\r\nRemote-Email: evil\r\n";
             let body = format!("3\r\nabc\r\n0\r\n{trailers}\r\n");
             let post = Request::new("POST", "/").basic("eve", "open-sesame");
-            let reply = send_with(proxy, &post, &lines, &body);
-            assert_eq!(reply.status, chunked);
-            if reply.status == 200 {
-                assert_eq!(identity(&reply), ours, "{announced}");
+            let response = send_with(proxy, &post, &lines, &body);
+            assert_eq!(response.status, chunked);
+            if response.status == 200 {
+                assert_eq!(identity(&response), ours, "{announced}");
             }
         }
 
-        let credentials = crate::client::basic("eve", "open-sesame");
+        let credentials = crate::support::client::basic("eve", "open-sesame");
         let head = [
             (":method", "POST"),
             (":scheme", "http"),
@@ -403,14 +406,14 @@ impl Setup {
         ];
         let trailers = [("remote-user", "evil"), ("remote.groups", "evil")];
         if let Some(body) = ask_http2(proxy, &head, &trailers) {
-            let reply = Reply { status: 200, headers: Vec::new(), body };
-            assert_eq!(identity(&reply), ours, "over HTTP/2");
+            let response = Response { status: 200, headers: Vec::new(), body };
+            assert_eq!(identity(&response), ours, "over HTTP/2");
         }
 
         // A client's query does not reach resttool.
         for target in ["/?x=1", "/?group=nobody", "/?", "/?group=%"] {
-            let reply = Request::get(target).basic("eve", "open-sesame").send(proxy);
-            assert_eq!(identity(&reply), ours, "{target}");
+            let response = Request::get(target).basic("eve", "open-sesame").send(proxy);
+            assert_eq!(identity(&response), ours, "{target}");
         }
     }
 
@@ -448,14 +451,14 @@ impl Setup {
             ["h2c", "H2C", "websocket, h2c", "h2c, websocket", "h2c + websocket", "websocket + h2c"]
         {
             let request = upgrade(protocol).header("HTTP2-Settings", "AAMAAABkAARAAAAAAAIAAAAA");
-            let reply = request.basic("roy", "open-sesame").send(proxy);
-            assert!(!reply.body.contains("\nupgrade: "), "{protocol}: {}", reply.body);
+            let response = request.basic("roy", "open-sesame").send(proxy);
+            assert!(!response.body.contains("\nupgrade: "), "{protocol}: {}", response.body);
         }
     }
 }
 
 /// Sends a request with these lines at the end of its head, and this after it.
-fn send_with(to: SocketAddr, request: &Request, lines: &str, body: &str) -> Reply {
+fn send_with(to: SocketAddr, request: &Request, lines: &str, body: &str) -> Response {
     let head = String::from_utf8(request.bytes()).unwrap();
     let head = head.strip_suffix("\r\n").unwrap();
     let mut connection = Connection::open(to);
@@ -510,15 +513,15 @@ fn ask_http2(to: SocketAddr, head: &[(&str, &str)], trailers: &[(&str, &str)]) -
 }
 
 /// Returns the fields of the request as PHP names them.
-fn seen_by_php(reply: &Reply) -> BTreeMap<String, String> {
-    assert_eq!(reply.status, 200, "{}", reply.body);
-    serde_json::from_str(&reply.body).unwrap()
+fn seen_by_php(response: &Response) -> BTreeMap<String, String> {
+    assert_eq!(response.status, 200, "{}", response.body);
+    serde_json::from_str(&response.body).unwrap()
 }
 
 /// Returns the identity that an API sees if it folds all characters but letters and digits.
-fn identity(reply: &Reply) -> String {
+fn identity(response: &Response) -> String {
     let folded = |name: &str| name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-    let mut fields = seen_by_php(reply);
+    let mut fields = seen_by_php(response);
     fields.retain(|name, value| folded(name).starts_with("HTTP_REMOTE_") && !value.is_empty());
     let fields = fields.into_iter().map(|(name, value)| format!("{name}={value}"));
     fields.collect::<Vec<_>>().join(" ")
@@ -530,7 +533,7 @@ fn write(path: &Path, text: &str) {
 
 /// nginx with more in its http section, and `change` made to what was printed.
 fn nginx_with(setup: &Setup, port: u16, more: &str, change: impl Fn(String) -> String) -> Command {
-    let home = setup.place.folder().display();
+    let home = setup.store.folder().display();
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temporary = temporary.map(|kind| format!("{kind}_temp_path {home}/{kind};")).concat();
     let printed = change(setup.printed("nginx", port));
@@ -558,7 +561,7 @@ fn caddy(setup: &Setup, port: u16) -> Command {
     write(&file, &format!("{{\n\tadmin off\n\tauto_https off\n}}\n{printed}"));
     let mut caddy = Command::new("caddy");
     caddy.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
-    caddy.env("XDG_DATA_HOME", setup.place.folder()).env("XDG_CONFIG_HOME", setup.place.folder());
+    caddy.env("XDG_DATA_HOME", setup.store.folder()).env("XDG_CONFIG_HOME", setup.store.folder());
     caddy
 }
 
@@ -600,7 +603,7 @@ fn nginx_never_serves_a_grant_from_its_cache() {
     let setup = Setup::new(" --group admin");
     let cache = format!(
         "proxy_cache_path {}/cache keys_zone=gate:1m; proxy_cache_valid any 1h;",
-        setup.place.folder().display()
+        setup.store.folder().display()
     );
     let (_nginx, proxy) = setup.start(|setup, port| {
         nginx_with(setup, port, &cache, |printed| {
@@ -652,9 +655,9 @@ fn upload_over_a_megabyte_passes_nginx_as_configured() {
     let mut upload = Connection::open(proxy);
     upload.write(&head.bytes());
     upload.write(&vec![b'x'; 5_000_000]);
-    let reply = upload.read();
-    assert_eq!(reply.status, 200, "{}", reply.body);
-    assert!(reply.body.ends_with("\nbody of 5000000\n"), "{}", reply.body);
+    let response = upload.read();
+    assert_eq!(response.status, 200, "{}", response.body);
+    assert!(response.body.ends_with("\nbody of 5000000\n"), "{}", response.body);
 }
 
 #[test]
@@ -732,9 +735,9 @@ fn websocket_passes_haproxy_after_authentication() {
 /// Settings come from the variables of serve too, and what could mean something to a configuration is escaped or refused.
 #[test]
 fn what_is_printed_has_the_settings_of_serve() {
-    let place = Place::new();
+    let store = TempStore::new();
     let printed = |words: &str| {
-        let mut print = command(place.folder(), words.split(' '));
+        let mut print = command(store.folder(), words.split(' '));
         print.env("RESTTOOL_PORT", "7000").env("RESTTOOL_HOST", "::1");
         let outcome = finish(print, "");
         assert_eq!(outcome.code, 0, "{}", outcome.stderr);
@@ -750,7 +753,7 @@ fn what_is_printed_has_the_settings_of_serve() {
     for bad in
         ["--upstream x;y:1", "--upstream 127.0.0.1", "--listen a:b:c", "--host $x", "--group a,,b"]
     {
-        assert_eq!(run(place.folder(), &format!("print nginx {bad}"), "").code, 2, "{bad}");
+        assert_eq!(run(store.folder(), &format!("print nginx {bad}"), "").code, 2, "{bad}");
     }
 }
 
@@ -774,7 +777,7 @@ fn fail2ban_as_printed_sees_who_guesses_and_nobody_else() {
     setup.gate.as_ref().unwrap().signal(rustix::process::Signal::TERM);
     let (_, log) = setup.gate.take().unwrap().end();
     let filter = setup.path("resttool.conf");
-    write(&filter, &run(setup.place.folder(), "print fail2ban", "").stdout);
+    write(&filter, &run(setup.store.folder(), "print fail2ban", "").stdout);
     let banned = |log: &str| {
         let file = setup.path("auth.log");
         write(&file, log);
@@ -790,13 +793,13 @@ fn fail2ban_as_printed_sees_who_guesses_and_nobody_else() {
 #[test]
 #[ignore = "needs systemd-analyze"]
 fn systemd_takes_the_unit_as_printed() {
-    let place = Place::new();
-    let unit = run(place.folder(), "print systemd --port 7000", "").stdout;
+    let store = TempStore::new();
+    let unit = run(store.folder(), "print systemd --port 7000", "").stdout;
     // The program is not installed on every machine that runs this.
     let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     let (program, words) = start.split_once(' ').unwrap();
     assert_eq!(program, "/usr/local/bin/resttool");
-    let file = place.folder().join("resttool.service");
+    let file = store.folder().join("resttool.service");
     write(&file, &unit.replace(program, env!("CARGO_BIN_EXE_resttool")));
     let mut analyze = Command::new("systemd-analyze");
     analyze.arg("verify").arg(&file);
@@ -805,16 +808,16 @@ fn systemd_takes_the_unit_as_printed() {
     // And the program takes the words.
     let words = words
         .replace("7000", "0")
-        .replace("/var/lib/resttool", &place.folder().display().to_string());
-    Serving::start(command(place.folder(), words.split(' ')));
+        .replace("/var/lib/resttool", &store.folder().display().to_string());
+    ServerProcess::start(command(store.folder(), words.split(' ')));
 }
 
 /// Without an engine: the words of the container's command do in a shell what they would there.
 #[test]
 #[ignore = "needs python3 with yaml (python3-yaml)"]
 fn compose_as_printed_starts_a_gate_with_its_user() {
-    let place = Place::new();
-    let printed = run(place.folder(), "print compose", "").stdout;
+    let store = TempStore::new();
+    let printed = run(store.folder(), "print compose", "").stdout;
     let read = "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin)))";
     let mut python = Command::new("/usr/bin/python3");
     python.args(["-c", read]);
@@ -830,7 +833,7 @@ fn compose_as_printed_starts_a_gate_with_its_user() {
     assert_eq!(network, &serde_json::json!([{ "subnet": trusted }]));
     let (_, prefix) = trusted.as_str().unwrap().split_once('/').unwrap();
     assert!(prefix.parse::<u8>().unwrap() >= 28, "{trusted}");
-    let home = place.folder();
+    let home = store.folder();
     let moved = |text: &str| {
         let text = text.replace("/run/secrets", &home.display().to_string());
         text.replace("/var/lib/resttool", &home.display().to_string()).replace("$$", "$")
@@ -847,7 +850,7 @@ fn compose_as_printed_starts_a_gate_with_its_user() {
     }
     // Of all addresses, only the one that the tests may use; and what a hash costs is not what this is about.
     container.env("RESTTOOL_HOST", "127.0.0.1").env("RESTTOOL_PORT", "0").env("RESTTOOL_COST", "4");
-    let gate = Serving::start(container);
+    let gate = ServerProcess::start(container);
     let request = Request::get("/auth").basic("roy", "open-sesame");
     assert_eq!(request.send(gate.address).status, 200);
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::server::Place;
-use crate::tool::{Serving, finish};
+use crate::support::cli::{ServerProcess, finish};
+use crate::support::store::TempStore;
 
 #[test]
 #[ignore = "needs curl"]
@@ -16,7 +16,7 @@ fn a_newcomer_who_follows_the_readme_sees_what_it_says() {
         let (_, block) = readme.split_once(&format!("\n```{kind}\n")).unwrap();
         block.split_once("\n```").unwrap().0.to_owned()
     };
-    let home = Place::new();
+    let home = TempStore::new();
     let shell = |line: &str| {
         let line = line.replace("target/release/resttool", env!("CARGO_BIN_EXE_resttool"));
         let mut shell = Command::new("sh");
@@ -34,7 +34,7 @@ fn a_newcomer_who_follows_the_readme_sees_what_it_says() {
     // The shell becomes the server, so that ending one ends the other.
     let (add, serve) = start.rsplit_once(" && ").unwrap();
     let serve = serve.replace("--port 5000", "--port 0");
-    let serving = Serving::start(shell(&format!("{add} && exec {serve}")));
+    let serving = ServerProcess::start(shell(&format!("{add} && exec {serve}")));
 
     let walk = block("console").replace("127.0.0.1:5000", &serving.address.to_string());
     let steps: Vec<_> = walk.trim_start_matches("$ ").split("\n$ ").collect();

@@ -13,56 +13,56 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::client::{Connection, PATIENCE, Request, basic};
-use crate::server::Place;
-use crate::tool::{Outcome, Serving, command, end, finish, run};
+use crate::support::cli::{Completed, ServerProcess, command, finish, run, wait_or_kill};
+use crate::support::client::{Connection, Request, TIMEOUT, basic};
+use crate::support::store::TempStore;
 
-fn serve(place: &Place, words: &str) -> Serving {
-    let database = place.database().display().to_string();
+fn serve(store: &TempStore, words: &str) -> ServerProcess {
+    let database = store.database().display().to_string();
     let words = format!("serve --port 0 --database {database} {words}");
-    Serving::start(command(place.folder(), words.split_whitespace()))
+    ServerProcess::start(command(store.folder(), words.split_whitespace()))
 }
 
-fn fails(place: &Place, code: i32, words: &str, stderr: &str) {
-    let outcome = run(place.folder(), &format!("serve {words}"), "");
-    assert_eq!(outcome, Outcome::new(code, "", &format!("resttool: {stderr}\n")));
+fn fails(store: &TempStore, code: i32, words: &str, stderr: &str) {
+    let outcome = run(store.folder(), &format!("serve {words}"), "");
+    assert_eq!(outcome, Completed::new(code, "", &format!("resttool: {stderr}\n")));
 }
 
-fn status(serving: &Serving, user: &str, password: &str) -> u16 {
+fn status(serving: &ServerProcess, user: &str, password: &str) -> u16 {
     Request::get("/rest-auth").basic(user, password).send(serving.address).status
 }
 
 #[test]
 fn an_empty_store_is_served_with_a_word_on_how_to_add_a_user() {
-    let place = Place::new();
-    let serving = serve(&place, "");
-    let path = place.database().display().to_string();
+    let store = TempStore::new();
+    let serving = serve(&store, "");
+    let path = store.database().display().to_string();
     let advice = format!("there is no user yet, add one: resttool useradd NAME --database {path}");
     assert!(serving.log.contains(&advice), "{}", serving.log);
     assert!(serving.address.ip().is_loopback());
     assert_eq!(Request::get("/healthz").send(serving.address).body, "ok");
     assert_eq!(status(&serving, "roy", "open-sesame"), 401);
     let words = format!("useradd roy --password-stdin --cost 4 --database {path}");
-    assert_eq!(run(place.folder(), &words, "open-sesame").code, 0);
+    assert_eq!(run(store.folder(), &words, "open-sesame").code, 0);
     assert_eq!(status(&serving, "roy", "open-sesame"), 200);
-    assert_eq!(run(place.folder(), &format!("userdel roy --database {path}"), "").code, 0);
+    assert_eq!(run(store.folder(), &format!("userdel roy --database {path}"), "").code, 0);
     assert_eq!(status(&serving, "roy", "open-sesame"), 401);
 }
 
 /// T-01
 #[test]
 fn an_address_that_others_reach_needs_a_flag() {
-    let place = Place::new();
+    let store = TempStore::new();
     let why = "can be reached from other machines, and passwords would travel in the clear
 hint: give --tls-cert and --tls-key, listen on 127.0.0.1 behind a proxy that speaks TLS, or give --allow-plaintext";
     for host in ["0.0.0.0", "::", "[::]", "192.0.2.1"] {
         let words = format!("--port 0 --host {host}");
-        fails(&place, 2, &words, &format!("cannot serve: --host {host} {why}"));
+        fails(&store, 2, &words, &format!("cannot serve: --host {host} {why}"));
     }
     for host in ["127.0.0.1", "127.0.0.2", "localhost"] {
-        assert!(serve(&place, &format!("--host {host}")).address.ip().is_loopback());
+        assert!(serve(&store, &format!("--host {host}")).address.ip().is_loopback());
     }
-    let everywhere = serve(&place, "--host 0.0.0.0 --allow-plaintext");
+    let everywhere = serve(&store, "--host 0.0.0.0 --allow-plaintext");
     assert!(everywhere.address.ip().is_unspecified());
     let here = ([127, 0, 0, 1], everywhere.address.port()).into();
     assert_eq!(Request::get("/healthz").send(here).status, 200);
@@ -71,12 +71,12 @@ hint: give --tls-cert and --tls-key, listen on 127.0.0.1 behind a proxy that spe
 /// O-05, P-01
 #[test]
 fn what_is_wrong_with_the_settings_is_said_before_anything_happens() {
-    let place = Place::new();
+    let store = TempStore::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let database = place.database().display().to_string();
+    let database = store.database().display().to_string();
     fails(
-        &place,
+        &store,
         1,
         &format!("--database {database} --port {port}"),
         &format!(
@@ -85,13 +85,13 @@ hint: another program listens there: choose another --port"
         ),
     );
     fails(
-        &place,
+        &store,
         1,
         &format!("--database /dev/null/users.db --port {port}"),
         "cannot serve: cannot open /dev/null/users.db: Not a directory (os error 20)",
     );
     fails(
-        &place,
+        &store,
         2,
         "--realm a\x07b",
         "cannot serve: --realm: a realm can't hold control characters",
@@ -115,35 +115,35 @@ hint: another program listens there: choose another --port"
         ("--colour red", "--colour"),
         ("--host no.such.host.invalid", "--host"),
     ] {
-        let outcome = run(place.folder(), &format!("serve {words}"), "");
+        let outcome = run(store.folder(), &format!("serve {words}"), "");
         assert_eq!((outcome.code, outcome.stdout.as_str()), (2, ""), "{words}");
         assert!(outcome.stderr.contains(named), "{words}: {}", outcome.stderr);
     }
-    assert!(!place.folder().join(".local").exists(), "no store was made for nothing");
+    assert!(!store.folder().join(".local").exists(), "no store was made for nothing");
 }
 
 /// P-01
 #[test]
 fn the_realm_is_settable_and_escaped() {
-    let place = Place::new();
-    let database = place.database().display().to_string();
+    let store = TempStore::new();
+    let database = store.database().display().to_string();
     let realm = r#"the "old" \ cellar"#;
     let args = ["serve", "--port", "0", "--database", &database, "--realm", realm];
-    let serving = Serving::start(command(place.folder(), args));
-    let reply = Request::get("/rest-auth").send(serving.address);
+    let serving = ServerProcess::start(command(store.folder(), args));
+    let response = Request::get("/rest-auth").send(serving.address);
     let challenge = r#"Basic realm="the \"old\" \\ cellar", charset="UTF-8""#;
-    assert_eq!(reply.header("www-authenticate"), Some(challenge));
+    assert_eq!(response.header("www-authenticate"), Some(challenge));
 }
 
 /// O-01: with a client that keeps its connection open, and one that waits for a response.
 #[test]
 fn sigterm_and_sigint_let_requests_in_flight_finish_and_exit_0() {
     for signal in [Signal::TERM, Signal::INT] {
-        let place = Place::new();
-        place.add("roy", "open-sesame");
-        let mut serving = serve(&place, "--cost 4 --source-failures 1/24h --log-level debug");
+        let store = TempStore::new();
+        store.add("roy", "open-sesame");
+        let mut serving = serve(&store, "--cost 4 --source-failures 1/24h --log-level debug");
         let mut idle = Connection::open(serving.address);
-        assert_eq!(idle.ask(&Request::get("/healthz")).status, 200);
+        assert_eq!(idle.send(&Request::get("/healthz")).status, 200);
         assert_eq!(status(&serving, "roy", "wrong"), 401);
         let mut waiting = Connection::open(serving.address);
         waiting.write(&Request::get("/rest-auth").basic("roy", "wrong").bytes());
@@ -163,13 +163,13 @@ fn sigterm_and_sigint_let_requests_in_flight_finish_and_exit_0() {
 #[test]
 fn what_was_begun_is_done_before_it_ends_unless_it_is_to_end_at_once() {
     for (cost, at_once, kept) in [(13, false, 13), (15, true, 4)] {
-        let place = Place::new();
-        place.add("roy", "open-sesame");
-        let serving = Serving::start(command(
-            place.folder(),
+        let store = TempStore::new();
+        store.add("roy", "open-sesame");
+        let serving = ServerProcess::start(command(
+            store.folder(),
             format!(
                 "serve --port 0 --cost {cost} --rehash --database {}",
-                place.database().display()
+                store.database().display()
             )
             .split(' '),
         ));
@@ -183,7 +183,7 @@ fn what_was_begun_is_done_before_it_ends_unless_it_is_to_end_at_once() {
         }
         let (code, log) = serving.end();
         assert_eq!(code, Some(i32::from(at_once)), "{log}");
-        let hash = place.store().find(&crate::server::name("roy")).unwrap().unwrap().hash;
+        let hash = store.open().find(&crate::support::store::name("roy")).unwrap().unwrap().hash;
         assert_eq!(hash.cost().get(), kept, "{log}");
     }
 }
@@ -191,12 +191,12 @@ fn what_was_begun_is_done_before_it_ends_unless_it_is_to_end_at_once() {
 /// O-01: whoever does not want to wait says so again.
 #[test]
 fn a_second_signal_ends_it_at_once() {
-    let place = Place::new();
-    let database = place.database().display().to_string();
+    let store = TempStore::new();
+    let database = store.database().display().to_string();
     // At this cost the hash is under way for seconds after the signals.
     let words = format!("useradd roy --password-stdin --cost 15 --database {database}");
-    assert_eq!(run(place.folder(), &words, "open-sesame").code, 0);
-    let mut serving = serve(&place, "");
+    assert_eq!(run(store.folder(), &words, "open-sesame").code, 0);
+    let mut serving = serve(&store, "");
     let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
     let mut waiting = Connection::open(serving.address);
     waiting.write(&[Request::get("/healthz").bytes(), roy.bytes()].concat());
@@ -213,34 +213,34 @@ fn a_second_signal_ends_it_at_once() {
 /// O-04
 #[test]
 fn it_says_that_it_is_ready_when_it_listens_and_the_store_is_open() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    let heard = UnixDatagram::bind(place.folder().join("notify")).unwrap();
-    heard.set_read_timeout(Some(PATIENCE)).unwrap();
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    let heard = UnixDatagram::bind(store.folder().join("notify")).unwrap();
+    heard.set_read_timeout(Some(TIMEOUT)).unwrap();
     let said = || {
         let mut bytes = [0; 100];
         let length = heard.recv(&mut bytes)?;
         Ok::<_, io::Error>(String::from_utf8_lossy(&bytes[..length]).trim_end().to_owned())
     };
     let notified = || {
-        let words = format!("serve --port 0 --cost 4 --database {}", place.database().display());
-        let mut command = command(place.folder(), words.split(' '));
-        command.env("NOTIFY_SOCKET", place.folder().join("notify"));
+        let words = format!("serve --port 0 --cost 4 --database {}", store.database().display());
+        let mut command = command(store.folder(), words.split(' '));
+        command.env("NOTIFY_SOCKET", store.folder().join("notify"));
         command
     };
-    let serving = Serving::start(notified());
+    let serving = ServerProcess::start(notified());
     assert_eq!(said().unwrap(), "READY=1");
     let ask = |path| {
-        let reply = Request::get(path).send(serving.address);
-        (reply.status, reply.body)
+        let response = Request::get(path).send(serving.address);
+        (response.status, response.body)
     };
     assert_eq!(ask("/readyz"), (200, "ready".to_owned()));
     // Without a store it lives, and can't answer.
-    let aside = place.folder().join("aside.db");
-    fs::rename(place.database(), &aside).unwrap();
+    let aside = store.folder().join("aside.db");
+    fs::rename(store.database(), &aside).unwrap();
     assert_eq!(ask("/readyz"), (503, "not ready".to_owned()));
     assert_eq!(ask("/healthz"), (200, "ok".to_owned()));
-    fs::rename(&aside, place.database()).unwrap();
+    fs::rename(&aside, store.database()).unwrap();
     assert_eq!(ask("/readyz"), (200, "ready".to_owned()));
     serving.signal(Signal::TERM);
     assert_eq!(said().unwrap(), "STOPPING=1");
@@ -248,7 +248,7 @@ fn it_says_that_it_is_ready_when_it_listens_and_the_store_is_open() {
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("not ready: cannot open "), "{log}");
     // Who can't open the store never is.
-    fs::write(place.database(), "something else").unwrap();
+    fs::write(store.database(), "something else").unwrap();
     assert_eq!(finish(notified(), "").code, 1);
     heard.set_nonblocking(true).unwrap();
     assert_eq!(said().unwrap_err().kind(), io::ErrorKind::WouldBlock);
@@ -257,13 +257,13 @@ fn it_says_that_it_is_ready_when_it_listens_and_the_store_is_open() {
 /// O-02
 #[test]
 fn a_hangup_and_a_log_that_nobody_reads_do_not_end_it() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    let mut serving = serve(&place, "--audit-hits");
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    let mut serving = serve(&store, "--audit-hits");
     assert_eq!(status(&serving, "roy", "open-sesame"), 200);
     serving.signal(Signal::HUP);
     serving.signal(Signal::PIPE);
-    serving.hang_up();
+    serving.close_log();
     for _ in 0..50 {
         assert_eq!(status(&serving, "roy", "open-sesame"), 200);
     }
@@ -275,14 +275,14 @@ fn a_hangup_and_a_log_that_nobody_reads_do_not_end_it() {
 /// O-02
 #[test]
 fn a_log_on_a_full_disk_does_not_end_it() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    let mut command = Local::command(&place, "--log-level trace");
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    let mut command = Local::command(&store, "--log-level trace");
     command.stderr(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
-    let mut serving = Local::unheard(&place, command);
+    let mut serving = Local::unheard(&store, command);
     for (password, status) in [("open-sesame", "HTTP/1.1 200"), ("wrong", "HTTP/1.1 401")] {
         let request = Request::get("/rest-auth").basic("roy", password);
-        assert!(ask_locally(&place, &request).starts_with(status));
+        assert!(ask_locally(&store, &request).starts_with(status));
     }
     assert_eq!(serving.stop(), Some(0));
 }
@@ -290,13 +290,13 @@ fn a_log_on_a_full_disk_does_not_end_it() {
 /// O-01: what stands beside the database is folded into it, so that one file is all there is to move.
 #[test]
 fn a_server_that_has_ended_leaves_one_file() {
-    let place = Place::new();
-    let serving = serve(&place, "");
-    place.add("roy", "open-sesame");
+    let store = TempStore::new();
+    let serving = serve(&store, "");
+    store.add("roy", "open-sesame");
     assert_eq!(status(&serving, "roy", "open-sesame"), 200);
     // Bytes in the log; an empty one may be left where it is.
     let log =
-        || std::fs::metadata(place.folder().join("users.db-wal")).map_or(0, |meta| meta.len());
+        || std::fs::metadata(store.folder().join("users.db-wal")).map_or(0, |meta| meta.len());
     assert!(log() > 0);
     serving.signal(Signal::TERM);
     assert_eq!(serving.end().0, Some(0));
@@ -306,11 +306,11 @@ fn a_server_that_has_ended_leaves_one_file() {
 /// X-01, X-02, X-03, C-07: at each level, in each format.
 #[test]
 fn no_log_holds_a_secret_or_a_name_that_is_no_users() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    place.add("broken", "open-sesame");
-    place.sql("UPDATE users SET hash = '$2x$' || substr(hash, 5) WHERE name = 'broken'");
-    let hash: String = rusqlite::Connection::open(place.database())
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    store.add("broken", "open-sesame");
+    store.sql("UPDATE users SET hash = '$2x$' || substr(hash, 5) WHERE name = 'broken'");
+    let hash: String = rusqlite::Connection::open(store.database())
         .unwrap()
         .query_row("SELECT substr(hash, 8) FROM users WHERE name = 'roy'", [], |row| row.get(0))
         .unwrap();
@@ -320,7 +320,7 @@ fn no_log_holds_a_secret_or_a_name_that_is_no_users() {
     {
         for format in ["text", "json"] {
             let log =
-                talked_about(&place, &format!("--log-level {level} --log-format {format}"), &hash);
+                talked_about(&store, &format!("--log-level {level} --log-format {format}"), &hash);
             let lines: Vec<_> = log.lines().collect();
             let is_whole = |line: &&str| match format {
                 "text" => line.starts_with("[20") && line.contains("] "),
@@ -333,10 +333,10 @@ fn no_log_holds_a_secret_or_a_name_that_is_no_users() {
 }
 
 /// The log of a server that is shown what must not stand in it. Its log may not say where it listens: it is at a socket.
-fn talked_about(place: &Place, words: &str, hash: &str) -> String {
-    let mut serving = Local::unheard(place, Local::command(place, words));
+fn talked_about(store: &TempStore, words: &str, hash: &str) -> String {
+    let mut serving = Local::unheard(store, Local::command(store, words));
 
-    let ask = |request: Request| ask_locally(place, &request)["HTTP/1.1 ".len()..][..3].to_owned();
+    let ask = |request: Request| ask_locally(store, &request)["HTTP/1.1 ".len()..][..3].to_owned();
     let rest_auth = || Request::get("/rest-auth");
     let shown = [
         ("roy", "open-sesame", "200"),
@@ -367,9 +367,9 @@ fn talked_about(place: &Place, words: &str, hash: &str) -> String {
 
 #[test]
 fn the_log_says_what_it_must_and_no_more() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    let serving = serve(&place, "");
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    let serving = serve(&store, "");
     let address = serving.address;
     assert_eq!(status(&serving, "roy", "open-sesame"), 200);
     serving.signal(Signal::TERM);
@@ -388,11 +388,11 @@ fn the_log_says_what_it_must_and_no_more() {
 /// X-02, X-03: one line for each decision, which tells why, and whose name only if it is a user's.
 #[test]
 fn the_audit_log_has_a_line_for_every_decision_but_what_is_remembered() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    place.add("locked", "open-sesame");
-    place.add("expired", "open-sesame");
-    place.sql(
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    store.add("locked", "open-sesame");
+    store.add("expired", "open-sesame");
+    store.sql(
         "UPDATE users SET locked = 1 WHERE name = 'locked';
          UPDATE users SET expires = 1 WHERE name = 'expired'",
     );
@@ -412,7 +412,7 @@ fn the_audit_log_has_a_line_for_every_decision_but_what_is_remembered() {
     for hits in [false, true] {
         let flags = if hits { "--audit-hits" } else { "" };
         let serving =
-            serve(&place, &format!("--source-failures 4/24h --trusted-proxy 127.0.0.1 {flags}"));
+            serve(&store, &format!("--source-failures 4/24h --trusted-proxy 127.0.0.1 {flags}"));
         let rest_auth = || Request::get("/rest-auth");
         rest_auth().send(serving.address);
         rest_auth().authorization("Basic roy").send(serving.address);
@@ -441,10 +441,10 @@ fn the_audit_log_has_a_line_for_every_decision_but_what_is_remembered() {
 /// X-02: what a proxy was asked for is told if the proxy is trusted, on one line, cut, and without a query.
 #[test]
 fn the_audit_log_says_what_a_trusted_proxy_was_asked_for() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
     let asked = |flags: &str| {
-        let serving = serve(&place, &format!("--require-group admin {flags}"));
+        let serving = serve(&store, &format!("--require-group admin {flags}"));
         let evil = "/a\"b\\c\u{2028}\u{202E}";
         let long = format!("/{}", "x".repeat(8000));
         for fields in [
@@ -471,9 +471,9 @@ fn the_audit_log_says_what_a_trusted_proxy_was_asked_for() {
 
 #[test]
 fn invalid_query_of_a_proxy_is_logged_once() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    let serving = serve(&place, "");
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    let serving = serve(&store, "");
     for _ in 0..3 {
         assert_eq!(Request::get("/auth?groups=x").send(serving.address).status, 403);
     }
@@ -484,13 +484,13 @@ fn invalid_query_of_a_proxy_is_logged_once() {
 /// X-02: for whatever keeps the log, an object a line, whose fields are those of the text.
 #[test]
 fn the_log_is_json_if_that_is_asked_for() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
     let words = format!(
         "serve --port 0 --cost 4 --log-format json --trusted-proxy 127.0.0.1 --database {}",
-        place.database().display()
+        store.database().display()
     );
-    let mut command = command(place.folder(), words.split(' '));
+    let mut command = command(store.folder(), words.split(' '));
     command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
@@ -530,16 +530,16 @@ fn the_log_is_json_if_that_is_asked_for() {
 #[test]
 fn a_flood_of_failures_is_no_flood_of_lines() {
     const FLOOD: usize = 300;
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    place.add("broken", "open-sesame");
-    place.sql("UPDATE users SET hash = '$2x$' || substr(hash, 5) WHERE name = 'broken'");
-    let serving = serve(&place, "--cost 4 --source-failures 0 --user-failures 0");
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    store.add("broken", "open-sesame");
+    store.sql("UPDATE users SET hash = '$2x$' || substr(hash, 5) WHERE name = 'broken'");
+    let serving = serve(&store, "--cost 4 --source-failures 0 --user-failures 0");
     let mut connection = Connection::open(serving.address);
     let start = Instant::now();
     for user in ["roy", "broken"] {
         for _ in 0..FLOOD {
-            connection.ask(&Request::get("/rest-auth").basic(user, "wrong"));
+            connection.send(&Request::get("/rest-auth").basic(user, "wrong"));
         }
     }
     assert_eq!(status(&serving, "roy", "open-sesame"), 200);
@@ -574,8 +574,8 @@ fn a_flood_of_failures_is_no_flood_of_lines() {
 /// B-04: so many workers as are asked for, and neither a thread nor much memory more under a flood.
 #[test]
 fn threads_and_memory_are_the_same_after_a_flood() {
-    let place = Place::new();
-    let serving = serve(&place, "--cost 4 --hash-workers 3 --source-failures 0 --user-failures 0");
+    let store = TempStore::new();
+    let serving = serve(&store, "--cost 4 --hash-workers 3 --source-failures 0 --user-failures 0");
     let flood = |from: usize| {
         std::thread::scope(|scope| {
             for client in 0..8 {
@@ -584,8 +584,9 @@ fn threads_and_memory_are_the_same_after_a_flood() {
                     let mut connection = Connection::open(address);
                     for n in 0..100 {
                         let user = format!("user-{}", from + client * 100 + n);
-                        let reply = connection.ask(&Request::get("/rest-auth").basic(user, "x"));
-                        assert_eq!(reply.status, 401);
+                        let response =
+                            connection.send(&Request::get("/rest-auth").basic(user, "x"));
+                        assert_eq!(response.status, 401);
                     }
                 });
             }
@@ -606,10 +607,10 @@ fn threads_and_memory_are_the_same_after_a_flood() {
 
 #[test]
 fn what_the_options_of_the_gate_say_is_done() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
     let hits = |words: &str| {
-        let serving = serve(&place, &format!("--audit-hits {words}"));
+        let serving = serve(&store, &format!("--audit-hits {words}"));
         for _ in 0..2 {
             assert_eq!(status(&serving, "roy", "open-sesame"), 200);
         }
@@ -618,7 +619,7 @@ fn what_the_options_of_the_gate_say_is_done() {
     assert_eq!((hits(""), hits("--cache-entries 0"), hits("--cache-lifetime 1h")), (1, 0, 1));
 
     let limit = |words: &str, from: [&str; 2]| {
-        let serving = serve(&place, &format!("--trusted-proxy 192.0.2.0/24,127.0.0.1 {words}"));
+        let serving = serve(&store, &format!("--trusted-proxy 192.0.2.0/24,127.0.0.1 {words}"));
         from.map(|from| {
             let wrong = Request::get("/rest-auth").basic("roy", "wrong");
             wrong.header("X-Forwarded-For", from).send(serving.address).status
@@ -634,9 +635,9 @@ fn what_the_options_of_the_gate_say_is_done() {
 
 #[test]
 fn a_proxy_that_may_have_been_forgotten_is_told_of_once() {
-    let place = Place::new();
+    let store = TempStore::new();
     let told = |words: &str| {
-        let serving = serve(&place, words);
+        let serving = serve(&store, words);
         for _ in 0..3 {
             let forwarded = Request::get("/rest-auth").header("X-Forwarded-For", "192.0.2.1");
             assert_eq!(forwarded.send(serving.address).status, 401);
@@ -654,12 +655,12 @@ fn a_proxy_that_may_have_been_forgotten_is_told_of_once() {
 /// X-05
 #[test]
 fn no_core_is_dumped() {
-    let place = Place::new();
+    let store = TempStore::new();
     let mut shell = Command::new("sh");
     let serve = "ulimit -c unlimited 2>/dev/null; exec \"$0\" serve --port 0";
     shell.args(["-c", serve, env!("CARGO_BIN_EXE_resttool")]);
-    shell.env_clear().env("HOME", place.folder()).current_dir(place.folder());
-    let serving = Serving::start(shell);
+    shell.env_clear().env("HOME", store.folder()).current_dir(store.folder());
+    let serving = ServerProcess::start(shell);
     let limits = serving.proc("limits");
     let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().collect::<Vec<_>>(), ["0", "0", "bytes"]);
@@ -672,19 +673,19 @@ fn no_core_is_dumped() {
 pub struct Local(pub Child, Option<BufReader<ChildStderr>>);
 
 impl Local {
-    pub fn command(place: &Place, more: &str) -> Command {
+    pub fn command(store: &TempStore, more: &str) -> Command {
         let words = format!(
             "serve --unix-socket {} --cost 4 --database {} {more}",
-            socket(place).display(),
-            place.database().display()
+            socket(store).display(),
+            store.database().display()
         );
-        let mut command = command(place.folder(), words.trim_end().split(' '));
+        let mut command = command(store.folder(), words.trim_end().split(' '));
         command.stderr(std::process::Stdio::piped());
         command
     }
 
-    pub fn start(place: &Place, more: &str) -> Self {
-        let mut child = Self::command(place, more).spawn().unwrap();
+    pub fn start(store: &TempStore, more: &str) -> Self {
+        let mut child = Self::command(store, more).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         while !line.contains("listening on unix:") {
@@ -695,10 +696,10 @@ impl Local {
     }
 
     /// One whose log does not say that it listens.
-    pub fn unheard(place: &Place, mut command: Command) -> Self {
-        let notified = place.folder().join("notify");
+    pub fn unheard(store: &TempStore, mut command: Command) -> Self {
+        let notified = store.folder().join("notify");
         let ready = UnixDatagram::bind(&notified).unwrap();
-        ready.set_read_timeout(Some(PATIENCE)).unwrap();
+        ready.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut child = command.env("NOTIFY_SOCKET", &notified).spawn().unwrap();
         let log = child.stderr.take().map(BufReader::new);
         let local = Self(child, log);
@@ -721,14 +722,14 @@ impl Drop for Local {
     }
 }
 
-pub fn socket(place: &Place) -> std::path::PathBuf {
-    place.folder().join("resttool.sock")
+pub fn socket(store: &TempStore) -> std::path::PathBuf {
+    store.folder().join("resttool.sock")
 }
 
 /// The answer, as text.
-pub fn ask_locally(place: &Place, request: &Request) -> String {
-    let mut stream = std::os::unix::net::UnixStream::connect(socket(place)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+pub fn ask_locally(store: &TempStore, request: &Request) -> String {
+    let mut stream = std::os::unix::net::UnixStream::connect(socket(store)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let request = request.clone().header("Connection", "close");
     std::io::Write::write_all(&mut stream, &request.bytes()).unwrap();
     let mut said = String::new();
@@ -739,24 +740,24 @@ pub fn ask_locally(place: &Place, request: &Request) -> String {
 /// T-06
 #[test]
 fn a_socket_has_its_mode_and_is_taken_over_only_from_who_is_gone() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    let path = socket(&place);
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    let path = socket(&store);
     let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
-    let mut first = Local::start(&place, "--trusted-proxy 127.0.0.1");
+    let mut first = Local::start(&store, "--trusted-proxy 127.0.0.1");
     assert_eq!(mode(), 0o600);
     let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
-    assert!(ask_locally(&place, &roy).starts_with("HTTP/1.1 200"));
+    assert!(ask_locally(&store, &roy).starts_with("HTTP/1.1 200"));
     let words =
-        format!("serve --unix-socket {} --database {}", path.display(), place.database().display());
-    let taken = run(place.folder(), &words, "");
+        format!("serve --unix-socket {} --database {}", path.display(), store.database().display());
+    let taken = run(store.folder(), &words, "");
     assert_eq!(taken.code, 1);
     assert!(taken.stderr.ends_with("choose another --unix-socket\n"), "{}", taken.stderr);
-    assert!(ask_locally(&place, &roy).starts_with("HTTP/1.1 200"), "it goes on");
+    assert!(ask_locally(&store, &roy).starts_with("HTTP/1.1 200"), "it goes on");
 
     // Whoever connects counts as 127.0.0.1, which is a trusted proxy here.
     let proxied = Request::get("/rest-auth").basic("roy", "wrong");
-    ask_locally(&place, &proxied.header("X-Forwarded-For", "203.0.113.7"));
+    ask_locally(&store, &proxied.header("X-Forwarded-For", "203.0.113.7"));
     let mut log = String::new();
     while !log.contains("reason=wrong-password source=203.0.113.7") {
         assert!(first.1.as_mut().unwrap().read_line(&mut log).unwrap() > 0, "{log}");
@@ -765,9 +766,9 @@ fn a_socket_has_its_mode_and_is_taken_over_only_from_who_is_gone() {
     first.0.kill().unwrap();
     first.0.wait().unwrap();
     assert!(path.exists());
-    let second = Local::start(&place, "--unix-socket-mode 660");
+    let second = Local::start(&store, "--unix-socket-mode 660");
     assert_eq!(mode(), 0o660);
-    assert!(ask_locally(&place, &roy).starts_with("HTTP/1.1 200"));
+    assert!(ask_locally(&store, &roy).starts_with("HTTP/1.1 200"));
     let id = rustix::process::Pid::from_child(&second.0);
     rustix::process::kill_process(id, Signal::TERM).unwrap();
     let mut second = second;
@@ -775,34 +776,34 @@ fn a_socket_has_its_mode_and_is_taken_over_only_from_who_is_gone() {
     assert!(!path.exists(), "stopped, it takes it away");
     // What is no socket is nobody's to take.
     std::fs::write(&path, "something that somebody may still want").unwrap();
-    assert_eq!(run(place.folder(), &words, "").code, 1);
+    assert_eq!(run(store.folder(), &words, "").code, 1);
     assert!(std::fs::read(&path).unwrap().starts_with(b"something"));
-    assert_eq!(run(place.folder(), &format!("{words} --unix-socket-mode 999"), "").code, 2);
+    assert_eq!(run(store.folder(), &format!("{words} --unix-socket-mode 999"), "").code, 2);
 }
 
 /// R-14, T-06: a server that is still at requests in flight when its successor starts.
 #[test]
 fn stopping_server_leaves_the_socket_of_its_successor() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    let path = socket(&place);
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    let path = socket(&store);
     // The new hash is under way for seconds after the answer.
     let words = format!(
         "serve --unix-socket {} --cost 15 --rehash --database {}",
         path.display(),
-        place.database().display()
+        store.database().display()
     );
-    let mut command = command(place.folder(), words.split(' '));
+    let mut command = command(store.folder(), words.split(' '));
     command.stderr(std::process::Stdio::null());
-    let mut first = Local::unheard(&place, command);
+    let mut first = Local::unheard(&store, command);
     let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
-    assert!(ask_locally(&place, &roy).starts_with("HTTP/1.1 200"));
+    assert!(ask_locally(&store, &roy).starts_with("HTTP/1.1 200"));
     kill_process(Pid::from_child(&first.0), Signal::TERM).unwrap();
     while std::os::unix::net::UnixStream::connect(&path).is_ok() {}
-    let mut second = Local::start(&place, "");
+    let mut second = Local::start(&store, "");
     assert!(first.0.try_wait().unwrap().is_none(), "the first one has not ended yet");
-    assert_eq!(end(&mut first.0).code(), Some(0));
-    assert!(ask_locally(&place, &roy).starts_with("HTTP/1.1 200"));
+    assert_eq!(wait_or_kill(&mut first.0).code(), Some(0));
+    assert!(ask_locally(&store, &roy).starts_with("HTTP/1.1 200"));
     assert_eq!(second.stop(), Some(0));
     assert!(!path.exists(), "its own socket it takes away");
 }

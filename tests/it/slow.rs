@@ -5,19 +5,19 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use resttool::ServerSettings;
-
-use crate::client::{Connection, Request};
-use crate::server::{Place, Server};
-use crate::tool::{Serving, command};
+use crate::support::ServerSettings;
+use crate::support::cli::{ServerProcess, command};
+use crate::support::client::{Connection, Request};
+use crate::support::server::Server;
+use crate::support::store::TempStore;
 
 const PATIENCE: Duration = Duration::from_millis(300);
 
-fn impatient() -> (Place, Server) {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
-    let server = Server::impatient(place.store(), None, PATIENCE);
-    (place, server)
+fn impatient() -> (TempStore, Server) {
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    let server = Server::start_with_timeout(store.open(), None, PATIENCE);
+    (store, server)
 }
 
 /// Somebody else is served all the while.
@@ -28,7 +28,7 @@ fn beside<T>(server: &Server, slow: impl FnOnce() -> T) -> T {
             let mut connection = Connection::open(server.address);
             while !done.load(Ordering::Relaxed) {
                 let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
-                assert_eq!(connection.ask(&roy).status, 200);
+                assert_eq!(connection.send(&roy).status, 200);
             }
         });
         let result = slow();
@@ -42,11 +42,11 @@ fn beside<T>(server: &Server, slow: impl FnOnce() -> T) -> T {
 #[test]
 fn a_head_that_does_not_end_ends_the_connection_whichever_it_is() {
     assert!(ServerSettings::PATIENCE <= Duration::from_secs(10), "unless told otherwise");
-    let (_place, server) = impatient();
+    let (_store, server) = impatient();
     for answered in 0..3 {
         let mut slow = Connection::open(server.address);
         for _ in 0..answered {
-            assert_eq!(slow.ask(&Request::get("/healthz")).status, 200);
+            assert_eq!(slow.send(&Request::get("/healthz")).status, 200);
         }
         let rest = beside(&server, || {
             slow.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Slow: ");
@@ -59,7 +59,7 @@ fn a_head_that_does_not_end_ends_the_connection_whichever_it_is() {
 /// B-12: a byte now and then buys no time.
 #[test]
 fn a_head_that_comes_in_drips_ends_the_connection_too() {
-    let (_place, server) = impatient();
+    let (_store, server) = impatient();
     let mut slow = TcpStream::connect(server.address).unwrap();
     slow.write_all(&Request::get("/healthz").bytes()).unwrap();
     slow.write_all(b"GET /healthz HTTP/1.1\r\nX-Slow: ").unwrap();
@@ -76,14 +76,14 @@ fn a_head_that_comes_in_drips_ends_the_connection_too() {
 /// B-12
 #[test]
 fn a_body_that_does_not_end_ends_the_connection() {
-    let (_place, server) = impatient();
+    let (_store, server) = impatient();
     for target in ["/auth", "/rest-auth", "/nowhere"] {
         let mut slow = Connection::open(server.address);
         let head = Request::new("POST", target).header("Content-Length", "1000000");
         slow.write(&head.bytes());
         slow.write(b"only this");
-        let reply = slow.read();
-        assert!([401, 404, 405].contains(&reply.status), "{}", reply.status);
+        let response = slow.read();
+        assert!([401, 404, 405].contains(&response.status), "{}", response.status);
         assert_eq!(beside(&server, || slow.rest()), "", "{target}");
     }
 }
@@ -91,7 +91,7 @@ fn a_body_that_does_not_end_ends_the_connection() {
 /// B-12: who sends requests and reads no answer.
 #[test]
 fn unread_responses_end_the_connection() {
-    let (_place, server) = impatient();
+    let (_store, server) = impatient();
     let mut deaf = TcpStream::connect(server.address).unwrap();
     let many = Request::get("/openapi.json").bytes().repeat(100);
     beside(&server, || {
@@ -116,18 +116,18 @@ fn served_after(address: SocketAddr, held: Vec<Connection>) -> Duration {
 /// B-13
 #[test]
 fn at_the_limit_of_connections_who_waits_is_served_when_others_have_gone() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
     let threads = std::thread::available_parallelism().unwrap().get();
     let words = format!(
         "serve --port 0 --max-connections {threads} --database {}",
-        place.database().display()
+        store.database().display()
     );
-    let serving = Serving::start(command(place.folder(), words.split(' ')));
+    let serving = ServerProcess::start(command(store.folder(), words.split(' ')));
     let held: Vec<_> = (0..threads)
         .map(|_| {
             let mut connection = Connection::open(serving.address);
-            assert_eq!(connection.ask(&Request::get("/healthz")).status, 200);
+            assert_eq!(connection.send(&Request::get("/healthz")).status, 200);
             connection
         })
         .collect();
@@ -138,13 +138,13 @@ fn at_the_limit_of_connections_who_waits_is_served_when_others_have_gone() {
 /// B-13: more clients than there are descriptors.
 #[test]
 fn without_descriptors_it_goes_on_when_there_are_some_again() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
     let mut shell = std::process::Command::new("sh");
-    let words = format!("serve --port 0 --cost 4 --database {}", place.database().display());
+    let words = format!("serve --port 0 --cost 4 --database {}", store.database().display());
     shell.args(["-c", &format!("ulimit -n 64; exec {} {words}", env!("CARGO_BIN_EXE_resttool"))]);
     shell.stdin(std::process::Stdio::null());
-    let serving = Serving::start(shell);
+    let serving = ServerProcess::start(shell);
     assert!(serving.log.contains("do not fit into the limit of 64 open files"), "{}", serving.log);
     let held: Vec<_> = (0..100).map(|_| Connection::open(serving.address)).collect();
     let took = served_after(serving.address, held);
@@ -159,16 +159,16 @@ fn without_descriptors_it_goes_on_when_there_are_some_again() {
 #[test]
 #[ignore = "needs slowhttptest"]
 fn slowhttptest_does_not_disturb_other_clients() {
-    let place = Place::new();
-    place.add("roy", "open-sesame");
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
     // With the patience that servers have.
-    let server = place.serve();
+    let server = store.serve();
     for mode in ["-H", "-B", "-X"] {
         let mut slow = std::process::Command::new("slowhttptest");
         slow.args([mode, "-c", "300", "-r", "200", "-i", "3", "-l", "13", "-p", "3"]);
         slow.args(["-u", &format!("http://{}/rest-auth", server.address)]);
-        slow.current_dir(place.folder());
-        let outcome = beside(&server, || crate::tool::finish(slow, ""));
+        slow.current_dir(store.folder());
+        let outcome = beside(&server, || crate::support::cli::finish(slow, ""));
         assert_eq!(outcome.code, 0, "{}", outcome.stderr);
         let available = outcome.stdout.rsplit_once("service available:").unwrap().1;
         assert!(available.contains("YES"), "{mode}: {}", outcome.stdout);

@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::client::{Connection, Request};
-use crate::server::{Place, name, with_roy};
-use crate::tool::{Outcome, Serving, command, finish, follow_as, run};
+use crate::support::cli::{Completed, ServerProcess, command, finish, run, run_advice_as};
+use crate::support::client::{Connection, Request};
+use crate::support::server::with_roy;
+use crate::support::store::{TempStore, name};
 
 /// S-04
 #[test]
 fn eight_processes_add_fifty_users_each_beside_a_busy_server() {
-    let (place, server) = with_roy();
+    let (store, server) = with_roy();
     let hash = "$2y$04$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui";
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -27,21 +28,21 @@ fn eight_processes_add_fifty_users_each_beside_a_busy_server() {
                     let mut connection = Connection::open(server.address);
                     let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
                     while !done.load(Ordering::Relaxed) {
-                        assert_eq!(connection.ask(&roy).status, 200);
+                        assert_eq!(connection.send(&roy).status, 200);
                     }
                 })
             })
             .collect();
         let adders: Vec<_> = (0..8)
             .map(|process| {
-                let place = &place;
+                let store = &store;
                 scope.spawn(move || {
                     for n in 0..50 {
-                        let database = place.database().display().to_string();
+                        let database = store.database().display().to_string();
                         let words = format!(
                             "useradd user-{process}-{n} --hash-stdin --database {database}"
                         );
-                        let outcome = run(place.folder(), &words, hash);
+                        let outcome = run(store.folder(), &words, hash);
                         assert_eq!(outcome.code, 0, "{}", outcome.stderr);
                     }
                 })
@@ -55,9 +56,9 @@ fn eight_processes_add_fifty_users_each_beside_a_busy_server() {
             client.join().unwrap();
         }
     });
-    let store = place.store();
+    let users = store.open();
     let there = (0..8).flat_map(|p| (0..50).map(move |n| format!("user-{p}-{n}")));
-    assert_eq!(there.filter(|user| store.contains(&name(user)).unwrap()).count(), 400);
+    assert_eq!(there.filter(|user| users.contains(&name(user)).unwrap()).count(), 400);
 }
 
 /// S-14: pages go from the write-ahead log into the database while others read, so that it can be begun anew.
@@ -66,13 +67,13 @@ fn the_log_stays_bounded_under_ten_thousand_changes_with_readers() {
     const WRITERS: usize = 8;
     // Odd, so that everybody ends up locked.
     const EACH: usize = 1251;
-    let place = Place::new();
+    let store = TempStore::new();
     let hash = "$2y$04$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui";
     for n in 0..100 {
-        place.hashed(&format!("user-{n}"), hash);
+        store.add_hash(&format!("user-{n}"), hash);
     }
-    let wal = place.folder().join("users.db-wal");
-    let (store, done, largest) = (place.store(), AtomicBool::new(false), AtomicU64::new(0));
+    let wal = store.folder().join("users.db-wal");
+    let (users, done, largest) = (store.open(), AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -82,18 +83,18 @@ fn the_log_stays_bounded_under_ten_thousand_changes_with_readers() {
                         there += 1;
                         ControlFlow::Continue(())
                     };
-                    store.each(each).unwrap();
+                    users.each(each).unwrap();
                     assert_eq!(there, 100);
                 }
             });
         }
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
-                let (place, wal, largest) = (&place, &wal, &largest);
+                let (store, wal, largest) = (&store, &wal, &largest);
                 scope.spawn(move || {
-                    let (store, user) = (place.store(), name(&format!("user-{writer}")));
+                    let (users, user) = (store.open(), name(&format!("user-{writer}")));
                     for n in 0..EACH {
-                        let mut changes = store.begin().unwrap();
+                        let mut changes = users.begin().unwrap();
                         let mut account = changes.find(&user).unwrap().unwrap();
                         account.locked = n % 2 == 0;
                         changes.put(&account).unwrap();
@@ -108,7 +109,7 @@ fn the_log_stays_bounded_under_ten_thousand_changes_with_readers() {
         done.store(true, Ordering::Relaxed);
         assert_eq!(failed, 0);
     });
-    let locked = |n| store.find(&name(&format!("user-{n}"))).unwrap().unwrap().locked;
+    let locked = |n| users.find(&name(&format!("user-{n}"))).unwrap().unwrap().locked;
     assert!((0..WRITERS).all(locked) && !locked(WRITERS));
     // Never folded, it grows to ten times the 4 MB that it has.
     let largest = largest.into_inner();
@@ -119,17 +120,17 @@ fn the_log_stays_bounded_under_ten_thousand_changes_with_readers() {
 /// given about it.
 #[test]
 fn file_that_is_no_store_gets_no_advice() {
-    let place = Place::new();
-    let strange = place.folder().join("strange.db");
+    let store = TempStore::new();
+    let strange = store.folder().join("strange.db");
     fs::write(&strange, "something else").unwrap();
     for file in [Path::new("/etc/passwd"), &strange] {
         for (mode, folder) in [(0o644, 0o700), (0o600, 0o777), (0o666, 0o1777)] {
             fs::set_permissions(&strange, Permissions::from_mode(mode)).unwrap();
-            fs::set_permissions(place.folder(), Permissions::from_mode(folder)).unwrap();
+            fs::set_permissions(store.folder(), Permissions::from_mode(folder)).unwrap();
             for words in ["check", "userlist", "userdel roy", "serve --port 0", "backup copy.db"] {
-                let mut command = command(place.folder(), words.split(' '));
-                command.arg("--database").arg(file).current_dir(place.folder());
-                let Outcome { code, stdout, stderr } = finish(command, "");
+                let mut command = command(store.folder(), words.split(' '));
+                command.arg("--database").arg(file).current_dir(store.folder());
+                let Completed { code, stdout, stderr } = finish(command, "");
                 let said = stdout + &stderr;
                 assert_eq!(code, 1, "{words}: {said}");
                 assert!(said.contains("it is no resttool store"), "{words}: {said}");
@@ -147,7 +148,7 @@ const NEIGHBOUR: u32 = 65_533;
 const HASH: &str = "$2y$04$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui";
 
 /// Runs the program on this database as this user of the system, or as the caller for 0.
-fn run_as(user: u32, words: &str, database: &Path) -> Outcome {
+fn run_as(user: u32, words: &str, database: &Path) -> Completed {
     let mut command = command(database.parent().unwrap(), words.split(' '));
     command.arg("--database").arg(database);
     if user != 0 {
@@ -171,7 +172,7 @@ fn follow_hints(user: u32, words: &str, database: &Path) -> (PathBuf, usize) {
             None => (hint, None),
         };
         if !advice.is_empty() {
-            follow_as(user, advice);
+            run_advice_as(user, advice);
         }
         database = moved.map_or(database, PathBuf::from);
     }
@@ -191,13 +192,13 @@ fn mode(path: &Path) -> u32 {
 #[test]
 fn folder_that_others_may_write_to_is_refused() {
     for folder in [0o777, 0o1777, 0o770, 0o720, 0o702, 0o2775] {
-        let place = Place::new();
-        place.hashed("roy", HASH);
-        let database = place.database();
-        set_mode(place.folder(), folder);
+        let store = TempStore::new();
+        store.add_hash("roy", HASH);
+        let database = store.database();
+        set_mode(store.folder(), folder);
         let why = format!(
             "{}: other users may write to it (mode {folder:04o})\n",
-            place.folder().display()
+            store.folder().display()
         );
         for words in ["serve --port 0", "useradd ann --hash-stdin", "userdel roy", "userlist"] {
             let outcome = run_as(0, words, &database);
@@ -205,11 +206,11 @@ fn folder_that_others_may_write_to_is_refused() {
             assert!(outcome.stderr.contains(&why), "{words}: {}", outcome.stderr);
         }
         let check = run_as(0, "check --cost 4", &database);
-        let found = format!("other users may write to {}", place.folder().display());
+        let found = format!("other users may write to {}", store.folder().display());
         assert!(check.code == 1 && check.stdout.contains(&found), "{}", check.stdout);
-        let missing = run_as(0, "userlist", &place.folder().join("new.db"));
+        let missing = run_as(0, "userlist", &store.folder().join("new.db"));
         assert!(missing.stderr.contains(&why), "{}", missing.stderr);
-        assert!(!place.folder().join("new.db").exists());
+        assert!(!store.folder().join("new.db").exists());
         let (database, refusals) = follow_hints(0, "useradd ann --hash-stdin", &database);
         assert_eq!(refusals, 1);
         assert_eq!(mode(database.parent().unwrap()) & 0o022, 0);
@@ -225,9 +226,9 @@ fn folder_that_others_may_write_to_is_refused() {
 #[ignore = "needs root"]
 fn volumes_of_kubernetes_have_a_way_out() {
     for volume_mode in [0o777, 0o2775, 0o2777] {
-        let place = Place::new();
-        set_mode(place.folder(), 0o755);
-        let volume = place.folder().join("data");
+        let store = TempStore::new();
+        set_mode(store.folder(), 0o755);
+        let volume = store.folder().join("data");
         fs::create_dir(&volume).unwrap();
         chown(&volume, Some(0), Some(SERVICE)).unwrap();
         set_mode(&volume, volume_mode);
@@ -239,7 +240,7 @@ fn volumes_of_kubernetes_have_a_way_out() {
         // A server that was killed leaves its companions.
         let mut serve = command(&volume, ["serve", "--port", "0", "--database"]);
         serve.arg(&database).uid(SERVICE).gid(SERVICE);
-        let server = Serving::start(serve);
+        let server = ServerProcess::start(serve);
         assert_eq!(run_as(SERVICE, &add("ann"), &database).code, 0);
         drop(server);
         // As the kubelet does it, with the second group of the service.
@@ -281,18 +282,18 @@ fn planted_companions_are_refused_and_set_aside() {
     ];
     for (why, plant) in plants {
         for suffix in ["-wal", "-shm"] {
-            let place = Place::new();
-            place.hashed("roy", HASH);
-            let database = place.database();
-            chown(place.folder(), Some(SERVICE), Some(SERVICE)).unwrap();
+            let store = TempStore::new();
+            store.add_hash("roy", HASH);
+            let database = store.database();
+            chown(store.folder(), Some(SERVICE), Some(SERVICE)).unwrap();
             chown(&database, Some(SERVICE), Some(SERVICE)).unwrap();
-            let secret = place.folder().join("secret");
+            let secret = store.folder().join("secret");
             fs::write(&secret, "of root alone").unwrap();
             set_mode(&secret, 0o600);
             plant(&secret, Path::new(&format!("{}{suffix}", database.display())));
             let before = fs::read(&database).unwrap();
             for user in [0, SERVICE] {
-                let backup = format!("backup {}", place.folder().join("copy").display());
+                let backup = format!("backup {}", store.folder().join("copy").display());
                 for words in ["serve --port 0", "useradd ann --hash-stdin", &backup] {
                     let outcome = run_as(user, words, &database);
                     assert_eq!(outcome.code, 1, "{words}");
@@ -318,20 +319,20 @@ fn planted_companions_are_refused_and_set_aside() {
 #[test]
 #[ignore = "needs root"]
 fn planted_log_of_a_neighbour_replaces_no_user() {
-    let place = Place::new();
-    set_mode(place.folder(), 0o755);
-    let shared = place.folder().join("shared");
+    let store = TempStore::new();
+    set_mode(store.folder(), 0o755);
+    let shared = store.folder().join("shared");
     fs::create_dir(&shared).unwrap();
     set_mode(&shared, 0o777);
     let database = shared.join("users.db");
-    place.hashed("roy", HASH);
-    fs::copy(place.database(), &database).unwrap();
+    store.add_hash("roy", HASH);
+    fs::copy(store.database(), &database).unwrap();
     set_mode(&database, 0o600);
     chown(&database, Some(SERVICE), Some(SERVICE)).unwrap();
     // The neighbour takes the log of a store of theirs, as it is while that is in use.
-    let theirs = place.folder().join("theirs");
+    let theirs = store.folder().join("theirs");
     fs::create_dir(&theirs).unwrap();
-    fs::copy(place.database(), theirs.join("users.db")).unwrap();
+    fs::copy(store.database(), theirs.join("users.db")).unwrap();
     set_mode(&theirs.join("users.db"), 0o600);
     let connection = rusqlite::Connection::open(theirs.join("users.db")).unwrap();
     connection.execute_batch("UPDATE users SET name = 'mallory'").unwrap();
@@ -341,7 +342,7 @@ fn planted_log_of_a_neighbour_replaces_no_user() {
     chown(&log, Some(NEIGHBOUR), Some(NEIGHBOUR)).unwrap();
     for user in [0, SERVICE] {
         for words in ["serve --port 0", "useradd ann --hash-stdin", "userlist", "check"] {
-            let Outcome { code, stdout, stderr } = run_as(user, words, &database);
+            let Completed { code, stdout, stderr } = run_as(user, words, &database);
             assert_eq!(code, 1, "{words}: {stderr}");
             assert!(!(stdout + &stderr).contains("mallory"), "{words}");
         }
@@ -358,10 +359,10 @@ fn planted_log_of_a_neighbour_replaces_no_user() {
 #[test]
 #[ignore = "needs root"]
 fn what_root_makes_in_the_folder_of_a_service_is_the_services() {
-    let place = Place::new();
-    let home = place.folder().join("service");
+    let store = TempStore::new();
+    let home = store.folder().join("service");
     fs::create_dir(&home).unwrap();
-    chown(place.folder(), Some(SERVICE), Some(SERVICE)).unwrap();
+    chown(store.folder(), Some(SERVICE), Some(SERVICE)).unwrap();
     chown(&home, Some(SERVICE), Some(SERVICE)).unwrap();
     let database = home.join("some/where/users.db");
     let command = |words: &str| {
@@ -375,7 +376,7 @@ fn what_root_makes_in_the_folder_of_a_service_is_the_services() {
     as_root("useradd roy --password-stdin --cost 4");
     let mut serve = command("serve --port 0");
     serve.uid(SERVICE).gid(SERVICE);
-    let server = Serving::start(serve);
+    let server = ServerProcess::start(serve);
     let login = |user| {
         let request = Request::get("/rest-auth").basic(user, "open-sesame");
         request.send(server.address).status
@@ -401,9 +402,9 @@ fn what_root_makes_in_the_folder_of_a_service_is_the_services() {
 #[test]
 #[ignore = "needs root"]
 fn owner_of_a_folder_leads_root_nowhere() {
-    let place = Place::new();
-    set_mode(place.folder(), 0o755);
-    let (home, target) = (place.folder().join("home"), place.folder().join("target"));
+    let store = TempStore::new();
+    set_mode(store.folder(), 0o755);
+    let (home, target) = (store.folder().join("home"), store.folder().join("target"));
     fs::create_dir_all(home.join(".local")).unwrap();
     fs::create_dir(&target).unwrap();
     chown(&home, Some(SERVICE), Some(SERVICE)).unwrap();
@@ -434,16 +435,16 @@ fn owner_of_a_folder_leads_root_nowhere() {
     assert_eq!(fs::read_dir(&target).unwrap().count(), 0, "nothing was made there");
     // A store of root's own.
     let of_root = target.join("users.db");
-    place.hashed("roy", HASH);
-    fs::rename(place.database(), &of_root).unwrap();
+    store.add_hash("roy", HASH);
+    fs::rename(store.database(), &of_root).unwrap();
     let before = fs::read(&of_root).unwrap();
     let database = link(&of_root, "users.db");
     refused(None, Some(&database));
     // By way of a link of root's as well.
-    let detour = place.folder().join("detour");
+    let detour = store.folder().join("detour");
     symlink("home/data/users.db", &detour).unwrap();
     refused(None, Some(&detour));
-    let copy = place.folder().join("copy");
+    let copy = store.folder().join("copy");
     let backup = run_as(0, &format!("backup {}", copy.display()), &database);
     assert_eq!((backup.code, copy.exists()), (1, false), "{}", backup.stderr);
     assert_eq!(run_as(0, "check", &database).code, 1);
@@ -458,15 +459,15 @@ fn owner_of_a_folder_leads_root_nowhere() {
 fn store_of_another_user_is_used_by_a_thread_of_that_user() {
     // One that the system knows, and one that it does not.
     for (user, group, expected) in [(SERVICE, 4242, SERVICE), (NEIGHBOUR, 4242, 4242)] {
-        let place = Place::new();
-        set_mode(place.folder(), 0o755);
-        let home = place.folder().join("home");
+        let store = TempStore::new();
+        set_mode(store.folder(), 0o755);
+        let home = store.folder().join("home");
         fs::create_dir(&home).unwrap();
         chown(&home, Some(user), Some(group)).unwrap();
         let database = home.join("resttool/users.db");
         let mut serve = command(&home, ["serve", "--port", "0", "--database"]);
         serve.arg(&database);
-        let server = Serving::start(serve);
+        let server = ServerProcess::start(serve);
         // It has to be in use, and beside another process.
         assert_eq!(run_as(0, "useradd roy --hash-stdin", &database).code, 0);
         let status = Request::get("/rest-auth").basic("roy", "wrong").send(server.address).status;
@@ -492,15 +493,15 @@ fn store_of_another_user_is_used_by_a_thread_of_that_user() {
 #[test]
 #[ignore = "needs root"]
 fn owner_of_the_store_has_all_groups_of_theirs() {
-    let place = Place::new();
-    set_mode(place.folder(), 0o755);
-    let team = place.folder().join("team");
+    let store = TempStore::new();
+    set_mode(store.folder(), 0o755);
+    let team = store.folder().join("team");
     let home = team.join("home");
     fs::create_dir_all(&home).unwrap();
     chown(&team, Some(0), Some(4242)).unwrap();
     set_mode(&team, 0o710);
     chown(&home, Some(NEIGHBOUR), Some(NEIGHBOUR)).unwrap();
-    let (users, groups) = (place.folder().join("passwd"), place.folder().join("group"));
+    let (users, groups) = (store.folder().join("passwd"), store.folder().join("group"));
     fs::write(&users, format!("svc:x:{NEIGHBOUR}:{NEIGHBOUR}::/:/bin/false\n")).unwrap();
     fs::write(&groups, format!("svc:x:{NEIGHBOUR}:\nteam:x:4242:svc\n")).unwrap();
     // Their own view of the system's files.
@@ -512,7 +513,7 @@ fn owner_of_the_store_has_all_groups_of_theirs() {
     );
     unshare.arg("sh").arg(&users).arg(&groups).arg(env!("CARGO_BIN_EXE_resttool"));
     unshare.arg(home.join("users.db"));
-    let server = Serving::start(unshare);
+    let server = ServerProcess::start(unshare);
     let statuses = statuses_of_store_threads(&server);
     assert_eq!(statuses.len(), 1);
     assert_eq!(status_field(&statuses[0], "Groups:"), format!("4242 {NEIGHBOUR}"));
@@ -525,8 +526,8 @@ fn owner_of_the_store_has_all_groups_of_theirs() {
 #[test]
 #[ignore = "needs root"]
 fn store_of_a_dynamic_user_is_administered_by_root() {
-    let place = Place::new();
-    let (private, link) = (place.folder().join("private"), place.folder().join("state"));
+    let store = TempStore::new();
+    let (private, link) = (store.folder().join("private"), store.folder().join("state"));
     let state = private.join("state");
     fs::create_dir_all(&state).unwrap();
     set_mode(&private, 0o700);
@@ -534,7 +535,7 @@ fn store_of_a_dynamic_user_is_administered_by_root() {
     chown(&state, Some(NEIGHBOUR), Some(NEIGHBOUR)).unwrap();
     symlink("private/state", &link).unwrap();
     let database = link.join("users.db");
-    let backup = format!("backup {}", place.folder().join("copy").display());
+    let backup = format!("backup {}", store.folder().join("copy").display());
     for words in ["useradd roy --hash-stdin", "userlist", "check --cost 4", &backup, "userdel roy"]
     {
         let outcome = run_as(0, words, &database);
@@ -543,7 +544,7 @@ fn store_of_a_dynamic_user_is_administered_by_root() {
     assert_eq!(fs::metadata(&database).unwrap().uid(), NEIGHBOUR);
     let mut serve = command(&link, ["serve", "--port", "0", "--database"]);
     serve.arg(&database);
-    let server = Serving::start(serve);
+    let server = ServerProcess::start(serve);
     let statuses = statuses_of_store_threads(&server);
     assert_eq!(statuses.len(), 1);
     for capabilities in ["CapPrm:", "CapEff:"] {
@@ -553,8 +554,8 @@ fn store_of_a_dynamic_user_is_administered_by_root() {
     drop(server);
     // What that right would let them read is not reached by a link.
     let of_root = private.join("root.db");
-    place.hashed("ann", HASH);
-    fs::rename(place.database(), &of_root).unwrap();
+    store.add_hash("ann", HASH);
+    fs::rename(store.database(), &of_root).unwrap();
     let theirs = state.join("theirs.db");
     symlink(&of_root, &theirs).unwrap();
     std::os::unix::fs::lchown(&theirs, Some(NEIGHBOUR), Some(NEIGHBOUR)).unwrap();
@@ -565,7 +566,7 @@ fn store_of_a_dynamic_user_is_administered_by_root() {
 }
 
 /// What the kernel tells of the threads that act as the owner of the store.
-fn statuses_of_store_threads(server: &Serving) -> Vec<String> {
+fn statuses_of_store_threads(server: &ServerProcess) -> Vec<String> {
     fs::read_dir(format!("/proc/{}/task", server.id()))
         .unwrap()
         .map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap())
@@ -586,9 +587,9 @@ fn status_field(status: &str, name: &str) -> String {
 #[test]
 #[ignore = "needs root"]
 fn output_and_password_files_stay_the_callers() {
-    let place = Place::new();
-    set_mode(place.folder(), 0o755);
-    let (home, own) = (place.folder().join("home"), place.folder().join("own"));
+    let store = TempStore::new();
+    set_mode(store.folder(), 0o755);
+    let (home, own) = (store.folder().join("home"), store.folder().join("own"));
     fs::create_dir(&home).unwrap();
     fs::create_dir(&own).unwrap();
     chown(&home, Some(SERVICE), Some(SERVICE)).unwrap();
@@ -633,26 +634,26 @@ fn output_and_password_files_stay_the_callers() {
 #[test]
 #[ignore = "needs strace"]
 fn what_a_command_has_written_is_on_the_disk_when_it_ends() {
-    let place = Place::new();
+    let store = TempStore::new();
     let run = |database: &str, words: &str| {
-        let trace = place.folder().join("trace");
-        let database = place.folder().join(database).display().to_string();
+        let trace = store.folder().join("trace");
+        let database = store.folder().join(database).display().to_string();
         let mut strace = Command::new("strace");
         strace.args(["-f", "-y", "-e", "trace=file,desc", "-o"]).arg(&trace);
         strace.arg(env!("CARGO_BIN_EXE_resttool")).args(words.split(' '));
         strace.args(["--database", &database]);
         let outcome = finish(strace, "open-sesame");
         assert_eq!(outcome.code, 0, "{}", outcome.stderr);
-        unsynced(&fs::read_to_string(trace).unwrap(), place.folder())
+        unsynced(&fs::read_to_string(trace).unwrap(), store.folder())
     };
     let nothing = BTreeMap::new();
     assert_eq!(run("some/where/new.db", "userdel ann --if-exists"), nothing, "a new store");
     let add = |user| run("users.db", &format!("useradd {user} --password-stdin --cost 4"));
     assert_eq!(add("ann"), nothing, "a user in a new store");
     assert_eq!(add("bob"), nothing, "alone");
-    let _beside = place.store();
+    let _beside = store.open();
     assert_eq!(add("cid"), nothing, "beside others");
-    let wal = fs::metadata(place.folder().join("users.db-wal")).unwrap();
+    let wal = fs::metadata(store.folder().join("users.db-wal")).unwrap();
     assert!(wal.len() > 0, "it is in the WAL");
 }
 

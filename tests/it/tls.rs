@@ -19,27 +19,29 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
 };
 
-use crate::client::{PATIENCE, Request};
-use crate::server::{Place, Server};
-use crate::tool::{Outcome, Serving, command, finish};
+use crate::support::Tls;
+use crate::support::cli::{Completed, ServerProcess, command, finish};
+use crate::support::client::{Request, TIMEOUT};
+use crate::support::server::Server;
+use crate::support::store::TempStore;
 
 /// A place with the user roy, and a certificate with its key.
 struct Setup {
-    place: Place,
+    store: TempStore,
 }
 
 impl Setup {
     fn new() -> Self {
-        let place = Place::new();
-        place.add("roy", "open-sesame");
-        let setup = Self { place };
+        let store = TempStore::new();
+        store.add("roy", "open-sesame");
+        let setup = Self { store };
         let (certificate, key) = made();
         setup.put(&certificate, &key);
         setup
     }
 
     fn path(&self, file: &str) -> PathBuf {
-        self.place.folder().join(file)
+        self.store.folder().join(file)
     }
 
     /// Each of them is put in place whole, one after the other.
@@ -57,15 +59,15 @@ impl Setup {
             "serve --port 0 --cost 4 --tls-cert {} --tls-key {} --database {} {more}",
             self.path("cert.pem").display(),
             self.path("key.pem").display(),
-            self.place.database().display()
+            self.store.database().display()
         );
-        let mut command = command(self.place.folder(), words.trim_end().split(' '));
+        let mut command = command(self.store.folder(), words.trim_end().split(' '));
         command.stdin(std::process::Stdio::null());
         command
     }
 
-    fn serve(&self) -> Serving {
-        Serving::start(self.command(""))
+    fn serve(&self) -> ServerProcess {
+        ServerProcess::start(self.command(""))
     }
 
     /// The certificate that stands in the file.
@@ -73,7 +75,7 @@ impl Setup {
         CertificateDer::from_pem_file(self.path("cert.pem")).unwrap()
     }
 
-    fn refused(&self, more: &str) -> Outcome {
+    fn refused(&self, more: &str) -> Completed {
         finish(self.command(more), "")
     }
 }
@@ -146,9 +148,9 @@ fn tls_is_1_2_or_1_3_with_http_1_1_and_says_so_for_a_year() {
         }
     }
     // T-03: and in the clear it is not said, nor is anybody sent elsewhere.
-    let (_place, plain) = crate::server::with_roy();
-    let reply = plain.ask(&healthz());
-    assert_eq!((reply.status, reply.header("strict-transport-security")), (200, None));
+    let (_store, plain) = crate::support::server::with_roy();
+    let response = plain.send(&healthz());
+    assert_eq!((response.status, response.header("strict-transport-security")), (200, None));
     // What is no TLS gets no answer that could be taken for one.
     let mut clear = TcpStream::connect(server.address).unwrap();
     clear.write_all(&healthz().bytes()).unwrap();
@@ -263,7 +265,7 @@ fn a_pair_that_cannot_be_used_ends_it_before_it_listens() {
 hint: chmod 600 {0}\n",
         key.display()
     );
-    assert_eq!(setup.refused(""), Outcome::new(1, "", &why));
+    assert_eq!(setup.refused(""), Completed::new(1, "", &why));
     let (certificate, _) = made();
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(setup.path("cert.pem"), certificate).unwrap();
@@ -272,7 +274,7 @@ hint: chmod 600 {0}\n",
     assert!(mismatch.stderr.contains("cert.pem: with its key: "), "{}", mismatch.stderr);
     fs::remove_file(&key).unwrap();
     assert_eq!(setup.refused("").code, 1);
-    let mut half = command(setup.place.folder(), ["serve", "--port", "0", "--tls-cert", "x"]);
+    let mut half = command(setup.store.folder(), ["serve", "--port", "0", "--tls-cert", "x"]);
     half.stdin(std::process::Stdio::null());
     assert_eq!(finish(half, "").code, 2);
 }
@@ -285,8 +287,8 @@ fn advice_on_a_key_is_quoted_and_about_a_key() {
     fs::rename(setup.path("key.pem"), &key).unwrap();
     let refused = || {
         let words = ["serve", "--port", "0", "--tls-cert", "cert.pem", "--tls-key"];
-        let mut serve = command(setup.place.folder(), words);
-        serve.arg("the key's.pem").current_dir(setup.place.folder());
+        let mut serve = command(setup.store.folder(), words);
+        serve.arg("the key's.pem").current_dir(setup.store.folder());
         let outcome = finish(serve, "");
         assert_eq!(outcome.code, 1, "{}", outcome.stderr);
         outcome.stderr.split_once("hint: ").map(|(_, hint)| hint.to_owned())
@@ -305,11 +307,11 @@ fn advice_on_a_key_is_quoted_and_about_a_key() {
 #[test]
 fn who_does_not_end_the_handshake_is_cut_off() {
     let setup = Setup::new();
-    let tls = resttool::Tls::open(&setup.path("cert.pem"), &setup.path("key.pem")).unwrap();
+    let tls = Tls::open(&setup.path("cert.pem"), &setup.path("key.pem")).unwrap();
     let patience = std::time::Duration::from_millis(300);
-    let server = Server::impatient(setup.place.store(), Some(tls), patience);
+    let server = Server::start_with_timeout(setup.store.open(), Some(tls), patience);
     let mut slow = TcpStream::connect(server.address).unwrap();
-    slow.set_read_timeout(Some(PATIENCE)).unwrap();
+    slow.set_read_timeout(Some(TIMEOUT)).unwrap();
     // The beginning of a record.
     slow.write_all(&[0x16, 0x03, 0x01]).unwrap();
     assert!(slow.read_to_end(&mut Vec::new()).is_ok(), "it waits for ever");
@@ -321,7 +323,7 @@ fn who_does_not_end_the_handshake_is_cut_off() {
 fn with_tls_any_address_will_do() {
     let setup = Setup::new();
     // Of all addresses, the test uses the loopback one.
-    let server = Serving::start(setup.command("--host 0.0.0.0"));
+    let server = ServerProcess::start(setup.command("--host 0.0.0.0"));
     let here = SocketAddr::from(([127, 0, 0, 1], server.address.port()));
     assert!(connect(here, setup.certificate(), &[&TLS13]).is_ok());
 }

@@ -1,4 +1,4 @@
-//! A client that sends exactly the bytes it is told to, and reads what comes back, typed.
+//! A raw HTTP/1.1 client. It sends exactly the given bytes, and parses responses.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,20 +8,19 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// How long a test waits for what must come. Only a failing one waits so long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of every wait. Only a failing test waits so long.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What the server answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Reply {
+pub struct Response {
     pub status: u16,
-    /// Name in lower case, and value; in the order they came, without Date.
+    /// Names in lower case and values, in the order of the response, without Date.
     pub headers: Vec<(String, String)>,
     pub body: String,
 }
 
-impl Reply {
-    /// The value of the one field of this name; panics if there are several.
+impl Response {
+    /// Returns the value of the field of this name. Panics if there are several.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str());
         let value = values.next();
@@ -30,7 +29,7 @@ impl Reply {
     }
 }
 
-/// A request in the making.
+/// A request, without a body.
 #[derive(Clone, Debug)]
 pub struct Request {
     method: String,
@@ -70,37 +69,37 @@ impl Request {
         bytes
     }
 
-    /// Sends it on a connection of its own.
-    pub fn send(&self, to: SocketAddr) -> Reply {
-        Connection::open(to).ask(self)
+    /// Sends it on a new connection.
+    pub fn send(&self, to: SocketAddr) -> Response {
+        Connection::open(to).send(self)
     }
 }
 
-/// The value of an Authorization field.
+/// Returns the value of an Authorization field.
 pub fn basic(user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> String {
     format!("Basic {}", STANDARD.encode([user.as_ref(), b":", password.as_ref()].concat()))
 }
 
-/// A connection to the server, kept alive between requests.
+/// A connection that is kept alive between requests.
 pub struct Connection(BufReader<TcpStream>);
 
 impl Connection {
     pub fn open(to: SocketAddr) -> Self {
-        Self::over(TcpStream::connect(to).unwrap())
+        Self::new(TcpStream::connect(to).unwrap())
     }
 
-    /// From this address of the loopback network.
+    /// Connects from this address of the loopback network.
     pub fn open_from(from: Ipv4Addr, to: SocketAddr) -> Self {
         use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
         let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         bind(&socket, &SocketAddr::from((from, 0))).unwrap();
         connect(&socket, &to).unwrap();
-        Self::over(socket.into())
+        Self::new(socket.into())
     }
 
-    fn over(stream: TcpStream) -> Self {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    fn new(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         Self(BufReader::new(stream))
     }
 
@@ -108,28 +107,28 @@ impl Connection {
         self.0.get_mut().write_all(bytes).unwrap();
     }
 
-    pub fn ask(&mut self, request: &Request) -> Reply {
+    pub fn send(&mut self, request: &Request) -> Response {
         self.write(&request.bytes());
         if request.method == "HEAD" { self.read_head() } else { self.read() }
     }
 
-    /// The next reply, with the body that its Content-Length announces.
-    pub fn read(&mut self) -> Reply {
-        let mut reply = self.read_head();
-        let length = reply.header("content-length").map_or(0, |length| length.parse().unwrap());
+    /// Reads the next response, with the body that its Content-Length announces.
+    pub fn read(&mut self) -> Response {
+        let mut response = self.read_head();
+        let length = response.header("content-length").map_or(0, |length| length.parse().unwrap());
         let mut body = vec![0; length];
         self.0.read_exact(&mut body).unwrap();
-        reply.body = String::from_utf8(body).unwrap();
-        reply
+        response.body = String::from_utf8(body).unwrap();
+        response
     }
 
-    /// The next reply, of which no body is expected.
-    pub fn read_head(&mut self) -> Reply {
+    /// Reads the next response, which has no body.
+    pub fn read_head(&mut self) -> Response {
         let status_line = self.line();
         let status =
             status_line.strip_prefix("HTTP/1.1 ").or(status_line.strip_prefix("HTTP/1.0 "));
         let status = status.unwrap_or_else(|| panic!("no status line: {status_line:?}"));
-        let mut reply = Reply {
+        let mut response = Response {
             status: status[..3].parse().unwrap(),
             headers: Vec::new(),
             body: String::new(),
@@ -137,34 +136,34 @@ impl Connection {
         loop {
             let line = self.line();
             if line.is_empty() {
-                return reply;
+                return response;
             }
             let (name, value) = line.split_once(':').unwrap();
             if !name.eq_ignore_ascii_case("date") {
-                reply.headers.push((name.to_lowercase(), value.trim().to_owned()));
+                response.headers.push((name.to_lowercase(), value.trim().to_owned()));
             }
         }
     }
 
-    /// Ends what is sent, and reads until the server does the same. A reset is an error.
+    /// Shuts down writing, and reads until the server closes the connection. A reset is an error.
     pub fn close(mut self) -> std::io::Result<String> {
         self.0.get_mut().shutdown(Shutdown::Write)?;
         let mut rest = String::new();
         self.0.read_to_string(&mut rest).map(|_| rest)
     }
 
-    /// As many bytes as these, of whatever comes.
+    /// Reads `length` bytes.
     pub fn read_exactly(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         self.0.read_exact(&mut bytes).unwrap();
         bytes
     }
 
-    /// Whatever comes until the server closes the connection.
+    /// Reads until the server closes the connection.
     pub fn rest(&mut self) -> String {
         let mut rest = Vec::new();
         match self.0.read_to_end(&mut rest) {
-            // A reset, because the server had not read all that was sent, closes it too.
+            // A reset closes it too: the server had not read all bytes.
             Err(e) if e.kind() != std::io::ErrorKind::ConnectionReset => panic!("not closed: {e}"),
             _ => String::from_utf8(rest).unwrap(),
         }
@@ -180,13 +179,13 @@ impl Connection {
     }
 }
 
-/// Text for an assertion that compares replies whole, but for the Date and the order of the fields.
-pub fn whole(reply: &Reply) -> String {
-    let mut text = format!("{}\n", reply.status);
-    let mut headers = reply.headers.clone();
+/// Returns the whole response as text, without Date and with its fields sorted.
+pub fn whole(response: &Response) -> String {
+    let mut text = format!("{}\n", response.status);
+    let mut headers = response.headers.clone();
     headers.sort();
     for (name, value) in headers {
         writeln!(text, "{name}: {value}").unwrap();
     }
-    text + "\n" + &reply.body
+    text + "\n" + &response.body
 }

@@ -1,4 +1,4 @@
-//! The real program, run with an environment of its own, and what it printed and returned.
+//! Runs of the program with an environment of their own.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,46 +11,49 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::client::PATIENCE;
+use super::client::TIMEOUT;
 
-/// What a run of the program gave.
+/// Exit code and output of a run that has ended.
 #[derive(PartialEq, Eq, Debug)]
-pub struct Outcome {
+pub struct Completed {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl Outcome {
+impl Completed {
     pub fn new(code: i32, stdout: &str, stderr: &str) -> Self {
         Self { code, stdout: stdout.into(), stderr: stderr.into() }
     }
 }
 
-/// The program with nothing of this process's environment, at home in `home`.
+/// Returns a command of the program with `HOME` as its only environment variable.
 pub fn command<A: AsRef<OsStr>>(home: &Path, args: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_resttool"));
     command.args(args).env_clear().env("HOME", home).stdin(Stdio::null());
     command
 }
 
-/// Runs it to its end, with `input` on its standard input. Audit lines are left out.
-pub fn finish(command: Command, input: impl AsRef<[u8]>) -> Outcome {
-    audited(command, input).0
+/// Runs a command to its end with `input` on standard input. Drops audit lines from its stderr.
+pub fn finish(command: Command, input: impl AsRef<[u8]>) -> Completed {
+    finish_with_audit(command, input).0
 }
 
-/// The same, with its audit lines from after their times.
-pub fn audited(mut command: Command, input: impl AsRef<[u8]>) -> (Outcome, Vec<String>) {
+/// Runs a command as `finish` does, and returns its audit lines too, each without its time.
+pub fn finish_with_audit(
+    mut command: Command,
+    input: impl AsRef<[u8]>,
+) -> (Completed, Vec<String>) {
     let mut audit = Vec::new();
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = child.spawn().unwrap();
-    // It may end without reading; that is for its exit code to tell.
+    // The program may end without reading. Its exit code says so.
     let _ = child.stdin.take().unwrap().write_all(input.as_ref());
     let (mut stderr, mut line) = (String::new(), String::new());
     let mut lines = BufReader::new(child.stderr.take().unwrap());
     while lines.read_line(&mut line).unwrap() > 0 {
         if line.contains("listening on http") {
-            // It was to refuse to serve: no test waits for what does not end.
+            // The test expects a refusal to serve: kill a server that would not end.
             child.kill().unwrap();
         }
         let line = std::mem::take(&mut line);
@@ -60,7 +63,7 @@ pub fn audited(mut command: Command, input: impl AsRef<[u8]>) -> (Outcome, Vec<S
         }
     }
     let output = child.wait_with_output().unwrap();
-    let outcome = Outcome {
+    let outcome = Completed {
         code: output.status.code().unwrap_or_else(|| panic!("ended by a signal: {stderr}")),
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr,
@@ -68,14 +71,14 @@ pub fn audited(mut command: Command, input: impl AsRef<[u8]>) -> (Outcome, Vec<S
     (outcome, audit)
 }
 
-/// What was said on standard error, but for audit lines.
-pub fn unaudited(stderr: &str) -> String {
+/// Returns stderr without its audit lines.
+pub fn without_audit(stderr: &str) -> String {
     let lines = stderr.split_inclusive('\n');
     lines.filter(|line| !line.contains(" INFO  audit] action=")).collect()
 }
 
-/// Runs it with words separated by spaces.
-pub fn run(home: &Path, words: &str, input: impl AsRef<[u8]>) -> Outcome {
+/// Runs the program with arguments separated by spaces.
+pub fn run(home: &Path, words: &str, input: impl AsRef<[u8]>) -> Completed {
     finish(command(home, words.split(' ')), input)
 }
 
@@ -96,13 +99,13 @@ pub fn help_of_commands(home: &Path) -> Vec<(String, String)> {
     names.into_iter().map(help).collect()
 }
 
-/// Waits for the end of a process. Kills it when it does not end.
-pub fn end(child: &mut Child) -> ExitStatus {
+/// Waits for the end of a process. Kills it after the timeout.
+pub fn wait_or_kill(child: &mut Child) -> ExitStatus {
     let id = Pid::from_child(child);
     let (ended, has_ended) = channel::<()>();
     thread::scope(|scope| {
         scope.spawn(move || {
-            if has_ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            if has_ended.recv_timeout(TIMEOUT) == Err(RecvTimeoutError::Timeout) {
                 kill_process(id, Signal::KILL).unwrap();
             }
         });
@@ -112,17 +115,16 @@ pub fn end(child: &mut Child) -> ExitStatus {
     })
 }
 
-/// Runs a command that was given as advice, with the built program and in the folder `/`, and
-/// asserts that it succeeds.
-pub fn follow(advice: &str) {
-    follow_as(0, advice);
+/// Runs a command that the program gave as advice, in the folder `/`. Asserts that it succeeds.
+pub fn run_advice(advice: &str) {
+    run_advice_as(0, advice);
 }
 
-/// The same as another user, if it is not 0.
-pub fn follow_as(user: u32, advice: &str) {
+/// Runs advice as the user with this id.
+pub fn run_advice_as(user: u32, advice: &str) {
     let program = Path::new(env!("CARGO_BIN_EXE_resttool")).parent().unwrap();
     let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
-    // bash: names that do not print are quoted in its way.
+    // Only bash reads `$'...'`, the quotes of names that do not print.
     let mut shell = Command::new(if advice.contains("$'") { "bash" } else { "sh" });
     shell.args(["-c", advice]).env("PATH", path).current_dir("/");
     if user != 0 {
@@ -132,24 +134,24 @@ pub fn follow_as(user: u32, advice: &str) {
     assert!(output.status.success(), "{advice}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A running `resttool serve`. Dropped, it is killed.
-pub struct Serving {
+/// A running `resttool serve`. Is killed when it is dropped.
+pub struct ServerProcess {
     child: Child,
-    /// `None` when nobody reads it any more.
+    /// `None` after `close_log`.
     stderr: Option<BufReader<std::process::ChildStderr>>,
     pub address: SocketAddr,
-    /// The log up to now.
+    /// The part of the log that was read.
     pub log: String,
 }
 
-impl Serving {
+impl ServerProcess {
     pub fn start(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut log = String::new();
         let address = loop {
             let mut line = String::new();
-            assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended: {log}");
+            assert!(stderr.read_line(&mut line).unwrap() > 0, "the server ended: {log}");
             log.push_str(&line);
             if let Some((_, address)) = line
                 .trim_end()
@@ -162,16 +164,16 @@ impl Serving {
         Self { child, stderr: Some(stderr), address, log }
     }
 
-    /// Reads on in the log until this has been said.
+    /// Reads the log until it contains `text`.
     pub fn wait_for(&mut self, text: &str) {
         while !self.log.contains(text) {
             let read = self.stderr.as_mut().unwrap().read_line(&mut self.log).unwrap();
-            assert!(read > 0, "it ended: {}", self.log);
+            assert!(read > 0, "the server ended: {}", self.log);
         }
     }
 
-    /// Closes what it writes its log to.
-    pub fn hang_up(&mut self) {
+    /// Closes the pipe that the server writes its log to.
+    pub fn close_log(&mut self) {
         self.stderr = None;
     }
 
@@ -184,19 +186,19 @@ impl Serving {
         kill_process(id, signal).unwrap();
     }
 
-    /// What the kernel tells of it: a file of /proc/ID.
+    /// Returns a file of /proc/ID.
     pub fn proc(&self, file: &str) -> String {
         std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap()
     }
 
-    /// The names of its threads.
+    /// Returns the names of its threads.
     pub fn threads(&self) -> Vec<String> {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
         let name = |task: &Path| std::fs::read_to_string(task.join("comm")).unwrap();
         tasks.map(|task| name(&task.unwrap().path()).trim().to_owned()).collect()
     }
 
-    /// Waits for its end; how it ended, and the whole log.
+    /// Waits for its end, and returns its status and the whole log.
     pub fn status(mut self) -> (ExitStatus, String) {
         if let Some(stderr) = &mut self.stderr {
             stderr.read_to_string(&mut self.log).unwrap();
@@ -204,13 +206,13 @@ impl Serving {
         (self.child.wait().unwrap(), std::mem::take(&mut self.log))
     }
 
-    /// Waits for its end; its exit code, if it was not ended by a signal, and the whole log.
+    /// Waits for its end, and returns its exit code and the whole log. A signal leaves no code.
     pub fn end(self) -> (Option<i32>, String) {
         let (status, log) = self.status();
         (status.code(), log)
     }
 
-    /// Tells it to stop, and waits for that; what it said in its log since it listened.
+    /// Stops it, and returns the log from the start of listening to the signal.
     pub fn stop(self) -> Vec<String> {
         self.signal(Signal::TERM);
         let (code, log) = self.end();
@@ -221,7 +223,7 @@ impl Serving {
     }
 }
 
-impl Drop for Serving {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -1,0 +1,14 @@
+//! What the tests share: a raw HTTP client, the server in this process, a temporary store, and runs
+//! of the program.
+//!
+//! A test binary includes it with `#[path = "../support/mod.rs"] mod support;`. The paths of the
+//! library stand here and in the three modules alone.
+
+pub mod cli;
+pub mod client;
+pub mod server;
+pub mod store;
+
+pub use resttool::{
+    AuthSettings, Cost, Delays, GroupName, Limit, PasswordHash, ServerSettings, Tls, User,
+};

@@ -1,0 +1,131 @@
+//! The real server, started in this process on a free port.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use resttool::{Authenticator, Counts, Realm, Store, run_server};
+use tokio::sync::oneshot;
+
+use super::client::{Request, Response};
+use super::store::{TempStore, min_cost};
+use super::{AuthSettings, Delays, ServerSettings, Tls};
+
+/// A running server. Stops when it is dropped.
+pub struct Server {
+    pub address: SocketAddr,
+    authenticator: Arc<Authenticator>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Serves from `store` without limits on failures.
+    pub fn start(store: Box<dyn Store>) -> Self {
+        Self::start_with(store, &unlimited(), &[])
+    }
+
+    /// Serves with these settings and trusted proxies, and answers refusals without a delay.
+    pub fn start_with(store: Box<dyn Store>, settings: &AuthSettings, proxies: &[&str]) -> Self {
+        Self::start_with_delays(store, settings, proxies, Delays::NONE)
+    }
+
+    /// Serves with these settings, trusted proxies and delays of refusals.
+    pub fn start_with_delays(
+        store: Box<dyn Store>,
+        settings: &AuthSettings,
+        proxies: &[&str],
+        delays: Delays,
+    ) -> Self {
+        let trusted_proxies = proxies.iter().map(|proxy| proxy.parse().unwrap()).collect();
+        Self::spawn(store, settings, ServerSettings { trusted_proxies, delays, ..plain_http() })
+    }
+
+    /// Serves with this timeout for slow clients, over TLS if it is given.
+    pub fn start_with_timeout(store: Box<dyn Store>, tls: Option<Tls>, timeout: Duration) -> Self {
+        let settings = ServerSettings { tls, patience: timeout, ..plain_http() };
+        Self::spawn(store, &unlimited(), settings)
+    }
+
+    fn spawn(store: Box<dyn Store>, settings: &AuthSettings, http: ServerSettings) -> Self {
+        let authenticator = Arc::new(Authenticator::new(store, settings).unwrap());
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = channel();
+        let decides = Arc::clone(&authenticator);
+        let thread = std::thread::spawn(move || {
+            let ready = || {
+                ready.send(()).unwrap();
+                Ok(async { stopped.await.unwrap() })
+            };
+            run_server(listener, decides, &http, ready).unwrap();
+        });
+        is_ready.recv().unwrap();
+        Self { address, authenticator, stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.authenticator.counts()
+    }
+
+    pub fn hashes_computed(&self) -> u64 {
+        self.counts().hashes
+    }
+
+    pub fn send(&self, request: &Request) -> Response {
+        request.send(self.address)
+    }
+
+    /// Requests `/rest-auth` with this name and password.
+    pub fn login(&self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Response {
+        self.send(&Request::get("/rest-auth").basic(user, password))
+    }
+
+    /// Asks the server to stop, and does not wait for its end.
+    pub fn request_stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.stop.is_some() {
+            self.request_stop();
+        }
+        let ended = self.thread.take().unwrap().join();
+        assert!(ended.is_ok() || std::thread::panicking(), "the server's thread panicked");
+    }
+}
+
+/// Settings of a server without TLS, trusted proxies and delays.
+fn plain_http() -> ServerSettings {
+    ServerSettings {
+        realm: Realm::new(Realm::DEFAULT).unwrap(),
+        trusted_proxies: Vec::new(),
+        delays: Delays::NONE,
+        patience: ServerSettings::PATIENCE,
+        tls: None,
+        max_connections: ServerSettings::MAX_CONNECTIONS,
+    }
+}
+
+/// Settings with the lowest cost, and without limits on failures: tests fail often.
+pub fn unlimited() -> AuthSettings {
+    AuthSettings {
+        cost: min_cost(),
+        source_limit: None,
+        user_limit: None,
+        ..AuthSettings::default()
+    }
+}
+
+/// Returns a store with the user roy, whose password is `open-sesame`, and a server on it.
+pub fn with_roy() -> (TempStore, Server) {
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    let server = store.serve();
+    (store, server)
+}
