@@ -26,6 +26,7 @@ mod serve;
 mod slow;
 mod store;
 mod tls;
+mod transcripts;
 mod upkeep;
 
 #[path = "../support/mod.rs"]

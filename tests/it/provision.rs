@@ -78,30 +78,6 @@ fn write(path: &Path, content: &str) {
 }
 
 #[test]
-fn a_password_is_changed_and_the_old_one_is_wrong() {
-    let home = Home::new();
-    home.done("useradd roy --password-stdin --cost 4", "open-sesame");
-    let outcome = home.run("passwd roy --password-stdin --cost 10", "another-one");
-    assert_eq!(outcome, Completed::new(0, "", "resttool: changed the password of roy\n"));
-    assert!(home.is_password("roy", "another-one"));
-    assert!(!home.is_password("roy", "open-sesame"));
-    assert_eq!(home.user("roy")["cost"], 10);
-    let generated = home.done("passwd roy --generate --cost 4", "");
-    assert!(home.is_password("roy", generated.trim_end()));
-    let taken_over = home.run("passwd roy --hash-stdin", HASH);
-    assert_eq!(taken_over.stderr, "resttool: changed the password of roy\n");
-    assert!(home.is_password("roy", "U*U"));
-    let again = home.run("passwd roy --hash-stdin", HASH);
-    assert_eq!(again.stderr, "resttool: roy has that hash already, nothing changed\n");
-    assert_eq!(home.failed("passwd roy", "open-sesame").0, 2, "nobody is there to be asked");
-    let (code, why) = home.failed("passwd joe --password-stdin", "open-sesame");
-    let none = "cannot change the password of joe: there is no user of that name";
-    assert_eq!((code, why), (6, format!("resttool: {none}\n")));
-    let (code, why) = home.failed("passwd roy --password-stdin --min-length 20", "short-one");
-    assert_eq!(code, 3, "{why}");
-}
-
-#[test]
 fn groups_lock_and_expiry_are_set_with_the_user() {
     let home = Home::new();
     home.done(
@@ -118,75 +94,12 @@ fn groups_lock_and_expiry_are_set_with_the_user() {
 }
 
 #[test]
-fn an_update_adds_or_changes_and_the_second_time_changes_nothing() {
+fn user_with_a_damaged_record_still_exists() {
     let home = Home::new();
-    let upsert = |password: &str, more: &str| {
-        let words = format!("useradd roy --update --password-stdin --cost 4 --json {more}");
-        let object = json(&home.done(&words, password));
-        (text(&object["outcome"]), object["changes"].to_string())
-    };
-    assert_eq!(
-        upsert("open-sesame", "--group staff"),
-        ("added".into(), r#"["joined:staff"]"#.into())
-    );
-    assert_eq!(upsert("open-sesame", "--group staff"), ("unchanged".into(), "[]".into()));
-    assert_eq!(
-        upsert("open-sesame", ""),
-        ("unchanged".into(), "[]".into()),
-        "what is not said stays"
-    );
-    assert_eq!(upsert("another-one", ""), ("changed".into(), r#"["password"]"#.into()));
-    assert!(home.is_password("roy", "another-one"));
-    let unlike = upsert("another-one", "--locked --expire 2099-01-31");
-    assert_eq!(unlike.1, r#"["locked","expires:2099-01-31T00:00:00Z"]"#);
-    let (code, _) = home.failed("useradd roy --update --if-not-exists --generate", "");
-    assert_eq!(code, 2);
-    // A password that was made up is for a new user.
-    assert_eq!(home.done("useradd roy --update --generate", ""), "");
-    assert_eq!(home.user("roy")["locked"], true);
-    // Who is there is there, whatever somebody has made of their record.
+    home.done("useradd roy --hash-stdin", HASH);
     home.0.sql("UPDATE users SET expires = -1");
     home.done("useradd roy --if-not-exists --generate --cost 4", "");
     assert_eq!(home.failed("useradd roy --update --generate --cost 4", "").0, 1);
-}
-
-#[test]
-fn usermod_changes_what_it_names_and_nothing_else() {
-    let home = Home::new();
-    home.done("useradd roy --hash-stdin --group staff", HASH);
-    home.done("useradd ann --hash-stdin", HASH);
-    let change = |words: &str| {
-        let object = json(&home.done(&format!("usermod roy --json {words}"), ""));
-        assert_eq!(object["changed"], object["outcome"] == "changed");
-        object["changes"].to_string()
-    };
-    assert_eq!(change("--lock"), r#"["locked"]"#);
-    assert_eq!(change("--lock"), "[]");
-    assert_eq!(
-        change("--unlock --expire 2027-01-31T18:00:00+01:00"),
-        r#"["unlocked","expires:2027-01-31T17:00:00Z"]"#
-    );
-    assert_eq!(change("--expire never"), r#"["expires:never"]"#);
-    assert_eq!(change("--group admin --append"), r#"["joined:admin"]"#);
-    assert_eq!(change("--group staff,nobodys --remove"), r#"["left:staff"]"#);
-    assert_eq!(change("--group ops,staff"), r#"["joined:ops","joined:staff","left:admin"]"#);
-    assert_eq!(change("--group="), r#"["left:ops","left:staff"]"#);
-    assert_eq!(change("--rename leroy"), r#"["renamed:leroy"]"#);
-    assert_eq!(home.users().into_keys().collect::<Vec<_>>(), ["ann", "leroy"]);
-    for (words, code) in [
-        ("usermod roy --lock", 6),
-        ("usermod leroy --rename ann", 9),
-        ("usermod leroy --rename a:b", 19),
-        ("usermod leroy --lock --unlock", 2),
-        ("usermod leroy --append", 2),
-        ("usermod leroy --group staff --append --remove", 2),
-        ("usermod leroy --group a:b", 2),
-        ("usermod leroy --expire tomorrow", 2),
-        ("usermod leroy", 2),
-    ] {
-        assert_eq!(home.failed(words, "").0, code, "{words}");
-    }
-    assert_eq!(home.user("leroy")["locked"], false);
 }
 
 /// P-09, B-06
@@ -259,141 +172,6 @@ eve   -            active                      unusable  1970-01-01T00:00:00Z  1
         let names: Vec<_> = lines.lines().map(|line| text(&json(line)["name"])).collect();
         assert_eq!(names.join(" "), expected, "{words}");
     }
-}
-
-#[test]
-fn verify_says_what_the_server_would() {
-    let home = Home::new();
-    home.done("useradd roy --password-stdin --cost 4", "open-sesame");
-    let verify = |more: &str, password: &str| {
-        home.run(&format!("verify roy --password-stdin {more}"), password)
-    };
-    let right = Completed::new(0, "", "resttool: the password of roy is right\n");
-    assert_eq!(verify("", "open-sesame"), right);
-    assert_eq!(verify("--quiet", "open-sesame"), Completed::new(0, "", ""));
-    let line = "{\"name\":\"roy\",\"verified\":true,\"reason\":null}\n";
-    assert_eq!(verify("--json -q", "open-sesame"), Completed::new(0, line, ""));
-    let failed =
-        |why: &str| Completed::new(3, "", &format!("resttool: cannot verify user roy: {why}\n"));
-    assert_eq!(verify("", "wrong"), failed("the password is wrong"));
-    let line = "{\"name\":\"roy\",\"verified\":false,\"reason\":\"the password is wrong\"}\n";
-    assert_eq!(verify("--json", "wrong").stdout, line);
-    home.done("usermod roy --lock", "");
-    assert_eq!(verify("", "open-sesame"), failed("the user is locked"));
-    assert_eq!(verify("", "wrong"), failed("the password is wrong"));
-    home.done("usermod roy --unlock --expire 2001-01-01", "");
-    assert_eq!(verify("", "open-sesame"), failed("the user has expired"));
-    assert_eq!(home.run("verify joe --password-stdin", "open-sesame").code, 6);
-    assert_eq!(home.run("verify a:b --password-stdin", "open-sesame").code, 19);
-    let nobody_there = home.run("verify roy", "open-sesame");
-    assert_eq!(nobody_there.code, 2);
-    assert!(nobody_there.stderr.ends_with("hint: give --password-stdin or --password-file PATH\n"));
-}
-
-#[test]
-fn many_passwords_are_updated_at_once_or_none() {
-    let home = Home::new();
-    home.done("useradd ann --hash-stdin --group staff", HASH);
-    home.done("useradd bob --hash-stdin", HASH);
-    let outcome = home.run("chpasswd --cost 10", "ann:one:with:colons\r\n\nbob:two-two-two\n");
-    assert_eq!(outcome, Completed::new(0, "", "resttool: 2 changed\n"));
-    assert!(home.is_password("ann", "one:with:colons") && home.is_password("bob", "two-two-two"));
-    assert_eq!(home.user("ann")["groups"][0], "staff");
-    let unknown = home.run("chpasswd --cost 10", "ann:next-one-\ncid:three-three\n");
-    let why = "resttool: cannot change passwords: line 2: there is no user cid
-hint: --create adds users who do not exist\n";
-    assert_eq!(unknown, Completed::new(6, "", why));
-    assert!(home.is_password("ann", "one:with:colons"), "nothing was changed");
-    let created = home.done("chpasswd --cost 10 --create --json", "ann:next-one-\ncid:three-three");
-    let expected =
-        "{\"name\":\"ann\",\"changed\":true,\"outcome\":\"changed\",\"changes\":[\"password\"]}
-{\"name\":\"cid\",\"changed\":true,\"outcome\":\"added\",\"changes\":[]}\n";
-    assert_eq!(created, expected);
-    assert!(home.is_password("cid", "three-three"));
-    for (input, code, why) in [
-        ("ann", 7, "line 1: there is no colon in it"),
-        (
-            "ann:x\na b:y",
-            7,
-            "line 2: what stands before the colon can't be a user's name: it holds a space",
-        ),
-        ("ann:", 7, "line 1: the password of ann is refused: it is empty"),
-        ("ann:a\tb", 7, "line 1: the password of ann is refused: it holds a control character"),
-        (":x", 7, "line 1: what stands before the colon can't be a user's name: it is empty"),
-    ] {
-        let failed = format!("resttool: cannot change passwords: {why}\n");
-        assert_eq!(home.run("chpasswd", input), Completed::new(code, "", &failed), "{input}");
-    }
-    let not_text = home.run("chpasswd", b"ann:\xff\n");
-    assert_eq!((not_text.code, not_text.stderr.contains("line 1: it is not UTF-8")), (7, true));
-    assert_eq!(home.run("chpasswd", ""), Completed::new(0, "", "resttool: nothing to do\n"));
-    // What is unwise is said once.
-    let unwise = home.run("chpasswd --cost 4 -q", "ann:short\nbob:bob\n");
-    let warnings = "resttool: warning: ann and 1 more: the password has fewer than 8 characters
-resttool: warning: bob: the password is the user's name
-resttool: warning: a cost of 4 is quick to guess against; 10 is the least advised\n";
-    assert_eq!(unwise, Completed::new(0, "", warnings));
-}
-
-/// L-05
-#[test]
-fn an_htpasswd_file_is_taken_over_whole_or_not_at_all() {
-    let home = Home::new();
-    let import =
-        |text: &str, more: &str| home.run(&format!("import - {more}"), text.replace("HASH", HASH));
-    let done = |text: &str| Completed::new(0, "", &format!("resttool: {text}\n"));
-    let failed =
-        |code, why: &str| Completed::new(code, "", &format!("resttool: cannot import -: {why}\n"));
-    let text = "# staff\r\n\r\nann:HASH\r\nbob:HASH:a comment";
-    assert_eq!(import(text, ""), done("2 added"));
-    assert!(home.is_password("ann", "U*U"));
-    let exists = "line 2: there is a user ann
-hint: --on-conflict skip leaves them, and replace replaces them";
-    assert_eq!(import("cid:HASH\nann:HASH\n", ""), failed(9, exists));
-    assert_eq!(import("cid:HASH\nann:HASH\n", "--on-conflict skip"), done("1 added, 1 unchanged"));
-    home.done("passwd ann --password-stdin --cost 10", "open-sesame");
-    home.done("usermod ann --group staff", "");
-    assert_eq!(
-        import("cid:HASH\nann:HASH\n", "--on-conflict replace"),
-        done("1 changed, 1 unchanged")
-    );
-    assert!(home.is_password("ann", "U*U"));
-    assert_eq!(home.user("ann")["groups"][0], "staff", "the format says nothing of groups");
-
-    let twice = format!("dan:HASH\ndan:{}\n", HASH.replacen("05", "06", 1));
-    let doubled = "line 2: dan stands in line 1 already
-hint: --on-conflict skip takes the first of them, and replace the last";
-    assert_eq!(import(&twice, ""), failed(7, doubled));
-    assert_eq!(import(&twice, "--on-conflict skip"), done("1 added"));
-    assert_eq!(home.user("dan")["cost"], 5);
-    assert_eq!(import(&twice, "--on-conflict replace"), done("1 changed"));
-    assert_eq!(home.user("dan")["cost"], 6);
-
-    let before = home.users();
-    for (line, why) in [
-        (
-            "eve:$apr1$K5aLM5SK$J2yNyxL1kpwL1WYbGsSPR.",
-            "the hash of eve is no bcrypt hash; its scheme is apr1 (MD5)",
-        ),
-        (
-            "eve:{SHA}VBPuJHI7uixaa6LQGWx4s+5GKNE=",
-            "the hash of eve is no bcrypt hash; its scheme is SHA-1",
-        ),
-        ("eve:rl7XqzpPWxLAY", "the hash of eve is no bcrypt hash; its scheme is DES crypt"),
-        ("eve", "there is no colon in it"),
-        ("a b:HASH", "what stands before the colon can't be a user's name: it holds a space"),
-    ] {
-        assert_eq!(
-            import(&format!("fay:HASH\n{line}\n"), ""),
-            failed(7, &format!("line 2: {why}"))
-        );
-    }
-    let flawed = HASH.replacen("2a", "2x", 1);
-    let why = "line 1: the hash of eve can't be used: it is a $2x$ hash, made by a flawed program";
-    assert_eq!(import(&format!("eve:{flawed}"), ""), failed(7, why), "C-05");
-    assert_eq!(home.users(), before);
-    let missing = home.run("import nowhere", "");
-    assert_eq!((missing.code, missing.stdout.as_str()), (1, ""));
 }
 
 /// L-06
@@ -505,31 +283,6 @@ fn users_are_brought_to_what_a_file_says_and_the_second_time_nothing_is_changed(
     assert!(home.is_password("ann", "another-one"));
 }
 
-#[test]
-fn a_file_that_says_what_cannot_be_changes_nothing() {
-    let home = Home::new();
-    home.done("useradd ann --hash-stdin", HASH);
-    let before = home.users();
-    let apply = |text: &str| {
-        let outcome = home.run("apply - --prune", text);
-        assert_eq!((outcome.code, &*outcome.stdout), (7, ""), "{text}");
-        outcome.stderr
-    };
-    let good = format!("[[user]]\nname = \"bob\"\npassword_hash = \"{HASH}\"\n");
-    let unknown = apply(&format!("{good}admin = true\n"));
-    assert!(
-        unknown.starts_with("resttool: cannot apply -: line 4: unknown field `admin`"),
-        "{unknown}"
-    );
-    let missing = apply(&format!("{good}[[user]]\nname = \"cid\"\npassword_file = \"nowhere\"\n"));
-    let why = "user cid: cannot open nowhere: No such file or directory (os error 2)";
-    assert!(missing.contains("nowhere: No such file"), "{missing} {why}");
-    write(&home.path("empty"), "");
-    let empty = apply(&format!("{good}[[user]]\nname = \"cid\"\npassword_file = \"empty\"\n"));
-    assert!(empty.ends_with("empty is empty\n"), "{empty}");
-    assert_eq!(home.users(), before);
-}
-
 /// O-06, X-02: and what is only tried or asked is none.
 #[test]
 fn every_change_is_one_audit_line() {
@@ -608,17 +361,6 @@ fn quiet_is_quiet_and_json_is_an_object_a_user() {
     let generated = json(&home.done("useradd cid --generate --cost 10 --json", ""));
     assert!(home.is_password("cid", &text(&generated["password"])));
     home.done("usermod cid --unlock --quiet", "");
-}
-
-#[test]
-fn a_hash_is_printed_as_a_line_for_a_file() {
-    let home = Home::new();
-    let line = home.done("hash --htpasswd roy --password-stdin --cost 4", "open-sesame");
-    assert!(line.starts_with("roy:$2y$04$"), "{line}");
-    home.done("import -", line);
-    assert!(home.is_password("roy", "open-sesame"));
-    assert_eq!(home.failed("hash --htpasswd #roy --password-stdin", "open-sesame").0, 19);
-    assert_eq!(home.failed("hash --htpasswd a:b --password-stdin", "open-sesame").0, 19);
 }
 
 #[test]

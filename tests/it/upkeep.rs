@@ -31,15 +31,6 @@ fn flaws(store: &TempStore, more: &str) -> Vec<(String, String)> {
     flaws
 }
 
-#[test]
-fn a_store_that_is_well_is_said_to_be() {
-    let store = TempStore::new();
-    store.add_hash("roy", HASH);
-    let well = format!("resttool: found no problems in {}\n", store.database().display());
-    assert_eq!(tool(&store, "check --cost 5"), Completed::new(0, "", &well));
-    assert_eq!(tool(&store, "check --cost 5 --quiet --json"), Completed::new(0, "", ""));
-}
-
 /// S-01, S-08, S-09, C-07
 #[test]
 fn what_is_wrong_is_named_with_its_mend_and_nothing_is_changed() {
@@ -278,20 +269,4 @@ fn a_backup_that_is_moved_into_place_is_what_a_running_server_decides_by() {
     assert_eq!(server.login("roy", "open-sesame").status, 401);
     fs::rename(&copy, store.database()).unwrap();
     assert_eq!(server.login("roy", "open-sesame").status, 200);
-}
-
-#[test]
-fn a_backup_that_cannot_be_made_changes_nothing() {
-    let store = TempStore::new();
-    let copy = store.folder().join("copy.db");
-    fs::write(&copy, "an older one").unwrap();
-    let words = format!("backup {}", copy.display());
-    assert_eq!(tool(&store, &words).code, 1);
-    assert!(!store.database().exists());
-    store.add("roy", "open-sesame");
-    fs::set_permissions(store.database(), fs::Permissions::from_mode(0o644)).unwrap();
-    assert_eq!(tool(&store, &words).code, 1);
-    assert_eq!(fs::read(&copy).unwrap(), b"an older one");
-    fs::set_permissions(store.database(), fs::Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(tool(&store, "backup no/such/folder/copy.db").code, 1);
 }
