@@ -1,4 +1,4 @@
-//! The commands, run as a script would: standard output, standard error and exit code compared whole.
+//! Commands as a script runs them. Sessions with fixed output stand in `tests/cmd`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,7 +18,7 @@ fn failed(code: i32, stderr: &str) -> Completed {
 
 /// L-04
 #[test]
-fn of_twenty_who_add_the_same_user_at_once_one_succeeds() {
+fn one_of_twenty_concurrent_useradds_of_a_name_succeeds() {
     let home = TempStore::new();
     let mut codes: Vec<_> = std::thread::scope(|scope| {
         let add =
@@ -30,9 +30,9 @@ fn of_twenty_who_add_the_same_user_at_once_one_succeeds() {
     assert_eq!(codes, [vec![0], vec![9; 19]].concat());
 }
 
-/// L-01: and standard input is left for whoever reads it next.
+/// L-01: standard input is left for the next reader, e.g. a loop of the shell.
 #[test]
-fn without_a_password_source_and_a_terminal_it_is_an_error_that_leaves_stdin_unread() {
+fn missing_password_source_is_refused_with_stdin_unread() {
     let home = TempStore::new();
     assert_eq!(
         run(home.folder(), "useradd roy", "open-sesame\n"),
@@ -49,12 +49,12 @@ fn without_a_password_source_and_a_terminal_it_is_an_error_that_leaves_stdin_unr
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", &script]).current_dir(home.folder()).env_clear().env("HOME", home.folder());
     assert_eq!(finish(shell, "").stdout, "ann 2\nbob 2\ncid 2\n");
-    assert!(!home.folder().join(".local").exists(), "no store was made for nothing");
+    assert!(!home.folder().join(".local").exists(), "no store was created");
 }
 
 /// L-01, L-02
 #[test]
-fn a_password_comes_from_stdin_or_a_file_as_exactly_one_line() {
+fn password_is_exactly_one_line_of_stdin_or_a_file() {
     let home = TempStore::new();
     let file = home.folder().join("password");
     let many = format!("{}\n", "x".repeat(5000));
@@ -93,9 +93,9 @@ fn a_password_comes_from_stdin_or_a_file_as_exactly_one_line() {
     assert_eq!(outcome, failed(1, why));
 }
 
-/// C-02, C-03, C-04, C-12, P-06: and nothing of the password is repeated.
+/// C-02, C-03, C-04, C-12, P-06: the error repeats nothing of the password.
 #[test]
-fn a_password_that_bcrypt_cannot_take_whole_is_refused() {
+fn password_that_bcrypt_would_truncate_is_refused() {
     let home = TempStore::new();
     let hash = |input: &[u8]| run(home.folder(), "hash --cost 10 --password-stdin", input);
     let refused = |why| failed(3, &format!("cannot make a hash: the password is refused: {why}"));
@@ -111,20 +111,20 @@ fn a_password_that_bcrypt_cannot_take_whole_is_refused() {
     assert_eq!(hash(b"caf\xE9 ole"), failed(3, "cannot make a hash: standard input is not UTF-8"));
 }
 
-/// C-13, L-07: the hash alone on standard output.
+/// C-13, L-07
 #[test]
-fn hash_prints_a_hash_and_nothing_else() {
+fn hash_prints_only_a_hash() {
     let home = TempStore::new();
     let hash = || run(home.folder(), "hash --password-stdin --cost 10", "open-sesame\n");
     let (one, other) = (hash(), hash());
     assert_eq!((one.code, one.stderr.as_str(), one.stdout.len()), (0, "", 61));
     assert!(one.stdout.starts_with("$2y$10$") && one.stdout.ends_with('\n'));
-    assert_ne!(one.stdout, other.stdout, "each with a salt of its own");
+    assert_ne!(one.stdout, other.stdout, "each has its own salt");
     assert!(!home.folder().join(".local").exists(), "no store is needed");
 }
 
 #[test]
-fn a_generated_password_is_alone_on_stdout_and_works() {
+fn generated_password_is_alone_on_stdout_and_works() {
     let home = TempStore::new();
     let database = home.database().display().to_string();
     let words = format!("--database {database} useradd roy --generate --cost 4");
@@ -162,7 +162,7 @@ fn ready_hash_is_stored_as_it_is() {
 }
 
 #[test]
-fn the_database_is_named_before_or_after_the_verb_or_in_the_environment() {
+fn database_option_stands_anywhere_or_in_the_environment() {
     let home = TempStore::new();
     for (n, words) in (0..).zip([
         "--database DB useradd USER --password-stdin",
@@ -188,7 +188,7 @@ fn the_database_is_named_before_or_after_the_verb_or_in_the_environment() {
 
 /// O-05
 #[test]
-fn settings_come_from_the_environment_and_unknown_variables_are_named() {
+fn environment_sets_options_and_unknown_variables_are_named() {
     let home = TempStore::new();
     let with = |variables: &[(&str, &str)], words: &str| {
         let mut command = command(home.folder(), words.split(' '));
@@ -210,12 +210,16 @@ hint: 'resttool --help' and 'resttool VERB --help' name those that there are";
     let wrong = with(&[("RESTTOOL_COST", "ten")], "hash --password-stdin");
     assert_eq!((wrong.code, wrong.stderr.contains("--cost <N>")), (2, true), "{}", wrong.stderr);
     let password = with(&[("RESTTOOL_PASSWORD", "open-sesame")], "useradd roy");
-    assert_eq!((password.code, password.stderr.contains("sesame")), (2, false), "no such thing");
+    assert_eq!(
+        (password.code, password.stderr.contains("sesame")),
+        (2, false),
+        "there is no such variable"
+    );
 }
 
 /// C-10, X-02
 #[test]
-fn a_bad_name_is_refused_and_shown_on_one_line_without_harm() {
+fn invalid_name_is_refused_and_shown_escaped_on_one_line() {
     let home = TempStore::new();
     let long = "n".repeat(8192);
     for (name, shown, why) in [
@@ -254,7 +258,7 @@ fn the_store_is_for_its_owner_alone_under_any_umask() {
     }
 }
 
-/// S-01, S-08, S-09: by every verb that touches the store.
+/// S-01, S-08, S-09: by every command that opens the store.
 #[test]
 fn what_is_no_store_of_ours_is_refused_by_every_verb_and_left_as_it_is() {
     let home = TempStore::new();
@@ -278,7 +282,7 @@ fn what_is_no_store_of_ours_is_refused_by_every_verb_and_left_as_it_is() {
         fs::write(path, content).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
     };
-    put(&database, "something that somebody may still want");
+    put(&database, "content of another program");
     let another = "name another file with --database; a missing one is made";
     refused("it is no resttool store", another);
     put(&database, "");
@@ -298,7 +302,7 @@ fn what_is_no_store_of_ours_is_refused_by_every_verb_and_left_as_it_is() {
 }
 
 #[test]
-fn a_store_that_stays_locked_is_busy() {
+fn locked_store_is_busy_after_a_timeout() {
     let home = TempStore::new();
     home.add("roy", "open-sesame");
     let other = rusqlite::Connection::open(home.database()).unwrap();
@@ -312,7 +316,7 @@ fn a_store_that_stays_locked_is_busy() {
 }
 
 #[test]
-fn a_generated_password_that_nobody_could_read_is_an_error_that_says_what_to_do() {
+fn undelivered_generated_password_is_an_error_with_a_hint() {
     let home = TempStore::new();
     let mut command = command(home.folder(), ["useradd", "roy", "--generate", "--cost=10"]);
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -329,9 +333,9 @@ hint: user roy was added, but its generated password could not be printed; remov
     );
 }
 
-/// S-07: it was printed, so somebody knows it.
+/// S-07: the change is stored, so its password is needed.
 #[test]
-fn a_change_that_could_not_be_audited_is_an_error_and_its_password_is_told_all_the_same() {
+fn unaudited_change_is_an_error_and_still_prints_its_password() {
     let home = TempStore::new();
     let words = ["useradd", "roy", "--generate", "--cost=10", "--audit-log=/dev/full"];
     let outcome = finish(command(home.folder(), words), "");
@@ -344,7 +348,7 @@ fn a_change_that_could_not_be_audited_is_an_error_and_its_password_is_told_all_t
 
 /// S-10
 #[test]
-fn the_version_is_short_or_with_that_of_sqlite() {
+fn version_is_printed_alone_or_with_that_of_sqlite() {
     let home = TempStore::new();
     let version = env!("CARGO_PKG_VERSION");
     let sqlite = rusqlite::version();
@@ -356,9 +360,9 @@ fn the_version_is_short_or_with_that_of_sqlite() {
     assert!(parts >= vec![3, 51, 3], "{sqlite}");
 }
 
-/// The help teaches: every verb has examples, every option its variable, and the exit codes stand in it.
+/// Each command has examples, and the main help lists the exit codes.
 #[test]
-fn help_has_examples_variables_and_exit_codes() {
+fn help_has_examples_and_exit_codes() {
     let home = TempStore::new();
     let help = |words: &str| {
         let outcome = run(home.folder(), words, "");
@@ -393,18 +397,18 @@ fn help_has_examples_variables_and_exit_codes() {
     assert!(nothing.stderr.contains("Usage: resttool"), "{}", nothing.stderr);
 }
 
-/// O-05: a variable holds a setting. It never changes what one command does to users.
+/// O-05: a variable holds a setting. It never changes the effect of a command on users.
 #[test]
 fn only_settings_have_environment_variables() {
     const SETTINGS: [&str; 8] = [
-        // Of all commands, or of the commands that hash or print.
+        // Options of all commands, or of commands that hash or print.
         "audit-log",
         "cost",
         "database",
         "json",
         "min-length",
         "quiet",
-        // Of proxy configurations, which are about the server.
+        // Options of `print`, whose configurations are about the server.
         "host",
         "port",
     ];
@@ -421,9 +425,8 @@ fn only_settings_have_environment_variables() {
     }
 }
 
-/// The table of exit codes in the docs is that of the help.
 #[test]
-fn the_docs_hold_the_exit_codes_of_the_help() {
+fn docs_list_the_exit_codes_of_the_help() {
     let home = TempStore::new();
     let help = run(home.folder(), "--help", "").stdout;
     let docs = include_str!("../../docs/commands.md");

@@ -1,5 +1,5 @@
-//! Commands that are killed, or whose disk fails, at every call that writes: what is left is the old state or the new
-//! one.
+//! Commands and servers with a fault at each system call that writes: a kill, or a disk error.
+//! They leave the old state or the new one.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,16 +13,16 @@ use crate::support::cli::{ServerProcess, command, run};
 use crate::support::client::{Connection, Request};
 use crate::support::store::TempStore;
 
-/// The hash of `U*U`, of cost 5: a vector of crypt_blowfish 1.3 (wrapper.c).
+/// A hash of `U*U` with cost 5, from the test vectors of crypt_blowfish 1.3 (wrapper.c).
 const HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 
-/// What SQLite writes with, and what makes it durable.
+/// System calls by which SQLite writes and syncs.
 const CALLS: [&str; 5] = ["pwrite64", "ftruncate", "fdatasync", "fsync", "unlink"];
 
-/// What a command does, what it reads, and whether the users are as they should be after it.
+/// Arguments of a command, its input, and a check of the users after it.
 type Case<'a> = (&'a str, String, &'a dyn Fn(&[String]) -> bool);
 
-/// The users with their hashes, a line each: what an export prints.
+/// Returns the lines of an export: users with their hashes.
 fn users(store: &TempStore) -> Vec<String> {
     let words = format!("export --database {}", store.database().display());
     let outcome = run(store.folder(), &words, "");
@@ -34,7 +34,8 @@ fn names(users: &[String]) -> String {
     users.iter().map(|line| line.split(':').next().unwrap()).collect::<Vec<_>>().join(" ")
 }
 
-/// Runs it with a fault at the nth of these calls; how it ended, and whether the fault was met.
+/// Runs a command with a fault at the nth call. Returns its exit code, and whether the fault
+/// occurred.
 fn with_fault(
     store: &TempStore,
     words: &str,
@@ -61,9 +62,10 @@ fn with_fault(
     (status.code(), met.contains("(INJECTED)") || met.contains("+++ killed by SIGKILL"))
 }
 
-/// Each command on a fresh copy of the same store, with a fault at its first, second, ... write or sync, until there is none any
-/// more. `beside` keeps the store open the while, as a server does.
-fn at_every_call(fault: &str, beside: bool) -> u32 {
+/// Runs each command with a fault at its first call, then at its second, until a run has no such
+/// call. Each run has a fresh copy of the store. With `beside`, the test keeps the store open as a
+/// server does. Returns the number of faults.
+fn run_with_fault_at_every_call(fault: &str, beside: bool) -> u32 {
     let seed = TempStore::new();
     for user in ["ann", "bob"] {
         seed.add_hash(user, HASH);
@@ -93,7 +95,7 @@ fn at_every_call(fault: &str, beside: bool) -> u32 {
                 let (code, met) = with_fault(&store, words, &file, call, fault, nth);
                 let what = format!("{words}: {fault} at {call} {nth}");
                 if let Some(store) = held {
-                    // It goes on serving, whatever became of the command.
+                    // The open store still works.
                     store.is_empty().unwrap_or_else(|e| panic!("{what}: {e}"));
                 }
                 let after = users(&store);
@@ -116,21 +118,25 @@ fn at_every_call(fault: &str, beside: bool) -> u32 {
 #[test]
 #[ignore = "needs strace"]
 fn a_command_that_is_killed_at_any_write_or_sync_leaves_the_old_or_the_new_state() {
-    let (alone, beside) = (at_every_call("signal=KILL", false), at_every_call("signal=KILL", true));
+    let (alone, beside) = (
+        run_with_fault_at_every_call("signal=KILL", false),
+        run_with_fault_at_every_call("signal=KILL", true),
+    );
     assert!(alone > 50 && beside > 50, "{alone} {beside}");
 }
 
 /// S-07
 #[test]
 #[ignore = "needs strace"]
-fn a_full_disk_or_one_that_fails_is_an_error_and_leaves_the_old_or_the_new_state() {
+fn failing_disk_leaves_the_old_or_the_new_state() {
     for fault in ["error=ENOSPC", "error=EIO"] {
-        let (alone, beside) = (at_every_call(fault, false), at_every_call(fault, true));
+        let (alone, beside) =
+            (run_with_fault_at_every_call(fault, false), run_with_fault_at_every_call(fault, true));
         assert!(alone > 50 && beside > 50, "{alone} {beside}");
     }
 }
 
-/// Has strace meet a running server with this fault at these calls from now on.
+/// Injects this fault at these calls of a running server, with strace.
 fn attach(server: &ServerProcess, calls: &str, fault: &str, trace: &Path) -> Child {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{fault}")]);
@@ -146,7 +152,7 @@ fn detach(mut strace: Child) {
     strace.wait().unwrap();
 }
 
-/// P-18, S-07: a server whose disk fails refuses, grants nothing, and is well again when the disk is.
+/// P-18, S-07: the server grants nothing while its disk fails, and recovers with the disk.
 #[test]
 #[ignore = "needs strace"]
 fn a_server_whose_disk_fails_grants_nothing_and_recovers() {
@@ -164,7 +170,7 @@ fn a_server_whose_disk_fails_grants_nothing_and_recovers() {
     assert_eq!(login("roy"), 200);
     for (n, call) in ["pread64", "statx", "pread64,statx,openat"].into_iter().enumerate() {
         let strace = attach(&server, call, "error=EIO", Path::new("/dev/null"));
-        // Something has changed, so that nothing that was known before counts.
+        // A change invalidates the cache.
         let new = format!("user-{n}");
         store.add(&new, "open-sesame");
         assert_eq!((login(&new), login("roy")), (503, 503), "{call}");
@@ -175,7 +181,8 @@ fn a_server_whose_disk_fails_grants_nothing_and_recovers() {
     assert_eq!(server.end().0, Some(0));
 }
 
-/// A server that strengthens roy's hash and ends, with a fault at the nth of these calls; whether it was met.
+/// Runs a server that rehashes roy's password and stops, with a fault at the nth call. Returns
+/// whether the fault occurred.
 fn served_with_fault(seed: &TempStore, fault: &str, call: &str, nth: u32) -> bool {
     let what = format!("{fault} at {call} {nth}");
     let store = TempStore::new();
@@ -188,14 +195,14 @@ fn served_with_fault(seed: &TempStore, fault: &str, call: &str, nth: u32) -> boo
         request.header("Connection", "close").bytes()
     };
     let server = serve();
-    // The thread that is to be met with faults has to be there.
+    // Starts the worker thread, into which strace injects the fault.
     assert_eq!(Request::get("/rest-auth").basic("nobody", "x").send(server.address).status, 401);
     let trace = store.folder().join("trace");
     let mut strace = attach(&server, call, &format!("{fault}:when={nth}"), &trace);
     let mut client = Connection::open(server.address);
     client.write(&asked("open-sesame"));
     let said = client.rest();
-    // This is answered when the one worker is done with the other, or by the end of the server.
+    // The one worker answers this after the rehash, or the end of the server closes the connection.
     if let Ok(mut next) = TcpStream::connect(server.address) {
         let _ = next.write_all(&asked("wrong"));
         let _ = next.read_to_end(&mut Vec::new());
@@ -217,7 +224,7 @@ fn served_with_fault(seed: &TempStore, fault: &str, call: &str, nth: u32) -> boo
     met
 }
 
-/// S-06, S-07, P-18: a server writes when it strengthens a hash, and when it ends.
+/// S-06, S-07, P-18: a server writes when it rehashes, and when it stops.
 #[test]
 #[ignore = "needs strace"]
 fn a_server_that_is_killed_or_cannot_write_at_any_call_grants_and_keeps_what_is_right() {
@@ -230,7 +237,7 @@ fn a_server_that_is_killed_or_cannot_write_at_any_call_grants_and_keeps_what_is_
     }
 }
 
-/// A file system of a quarter of a megabyte.
+/// A file system of 256 KiB.
 struct Small(PathBuf);
 
 impl Small {
@@ -243,7 +250,7 @@ impl Small {
         Self(folder)
     }
 
-    /// Leaves no byte of it free; the file that fills it.
+    /// Fills it to the last byte, and returns the file that does.
     fn fill(&self) -> PathBuf {
         let path = self.0.join("filler");
         let mut file = fs::File::create(&path).unwrap();
@@ -258,7 +265,7 @@ impl Drop for Small {
     }
 }
 
-/// S-07, P-18: a disk that is really full, under a server.
+/// S-07, P-18: a full disk under a server.
 #[test]
 #[ignore = "needs root"]
 fn on_a_full_disk_the_server_goes_on_and_no_command_does_half_of_its_work() {
@@ -288,7 +295,7 @@ fn on_a_full_disk_the_server_goes_on_and_no_command_does_half_of_its_work() {
             ["disk is full", "No space left"].iter().any(|why| outcome.stderr.contains(why));
         assert!(says_why, "{words}: {}", outcome.stderr);
         assert_eq!(tool("export", "").stdout, export, "{words}");
-        // Whom it has not seen before, and whom it has.
+        // ann is not in the cache, and roy is.
         assert_eq!((login("ann"), login("roy"), login("cid")), (200, 200, 401), "{words}");
     };
     let filler = small.fill();
@@ -304,7 +311,7 @@ fn on_a_full_disk_the_server_goes_on_and_no_command_does_half_of_its_work() {
         fails(words, input);
     }
     fs::remove_file(filler).unwrap();
-    // More than there is room for.
+    // More than the free space.
     fails("import -", &(0..3000).map(|n| format!("user-{n}:{HASH}\n")).collect::<String>());
     let left = fs::read_dir(&small.0).unwrap().map(|file| file.unwrap().file_name());
     assert_eq!(left.count(), 3, "the database and its companions");

@@ -1,11 +1,11 @@
-//! `/auth`: what a proxy is told when it asks whether a request may pass.
+//! `/auth`: answers to a proxy that asks whether a request may pass.
 
 use crate::support::client::{Connection, Request, Response, whole};
 use crate::support::server::{Server, unlimited, with_roy};
 use crate::support::store::TempStore;
 use crate::support::{AuthSettings, GroupName, Limit};
 
-/// The user roy, who is in the groups admin and staff, and ann, who is in none.
+/// Returns a store with roy in the groups admin and staff, and ann in no group.
 fn store() -> TempStore {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
@@ -14,38 +14,31 @@ fn store() -> TempStore {
     store
 }
 
-fn ask(server: &Server, target: &str, user: &str, password: &str) -> Response {
+fn login(server: &Server, target: &str, user: &str, password: &str) -> Response {
     server.send(&Request::get(target).basic(user, password))
-}
-
-fn said<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
-    let mut values = response.headers.iter().filter(|(of, _)| of == name);
-    let value = values.next().map(|(_, value)| value.as_str());
-    assert!(values.next().is_none(), "one {name}");
-    value
 }
 
 /// P-12
 #[test]
-fn who_passes_is_named_with_their_groups() {
+fn granted_user_is_named_with_groups() {
     let store = store();
     let server = store.serve();
     for _ in 0..2 {
-        let roy = ask(&server, "/auth", "roy", "open-sesame");
+        let roy = login(&server, "/auth", "roy", "open-sesame");
         assert_eq!((roy.status, &*roy.body), (200, ""));
-        assert_eq!(said(&roy, "remote-user"), Some("roy"));
-        assert_eq!(said(&roy, "remote-groups"), Some("admin,staff"));
-        assert_eq!(said(&roy, "cache-control"), Some("no-store"));
-        let ann = ask(&server, "/auth", "ann", "open-sesame");
+        assert_eq!(roy.header("remote-user"), Some("roy"));
+        assert_eq!(roy.header("remote-groups"), Some("admin,staff"));
+        assert_eq!(roy.header("cache-control"), Some("no-store"));
+        let ann = login(&server, "/auth", "ann", "open-sesame");
         assert_eq!(
-            (said(&ann, "remote-user"), said(&ann, "remote-groups")),
+            (ann.header("remote-user"), ann.header("remote-groups")),
             (Some("ann"), Some(""))
         );
     }
     assert_eq!(server.hashes_computed(), 2, "remembered with their groups");
 }
 
-/// P-12: what a client says of itself is neither believed nor given back.
+/// P-12: identity fields of a client are ignored and not returned.
 #[test]
 fn identity_in_the_request_is_ignored() {
     let store = store();
@@ -56,18 +49,18 @@ fn identity_in_the_request_is_ignored() {
             .fold(request, |request, name| request.header(name, "admin"))
     };
     let ann = server.send(&evil(Request::get("/auth").basic("ann", "open-sesame")));
-    assert_eq!((said(&ann, "remote-user"), said(&ann, "remote-groups")), (Some("ann"), Some("")));
-    let nobody = server.send(&evil(Request::get("/auth")));
-    assert_eq!((nobody.status, said(&nobody, "remote-user")), (401, None));
+    assert_eq!((ann.header("remote-user"), ann.header("remote-groups")), (Some("ann"), Some("")));
+    let anonymous = server.send(&evil(Request::get("/auth")));
+    assert_eq!((anonymous.status, anonymous.header("remote-user")), (401, None));
 }
 
 #[test]
-fn a_location_asks_for_groups_and_a_slip_in_it_opens_no_door() {
+fn location_requires_groups_and_a_bad_query_grants_nothing() {
     let store = store();
     let server = store.serve();
     let seen = |target: &str, user: &str| {
-        let response = ask(&server, target, user, "open-sesame");
-        (response.status, said(&response, "x-auth-reason").map(str::to_owned))
+        let response = login(&server, target, user, "open-sesame");
+        (response.status, response.header("x-auth-reason").map(str::to_owned))
     };
     let group = || (403, Some("group".to_owned()));
     assert_eq!(seen("/auth?group=admin", "roy"), (200, None));
@@ -78,17 +71,17 @@ fn a_location_asks_for_groups_and_a_slip_in_it_opens_no_door() {
         let misconfigured = (403, Some("misconfigured".to_owned()));
         assert_eq!(seen(&format!("/auth?{slip}"), "roy"), misconfigured, "{slip}");
     }
-    // Whether a name is a user's is not told by this either.
-    assert_eq!(ask(&server, "/auth?group=admin", "ann", "wrong").status, 401);
+    // A forbidden group does not reveal that a name exists.
+    assert_eq!(login(&server, "/auth?group=admin", "ann", "wrong").status, 401);
 }
 
 #[test]
-fn what_the_server_requires_no_location_can_widen() {
+fn location_cannot_widen_groups_required_by_the_server() {
     let store = store();
     let staff = GroupName::parse("staff").unwrap();
     let settings = AuthSettings { require_groups: vec![staff], ..unlimited() };
     let server = Server::start_with(store.open(), &settings, &[]);
-    let status = |target: &str, user: &str| ask(&server, target, user, "open-sesame").status;
+    let status = |target: &str, user: &str| login(&server, target, user, "open-sesame").status;
     for target in ["/rest-auth", "/auth", "/auth?group=staff", "/auth?group=admin"] {
         assert_eq!((status(target, "roy"), status(target, "ann")), (200, 403), "{target}");
     }
@@ -101,7 +94,7 @@ fn what_the_server_requires_no_location_can_widen() {
 
 /// P-13, P-16
 #[test]
-fn there_is_no_other_status_than_200_401_and_403() {
+fn auth_route_answers_only_200_401_and_403() {
     let (_store, server) = with_roy();
     let get = || Request::get("/auth");
     let long = "x".repeat(9000);
@@ -118,10 +111,10 @@ fn there_is_no_other_status_than_200_401_and_403() {
         (Request::get("/auth?x=1"), 403, Some("misconfigured")),
     ] {
         let response = server.send(&request);
-        assert_eq!((response.status, said(&response, "x-auth-reason")), (status, reason));
+        assert_eq!((response.status, response.header("x-auth-reason")), (status, reason));
         if status == 401 {
             assert!(
-                said(&response, "www-authenticate").is_some_and(|c| c.starts_with("Basic realm="))
+                response.header("www-authenticate").is_some_and(|c| c.starts_with("Basic realm="))
             );
         }
     }
@@ -133,33 +126,33 @@ fn there_is_no_other_status_than_200_401_and_403() {
     assert_eq!(server.send(&Request::new("HEAD", "/auth")).status, 401);
 }
 
-/// P-13, B-14: a guess counts at whichever route it is made.
+/// P-13, B-14: a failed login counts on each route.
 #[test]
-fn who_is_throttled_is_told_in_a_field_of_its_own() {
+fn throttled_client_gets_a_reason_field() {
     let store = store();
     let limit = Limit::new(2, Limit::MAX_PERIOD);
     let settings = AuthSettings { source_limit: limit, ..unlimited() };
     let server = Server::start_with(store.open(), &settings, &[]);
-    assert_eq!(ask(&server, "/rest-auth", "roy", "one").status, 401);
-    assert_eq!(ask(&server, "/auth", "roy", "two").status, 401);
-    let response = ask(&server, "/auth", "roy", "open-sesame");
-    assert_eq!((response.status, said(&response, "x-auth-reason")), (403, Some("throttled")));
-    assert!(said(&response, "retry-after").unwrap().parse::<u64>().unwrap() > 0);
-    assert_eq!(ask(&server, "/rest-auth", "roy", "open-sesame").status, 429);
+    assert_eq!(login(&server, "/rest-auth", "roy", "one").status, 401);
+    assert_eq!(login(&server, "/auth", "roy", "two").status, 401);
+    let response = login(&server, "/auth", "roy", "open-sesame");
+    assert_eq!((response.status, response.header("x-auth-reason")), (403, Some("throttled")));
+    assert!(response.header("retry-after").unwrap().parse::<u64>().unwrap() > 0);
+    assert_eq!(login(&server, "/rest-auth", "roy", "open-sesame").status, 429);
 }
 
 /// P-13, P-18
 #[test]
-fn a_store_that_fails_is_a_403_that_says_so() {
+fn failing_store_is_a_403_with_a_reason_field() {
     let store = store();
     let server = store.serve();
     store.change("ALTER TABLE users RENAME TO gone");
-    let response = ask(&server, "/auth", "roy", "open-sesame");
-    assert_eq!((response.status, said(&response, "x-auth-reason")), (403, Some("unavailable")));
-    assert_eq!(said(&response, "retry-after"), Some("1"));
-    assert_eq!(said(&response, "remote-user"), None);
+    let response = login(&server, "/auth", "roy", "open-sesame");
+    assert_eq!((response.status, response.header("x-auth-reason")), (403, Some("unavailable")));
+    assert_eq!(response.header("retry-after"), Some("1"));
+    assert_eq!(response.header("remote-user"), None);
     store.change("ALTER TABLE gone RENAME TO users");
-    assert_eq!(ask(&server, "/auth", "roy", "open-sesame").status, 200);
+    assert_eq!(login(&server, "/auth", "roy", "open-sesame").status, 200);
 }
 
 /// P-17
@@ -168,7 +161,7 @@ fn only_the_exact_path_is_answered() {
     let store = store();
     let server = store.serve();
     for target in ["//auth", "/auth/", "/%61uth", "/AUTH", "/auth/x", "/auth;x"] {
-        assert_eq!(ask(&server, target, "roy", "open-sesame").status, 404, "{target}");
+        assert_eq!(login(&server, target, "roy", "open-sesame").status, 404, "{target}");
     }
     let absolute = format!("http://{}/auth", server.address);
     assert_eq!(server.send(&Request::get(&absolute)).status, 401);
@@ -176,21 +169,21 @@ fn only_the_exact_path_is_answered() {
 
 /// X-07, P-09
 #[test]
-fn refusals_are_all_the_same() {
+fn all_refusals_are_equal() {
     let store = store();
     store.add("locked", "open-sesame");
     store.change("UPDATE users SET locked = 1 WHERE name = 'locked'");
     let server = store.serve();
-    let unknown = whole(&ask(&server, "/auth", "nobody", "x"));
+    let unknown = whole(&login(&server, "/auth", "nobody", "x"));
     for (user, password) in [("roy", "wrong"), ("locked", "open-sesame")] {
-        assert_eq!(whole(&ask(&server, "/auth", user, password)), unknown);
+        assert_eq!(whole(&login(&server, "/auth", user, password)), unknown);
     }
-    assert_eq!(whole(&ask(&server, "/rest-auth", "nobody", "x")), unknown);
+    assert_eq!(whole(&login(&server, "/rest-auth", "nobody", "x")), unknown);
 }
 
-/// B-06: over a connection that stays open, as proxies keep theirs.
+/// B-06: proxies keep connections open.
 #[test]
-fn a_removed_user_is_out_at_the_next_request_of_a_kept_connection() {
+fn removed_user_is_refused_on_a_kept_alive_connection() {
     let store = store();
     let server = store.serve();
     let mut connection = Connection::open(server.address);

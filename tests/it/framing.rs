@@ -1,10 +1,10 @@
-//! Requests that two servers could read differently, as raw bytes: what comes back, how many replies,
-//! and whether the connection is closed. Most of it is the framework's work, held here to what we promise.
+//! Requests that two servers could parse differently, sent as raw bytes. The tests check the number
+//! of responses, their status, and that the connection is closed.
 
 use crate::support::client::{Connection, Request, basic};
 use crate::support::server::with_roy;
 
-/// The status of every reply that comes before the server closes the connection.
+/// Returns the status of each response until the server closes the connection.
 fn statuses(bytes: &str) -> Vec<u16> {
     let (_store, server) = with_roy();
     let mut connection = Connection::open(server.address);
@@ -18,7 +18,7 @@ fn statuses(bytes: &str) -> Vec<u16> {
 #[test]
 fn ambiguous_framing_is_one_bad_request_and_the_end_of_the_connection() {
     let roy = basic("roy", "open-sesame");
-    // What a smuggler hopes to have read as a second request.
+    // A smuggled request.
     let smuggled = format!("GET /rest-auth HTTP/1.1\r\nHost: a\r\nAuthorization: {roy}\r\n\r\n");
     for (what, head) in [
         (
@@ -93,21 +93,20 @@ fn ambiguous_framing_is_one_bad_request_and_the_end_of_the_connection() {
 
 /// P-14
 #[test]
-fn a_get_that_announces_a_body_and_sends_none_is_answered_and_the_connection_closed() {
+fn get_with_a_missing_body_is_answered_and_closed() {
     let roy = basic("roy", "open-sesame");
     let head = format!(
         "GET /rest-auth HTTP/1.1\r\nHost: a\r\nAuthorization: {roy}\r\nContent-Length: 5\r\n\r\n"
     );
     assert_eq!(statuses(&head), [200]);
-    // What follows is taken for the announced body and the start of a broken request: never for the request
-    // that it would be without the announcement.
+    // The server takes these bytes for the announced body and the start of a malformed request.
     let next = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
     assert_eq!(statuses(&format!("{head}{next}")), [200, 400]);
 }
 
 /// P-14
 #[test]
-fn a_get_with_a_body_is_answered_and_the_body_never_read_as_a_request() {
+fn body_of_a_get_is_never_parsed_as_a_request() {
     let (_store, server) = with_roy();
     let body = Request::get("/healthz").bytes();
     let mut connection = Connection::open(server.address);
@@ -125,7 +124,7 @@ fn a_get_with_a_body_is_answered_and_the_body_never_read_as_a_request() {
     assert_eq!(connection.send(&Request::get("/healthz")).body, "ok");
 }
 
-/// P-15: whatever came before on the connection, a bare LF is in no head.
+/// P-15: no earlier request on the connection changes that.
 #[test]
 fn a_bare_lf_is_refused_in_later_heads_too() {
     let roy = basic("roy", "open-sesame");
@@ -133,7 +132,8 @@ fn a_bare_lf_is_refused_in_later_heads_too() {
     for (what, before, seen) in [
         ("another request", "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", &[200, 400][..]),
         ("an empty line", "\r\n", &[400]),
-        // Nothing is read after a response with `Connection: close` (RFC 9112 section 9.6).
+        // The server reads nothing after a response with `Connection: close` (RFC 9112 section
+        // 9.6).
         ("a body", "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\na\n\nb", &[405]),
         (
             "chunks",

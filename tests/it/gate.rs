@@ -1,4 +1,4 @@
-//! What the gate answers, over HTTP, to the server in this process.
+//! Responses of `/rest-auth` and `/healthz`, from the server in this process.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
@@ -31,7 +31,7 @@ fn rest_auth() -> Request {
 
 /// P-01, P-11
 #[test]
-fn the_right_name_and_password_are_granted_and_others_challenged() {
+fn right_password_is_granted_and_wrong_ones_challenged() {
     let (_store, server) = with_roy();
     assert_eq!(whole(&server.login("roy", "open-sesame")), GRANTED);
     assert_eq!(whole(&server.login("roy", "open-sesamE")), DENIED);
@@ -41,7 +41,7 @@ fn the_right_name_and_password_are_granted_and_others_challenged() {
 
 /// P-02
 #[test]
-fn the_scheme_is_matched_in_any_case_with_one_or_more_spaces_after_it() {
+fn scheme_matches_in_any_case_with_one_or_more_spaces() {
     let (_store, server) = with_roy();
     let encoded = STANDARD.encode("roy:open-sesame");
     for scheme in ["Basic ", "basic ", "BASIC ", "bAsIc ", "Basic  ", "Basic          "] {
@@ -100,7 +100,7 @@ fn malformed_credentials_are_challenged_without_a_hash() {
 
 /// P-05
 #[test]
-fn a_password_may_hold_colons() {
+fn password_may_contain_colons() {
     let store = TempStore::new();
     store.add("roy", ":a::b:");
     let server = store.serve();
@@ -128,7 +128,7 @@ fn control_characters_are_challenged_without_a_hash() {
 
 /// P-07
 #[test]
-fn more_than_one_authorization_field_is_a_bad_request_in_either_order() {
+fn second_authorization_field_is_a_bad_request() {
     let (_store, server) = with_roy();
     let (right, wrong) = (basic("roy", "open-sesame"), basic("roy", "wrong"));
     for (first, second) in [(&right, &wrong), (&wrong, &right), (&right, &right)] {
@@ -140,7 +140,7 @@ fn more_than_one_authorization_field_is_a_bad_request_in_either_order() {
 
 /// P-08
 #[test]
-fn names_and_passwords_are_utf_8_in_either_normal_form() {
+fn names_and_passwords_match_in_nfc_and_nfd() {
     let store = TempStore::new();
     store.add("Jose\u{301}", "cafe\u{301} ole\u{301}");
     let server = store.serve();
@@ -155,7 +155,7 @@ fn names_and_passwords_are_utf_8_in_either_normal_form() {
     assert_eq!(server.hashes_computed(), hashes, "invalid UTF-8 costs no hash");
 }
 
-/// P-09, B-01: to the byte, and each for the price of one hash.
+/// P-09, B-01: the same bytes, and one hash each.
 #[test]
 fn unknown_wrong_locked_and_expired_are_refused_alike() {
     let (store, server) = with_roy();
@@ -172,7 +172,7 @@ fn unknown_wrong_locked_and_expired_are_refused_alike() {
         ("locked", "open-sesame"),
         ("expired", "open-sesame"),
     ] {
-        // Not sorted: the order of the fields must not tell either.
+        // Not sorted: the order of the fields must be the same too.
         refusals.push(server.login(user, password));
         assert_eq!(server.hashes_computed(), refusals.len() as u64, "{user}");
     }
@@ -189,7 +189,7 @@ fn unknown_wrong_locked_and_expired_are_refused_alike() {
 
 /// P-10
 #[test]
-fn get_and_head_are_answered_options_explained_and_others_refused() {
+fn only_get_head_and_options_are_allowed() {
     let (_store, server) = with_roy();
     let mut connection = Connection::open(server.address);
     let roy = |method| Request::new(method, "/rest-auth").basic("roy", "open-sesame");
@@ -216,7 +216,7 @@ fn get_and_head_are_answered_options_explained_and_others_refused() {
 
 /// P-11, X-07
 #[test]
-fn no_response_may_be_stored_or_tells_of_the_inside() {
+fn responses_are_uncacheable_with_known_fields_only() {
     let (store, server) = with_roy();
     let mut responses = vec![
         server.login("roy", "open-sesame"),
@@ -260,7 +260,7 @@ fn no_response_may_be_stored_or_tells_of_the_inside() {
 
 /// P-16, B-15
 #[test]
-fn what_is_too_long_is_refused_before_it_is_decoded() {
+fn too_long_field_is_refused_before_decoding() {
     let (_store, server) = with_roy();
     let at_the_limit = format!("Basic {}", "A".repeat(8192 - 6));
     assert_eq!(whole(&server.send(&rest_auth().authorization(&at_the_limit))), DENIED);
@@ -309,9 +309,9 @@ fn only_the_exact_routes_are_answered() {
     }
 }
 
-/// P-18: while the table is missing, nobody is let in, and then the server recovers by itself.
+/// P-18: the server grants nothing without the table, and recovers by itself.
 #[test]
-fn a_store_that_fails_is_unavailable_until_it_is_fixed() {
+fn failing_store_is_unavailable_until_it_recovers() {
     let (store, server) = with_roy();
     assert_eq!(server.login("roy", "open-sesame").status, 200);
     store.sql("ALTER TABLE users RENAME TO hidden");
@@ -332,7 +332,7 @@ fn a_store_that_fails_is_unavailable_until_it_is_fixed() {
 
 /// C-02, C-03, C-12
 #[test]
-fn no_password_is_cut_off_and_the_empty_one_never_right() {
+fn password_is_never_truncated_and_empty_one_never_right() {
     let store = TempStore::new();
     let longest = "0123456789abcdef".repeat(4) + "01234567";
     assert_eq!(longest.len(), 72);
@@ -346,9 +346,9 @@ fn no_password_is_cut_off_and_the_empty_one_never_right() {
     assert_eq!(server.login("", &longest).status, 401);
 }
 
-/// C-05, C-06, C-07: and a hash of a cost over the ceiling is not computed.
+/// C-05, C-06, C-07: a hash whose cost is over the maximum is not computed.
 #[test]
-fn a_hash_that_cannot_be_used_is_unavailable_for_that_user_alone() {
+fn unusable_hash_is_unavailable_for_its_user_only() {
     let (store, server) = with_roy();
     store.add("ann", "open-sesame");
     for broken in [
@@ -374,7 +374,7 @@ fn a_hash_that_cannot_be_used_is_unavailable_for_that_user_alone() {
 
 /// C-10
 #[test]
-fn a_name_that_can_be_no_users_is_refused_without_a_hash() {
+fn invalid_user_name_is_refused_without_a_hash() {
     let (_store, server) = with_roy();
     for user in ["roy ", "r oy", "roy\u{200B}", "roy\u{202E}", &"n".repeat(129)] {
         assert_eq!(whole(&server.login(user, "open-sesame")), DENIED, "{user:?}");
@@ -384,7 +384,7 @@ fn a_name_that_can_be_no_users_is_refused_without_a_hash() {
 }
 
 #[test]
-fn what_another_connection_changes_counts_at_the_next_request() {
+fn change_by_another_connection_counts_on_next_request() {
     let (store, server) = with_roy();
     let mut connection = Connection::open(server.address);
     let ann = rest_auth().basic("ann", "open-sesame");
@@ -418,54 +418,54 @@ fn gated() -> (Server, Receiver<()>, Sender<Lookup>) {
     (Server::start(Box::new(store)), lookups, results)
 }
 
-/// Lets a look go on. Of a user whom it does not find there is another one after the hash.
-fn answer(looks: &Receiver<()>, go_on: &Sender<Lookup>, then: Lookup) {
-    looks.recv().unwrap();
-    let again = matches!(then, Lookup::NoSuchUser);
-    go_on.send(then).unwrap();
+/// Lets a lookup return. The server lookups an unknown user up again after the hash.
+fn release_lookup(lookups: &Receiver<()>, results: &Sender<Lookup>, result: Lookup) {
+    lookups.recv().unwrap();
+    let again = matches!(result, Lookup::NoSuchUser);
+    results.send(result).unwrap();
     if again {
-        looks.recv().unwrap();
-        go_on.send(Lookup::NoSuchUser).unwrap();
+        lookups.recv().unwrap();
+        results.send(Lookup::NoSuchUser).unwrap();
     }
 }
 
-fn ask_without_waiting(server: &Server) -> Connection {
+fn send_without_waiting(server: &Server) -> Connection {
     let mut connection = Connection::open(server.address);
     connection.write(&rest_auth().basic("roy", "open-sesame").bytes());
     connection
 }
 
 #[test]
-fn neither_hashes_nor_the_store_are_waited_for_by_threads_that_handle_requests() {
-    let (server, looks, go_on) = gated();
-    // More than there are threads that handle requests: one for each core.
+fn hashes_and_lookups_block_no_request_thread() {
+    let (server, lookups, results) = gated();
+    // More than the request threads, of which there is one for each core.
     let waiting = 4 * std::thread::available_parallelism().unwrap().get();
-    let mut connections: Vec<_> = (0..waiting).map(|_| ask_without_waiting(&server)).collect();
-    looks.recv().unwrap();
+    let mut connections: Vec<_> = (0..waiting).map(|_| send_without_waiting(&server)).collect();
+    lookups.recv().unwrap();
     for _ in 0..waiting {
         assert_eq!(server.send(&Request::get("/healthz")).body, "ok");
         assert_eq!(whole(&server.send(&rest_auth())), DENIED);
     }
     for _ in 0..waiting {
-        go_on.send(Lookup::NoSuchUser).unwrap();
+        results.send(Lookup::NoSuchUser).unwrap();
     }
     for connection in &mut connections {
         assert_eq!(whole(&connection.read()), DENIED);
     }
 }
 
-/// P-18: a worker that dies in the middle.
+/// P-18: the worker panics during a login.
 #[test]
-fn a_worker_that_panics_is_unavailable_and_works_again() {
-    let (server, looks, go_on) = gated();
-    for (then, status) in [
+fn worker_recovers_from_a_panic_with_one_unavailable_response() {
+    let (server, lookups, results) = gated();
+    for (result, status) in [
         (Lookup::Panic, 503),
         (Lookup::NoSuchUser, 401),
         (Lookup::Panic, 503),
         (Lookup::NoSuchUser, 401),
     ] {
-        let mut connection = ask_without_waiting(&server);
-        answer(&looks, &go_on, then);
+        let mut connection = send_without_waiting(&server);
+        release_lookup(&lookups, &results, result);
         assert_eq!(connection.read().status, status);
     }
 }
@@ -473,14 +473,14 @@ fn a_worker_that_panics_is_unavailable_and_works_again() {
 /// O-01
 #[test]
 fn requests_in_flight_are_answered_when_the_server_stops() {
-    let (mut server, looks, go_on) = gated();
-    let mut connection = ask_without_waiting(&server);
-    looks.recv().unwrap();
+    let (mut server, lookups, results) = gated();
+    let mut connection = send_without_waiting(&server);
+    lookups.recv().unwrap();
     server.request_stop();
-    // It no longer takes connections, and the one that it has taken gets its answer.
+    // The server accepts no new connection, and answers the accepted one.
     while std::net::TcpStream::connect(server.address).is_ok() {}
     for _ in 0..2 {
-        go_on.send(Lookup::NoSuchUser).unwrap();
+        results.send(Lookup::NoSuchUser).unwrap();
     }
     let Response { status, .. } = connection.read();
     assert_eq!(status, 401);

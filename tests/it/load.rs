@@ -1,5 +1,4 @@
-//! Fast although bcrypt is slow, and calm under a flood: the cache, the workers and the throttle over HTTP.
-//! Hashes are counted, not timed.
+//! Cache, worker queue and throttle, over HTTP. The tests count hashes instead of measuring time.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Connection, Request, Response};
+use crate::support::client::{Connection, Request, Response, TIMEOUT};
 use crate::support::server::{Server, unlimited, with_roy};
 use crate::support::store::{StubStore, TempStore, hash_of};
 use crate::support::{AuthSettings, Cost, Delays, Limit, User};
@@ -28,7 +27,7 @@ fn store_with_roy() -> TempStore {
 
 /// B-05: successes only.
 #[test]
-fn what_was_right_once_costs_no_hash_again_and_what_was_wrong_does() {
+fn verified_password_is_cached_and_a_wrong_one_is_not() {
     let (_store, server) = with_roy();
     let mut connection = Connection::open(server.address);
     for _ in 0..10 {
@@ -46,9 +45,9 @@ fn what_was_right_once_costs_no_hash_again_and_what_was_wrong_does() {
     assert_eq!((server.hashes_computed(), server.counts().hash_time > Duration::ZERO), (6, true));
 }
 
-/// B-05: a bound, and an end.
+/// B-05
 #[test]
-fn an_entry_expires_and_a_cache_of_none_remembers_nothing() {
+fn cache_entries_expire_and_a_cache_of_size_0_is_off() {
     let none = AuthSettings { cache_entries: 0, ..unlimited() };
     let expired = AuthSettings { cache_lifetime: Duration::ZERO, ..unlimited() };
     for settings in [none, expired] {
@@ -61,9 +60,9 @@ fn an_entry_expires_and_a_cache_of_none_remembers_nothing() {
     }
 }
 
-/// B-06: whatever it is that has changed, the very next request knows.
+/// B-06: each kind of change counts on the next request.
 #[test]
-fn what_has_changed_ends_what_is_remembered_at_the_next_request() {
+fn change_invalidates_cache_entries_on_next_request() {
     let (store, server) = with_roy();
     store.add("ann", "open-sesame");
     let mut connection = Connection::open(server.address);
@@ -75,7 +74,7 @@ fn what_has_changed_ends_what_is_remembered_at_the_next_request() {
         ("UPDATE users SET locked = 0 WHERE name = 'roy'", 200),
         ("UPDATE users SET expires = unixepoch() WHERE name = 'roy'", 401),
         ("UPDATE users SET expires = unixepoch() + 3600 WHERE name = 'roy'", 200),
-        // The same password, hashed anew: not known to be right until it is tried.
+        // The same password with a new hash: it is unverified.
         (
             "UPDATE users SET hash = (SELECT hash FROM users WHERE name = 'ann') WHERE name = 'roy'",
             200,
@@ -101,7 +100,7 @@ fn what_has_changed_ends_what_is_remembered_at_the_next_request() {
 
 /// B-06
 #[test]
-fn a_removed_user_is_refused_by_the_next_request() {
+fn removed_user_is_refused_on_next_request() {
     let store = TempStore::new();
     let server = store.serve();
     let mut connection = Connection::open(server.address);
@@ -117,7 +116,7 @@ fn a_removed_user_is_refused_by_the_next_request() {
 
 /// B-07
 #[test]
-fn a_new_user_works_at_once_and_junk_pushes_nobody_out() {
+fn new_user_works_at_once_and_junk_evicts_no_verified_user() {
     let store = store_with_roy();
     let settings = AuthSettings { cache_entries: 4, ..unlimited() };
     let server = Server::start_with(store.open(), &settings, &[]);
@@ -135,7 +134,7 @@ fn a_new_user_works_at_once_and_junk_pushes_nobody_out() {
 
 /// S-12
 #[test]
-fn a_replaced_or_deleted_database_grants_nothing_of_the_old_one() {
+fn replaced_database_grants_nothing_of_the_old_one() {
     let (store, server) = with_roy();
     let mut connection = Connection::open(server.address);
     assert_eq!(connection.send(&roy()).status, 200);
@@ -153,7 +152,8 @@ fn a_replaced_or_deleted_database_grants_nothing_of_the_old_one() {
     assert_eq!(connection.send(&roy()).status, 200);
 }
 
-/// S-12: databases take each other's place under load. Once one has been seen in force, the one before it is in force for nobody.
+/// S-12: databases replace each other under load. Once a client has seen a database, no client is
+/// granted access by an earlier one.
 #[test]
 fn databases_are_swapped_under_load_without_a_stale_grant_or_a_lost_request() {
     let password = |n| format!("password-{n}");
@@ -173,7 +173,7 @@ fn databases_are_swapped_under_load_without_a_stale_grant_or_a_lost_request() {
                             let stale = connection.send(&roy_with(&password(n - 1))).status;
                             assert!([401, 503].contains(&stale), "{stale}");
                         }
-                        // It may be on its way out.
+                        // The next database may replace it at any time.
                         let status = connection.send(&roy_with(&password(n))).status;
                         assert!([200, 401, 503].contains(&status), "{status}");
                     }
@@ -203,7 +203,7 @@ fn databases_are_swapped_under_load_without_a_stale_grant_or_a_lost_request() {
     });
 }
 
-/// Nobody says when a file is moved: it is noticed within a second.
+/// Waits for the server to notice a moved file, for at most 1 s.
 fn wait_until(mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
@@ -211,8 +211,8 @@ fn wait_until(mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Returns a server with one worker, a receiver that reports each lookup of a user, and a sender that
-/// lets a lookup continue. Lookups continue by themselves once one of the two is dropped.
+/// Returns a server with one worker, a receiver that reports each lookup of a user, and a sender
+/// that lets a lookup continue. Lookups continue by themselves once one of the two is dropped.
 fn gated(settings: AuthSettings, proxies: &[&str]) -> (Server, Receiver<()>, Sender<()>) {
     let roy = User { hash: hash_of("open-sesame"), locked: false, expires: None };
     let (started, lookups) = channel();
@@ -227,14 +227,13 @@ fn gated(settings: AuthSettings, proxies: &[&str]) -> (Server, Receiver<()>, Sen
     (Server::start_with(Box::new(store), &settings, proxies), lookups, permits)
 }
 
-/// Sends it, and sees to it that it has been handled as far as it can be: a thread of the server handles what comes
-/// on its connections in order, and one connection goes to one thread.
+/// Sends a request, and waits until `waiting` logins are in the queue.
 fn send(server: &Server, request: &Request, waiting: usize) -> Connection {
     let mut connection = Connection::open(server.address);
     connection.write(&request.bytes());
     let start = Instant::now();
     while server.counts().waiting < waiting {
-        assert!(start.elapsed() < crate::support::client::TIMEOUT, "{:?}", server.counts());
+        assert!(start.elapsed() < TIMEOUT, "{:?}", server.counts());
         std::thread::yield_now();
     }
     connection
@@ -243,10 +242,10 @@ fn send(server: &Server, request: &Request, waiting: usize) -> Connection {
 /// B-04
 #[test]
 fn a_full_queue_is_overload_at_once_and_passes() {
-    let (server, looks, go_on) = gated(AuthSettings { queue: Some(3), ..unlimited() }, &[]);
+    let (server, lookups, permits) = gated(AuthSettings { queue: Some(3), ..unlimited() }, &[]);
     let login = |n| Request::get("/rest-auth").basic(format!("user-{n}"), "x");
     let mut connections = vec![send(&server, &login(0), 0)];
-    looks.recv().unwrap(); // the worker is at it
+    lookups.recv().unwrap(); // the worker has taken it
     for n in 1..=3 {
         connections.push(send(&server, &login(n), n));
     }
@@ -255,7 +254,7 @@ fn a_full_queue_is_overload_at_once_and_passes() {
         assert_eq!((response.status, response.header("retry-after")), (503, Some("1")));
     }
     assert_eq!(server.counts().overloaded, 46);
-    drop(go_on);
+    drop(permits);
     for connection in &mut connections {
         assert_eq!(connection.read().status, 401);
     }
@@ -263,47 +262,47 @@ fn a_full_queue_is_overload_at_once_and_passes() {
     assert_eq!(server.hashes_computed(), 5);
 }
 
-/// B-03: who shows the same while it waits shares a place in the queue, and its answer.
+/// B-03: equal attempts in the queue share one slot and its answer.
 #[test]
-fn equal_tries_that_wait_share_a_place_and_different_ones_do_not() {
-    let (server, looks, go_on) = gated(AuthSettings { queue: Some(3), ..unlimited() }, &[]);
+fn equal_waiting_attempts_share_one_queue_slot() {
+    let (server, lookups, permits) = gated(AuthSettings { queue: Some(3), ..unlimited() }, &[]);
     let mut first = send(&server, &roy(), 0);
-    looks.recv().unwrap();
-    // What has begun is not shared: it may have read what is outdated.
+    lookups.recv().unwrap();
+    // A started attempt is not shared: its lookup may be outdated.
     let mut equal = vec![send(&server, &roy(), 1)];
     for _ in 0..10 {
         equal.push(send(&server, &roy(), 1));
     }
-    // In length-prefixed parts: the same letters are not the same credentials.
+    // The parts are length-prefixed: equal letters are not equal credentials.
     let login = |user, password| Request::get("/rest-auth").basic(user, password);
     let mut other = send(&server, &login("ro", "yopen-sesame"), 2);
     let mut third = send(&server, &login("royo", "pen-sesame"), 3);
     assert_eq!(server.send(&login("ann", "x")).status, 503, "and now it is full");
-    drop(go_on);
+    drop(permits);
     assert_eq!(first.read().status, 200);
     for connection in &mut equal {
         assert_eq!(connection.read().status, 200);
     }
     assert_eq!((other.read().status, third.read().status), (401, 401));
-    // The second place found that the first had verified the same.
+    // The second slot found the result of the first in the cache.
     assert_eq!(server.hashes_computed(), 3);
 }
 
-/// A flood of one source leaves places for others, however many connections it has.
+/// A source that floods the queue leaves slots for others, with any number of connections.
 #[test]
-fn one_source_can_not_fill_the_queue() {
+fn one_source_cannot_fill_the_queue() {
     let settings = AuthSettings {
         source_limit: Limit::new(2, Duration::from_secs(60)),
         queue: Some(4),
         ..unlimited()
     };
-    let (server, looks, go_on) = gated(settings, &["127.0.0.1"]);
+    let (server, lookups, permits) = gated(settings, &["127.0.0.1"]);
     let from = |address: &str, n: usize| {
         let login = Request::get("/rest-auth").basic(format!("user-{n}"), "x");
         login.header("X-Forwarded-For", address)
     };
     let mut flood = vec![send(&server, &from("192.0.2.1", 0), 0)];
-    looks.recv().unwrap();
+    lookups.recv().unwrap();
     flood.push(send(&server, &from("192.0.2.1", 1), 1));
     for n in 2..20 {
         let response = server.send(&from("192.0.2.1", n));
@@ -311,7 +310,7 @@ fn one_source_can_not_fill_the_queue() {
     }
     let roy = roy().header("X-Forwarded-For", "192.0.2.2");
     let mut other = send(&server, &roy, 2);
-    drop(go_on);
+    drop(permits);
     assert_eq!(other.read().status, 200);
     for connection in &mut flood {
         assert_eq!(connection.read().status, 401);
@@ -328,13 +327,13 @@ fn limited(source: u32, user: u32) -> AuthSettings {
     }
 }
 
-fn too_many(response: &Response) -> Option<u64> {
+fn retry_after_of(response: &Response) -> Option<u64> {
     assert!(matches!(response.status, 401 | 429), "{response:?}");
     assert_eq!(response.header("cache-control"), Some("no-store"));
     response.header("retry-after").map(|seconds| seconds.parse().unwrap())
 }
 
-/// B-08, B-14, B-11: from a peer that is no trusted proxy, X-Forwarded-For is nobody's word.
+/// B-08, B-14, B-11: X-Forwarded-For of an untrusted peer is ignored.
 #[test]
 fn a_source_that_fails_too_often_waits_on_every_route_and_costs_no_hash() {
     let store = store_with_roy();
@@ -350,20 +349,21 @@ fn a_source_that_fails_too_often_waits_on_every_route_and_costs_no_hash() {
     for target in ["/rest-auth", "/rest-auth?y"] {
         let response = server.send(&Request::get(target).basic("ann", "x"));
         assert_eq!(response.body, "Too Many Requests");
-        let retry_after = too_many(&response).unwrap();
+        let retry_after = retry_after_of(&response).unwrap();
         assert!((21_000..=21_600).contains(&retry_after), "a quarter of a day: {retry_after}");
     }
     assert_eq!(server.login("roy", "wrong").status, 429);
     assert_eq!(server.hashes_computed(), hashes);
-    // What is no try is not throttled, and who is remembered does not notice.
+    // Requests without credentials and cached logins are not throttled.
     assert_eq!(server.send(&Request::get("/rest-auth")).status, 401);
     assert_eq!(server.send(&roy()).status, 200);
     assert_eq!(server.counts().throttled, 3);
 }
 
-/// B-08, B-04: held back for that long, while others are served, and overload for less than 50 milliseconds.
+/// B-08, B-04: a throttled answer waits 1 s, one for overload less than 50 ms, and others do not
+/// wait.
 #[test]
-fn who_is_throttled_waits_for_the_answer_and_nobody_else_does() {
+fn only_throttled_clients_get_delayed_answers() {
     let delays = Delays { throttled: Duration::from_secs(1), overloaded: Duration::MAX };
     let store = store_with_roy();
     let server = Server::start_with_delays(store.open(), &limited(1, 1000), &[], delays);
@@ -382,7 +382,7 @@ fn who_is_throttled_waits_for_the_answer_and_nobody_else_does() {
 
 /// B-08, B-10, B-11
 #[test]
-fn sources_behind_a_trusted_proxy_are_told_apart() {
+fn sources_behind_a_trusted_proxy_count_separately() {
     let store = store_with_roy();
     let server = Server::start_with(store.open(), &limited(2, 1000), &["127.0.0.0/8"]);
     let from = |fields: &[&str]| {
@@ -395,7 +395,7 @@ fn sources_behind_a_trusted_proxy_are_told_apart() {
     }
     assert_eq!(from(&["192.0.2.2"]), 401);
     assert_eq!(from(&["192.0.2.9, 192.0.2.1"]), 429, "the last one counts");
-    assert_eq!(from(&["192.0.2.9", "192.0.2.1, 127.0.0.7"]), 429, "that is no proxy");
+    assert_eq!(from(&["192.0.2.9", "192.0.2.1, 127.0.0.7"]), 429, "the last one that is no proxy");
     assert_eq!(from(&["::ffff:192.0.2.1"]), 429);
     for (address, expected) in
         [("2001:db8::1", 401), ("2001:db8::2", 401), ("2001:db8::3", 429), ("2001:db8:0:1::1", 401)]
@@ -416,8 +416,8 @@ fn guessed_user_can_still_log_in_from_known_sources() {
         server.send(&request.header("X-Forwarded-For", from)).status
     };
     assert_eq!(login("roy", "open-sesame", "192.0.2.1"), 200);
-    assert_eq!(login("roy", "open-sesame", "192.0.2.2"), 200, "remembered, from elsewhere");
-    // The password changes, so nothing is remembered; but where roy came from is.
+    assert_eq!(login("roy", "open-sesame", "192.0.2.2"), 200, "cached, from another source");
+    // The change of the password empties the cache. Roy's known source stays.
     store.change(&format!(
         "UPDATE users SET hash = '{}' WHERE name = 'roy'",
         hash_of("new").as_str()
@@ -426,13 +426,13 @@ fn guessed_user_can_still_log_in_from_known_sources() {
         assert_eq!(login("roy", "wrong", &format!("198.51.100.{n}")), 401);
     }
     assert_eq!(login("roy", "new", "198.51.100.9"), 429, "slowed, where roy never was");
-    assert_eq!(login("roy", "wrong", "192.0.2.1"), 401, "mistyped once, which locks nobody out");
+    assert_eq!(login("roy", "wrong", "192.0.2.1"), 401, "one typing error does not lock roy out");
     assert_eq!(login("roy", "wrong", "192.0.2.2"), 401);
     assert_eq!(login("roy", "new", "192.0.2.2"), 200);
     assert_eq!(login("roy", "new", "192.0.2.1"), 200);
     assert_eq!(login("roy", "new", "198.51.100.9"), 200, "remembered now");
     assert_eq!(login("ann", "wrong", "198.51.100.9"), 401, "another user");
-    // A name that is no user's is slowed like one that is.
+    // An unknown name is throttled like a known one.
     for n in 0..5 {
         assert_eq!(login("nobody", "x", &format!("198.51.100.{n}")), 401);
     }
@@ -440,7 +440,7 @@ fn guessed_user_can_still_log_in_from_known_sources() {
 }
 
 #[test]
-fn the_counters_tell_why() {
+fn counters_count_each_reason() {
     let (store, server) = with_roy();
     store.add("locked", "open-sesame");
     store.add("expired", "open-sesame");
@@ -486,7 +486,7 @@ fn the_counters_tell_why() {
     assert_eq!(seen, [1, 3, 1, 1, 1, 1, 1, 1, 1, 0, 5]);
 }
 
-/// The cost of the user's hash.
+/// Returns the cost of the user's hash.
 fn cost_of(store: &TempStore, user: &str) -> u8 {
     let found = store.open().find(&crate::support::store::name(user)).unwrap();
     found.unwrap().hash.cost().get()
@@ -494,7 +494,7 @@ fn cost_of(store: &TempStore, user: &str) -> u8 {
 
 /// C-11
 #[test]
-fn a_right_password_makes_a_weak_hash_a_stronger_one_if_that_is_asked_for() {
+fn login_rehashes_a_weak_hash_when_enabled() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
     let cost = Cost::new(5).unwrap();
@@ -503,7 +503,7 @@ fn a_right_password_makes_a_weak_hash_a_stronger_one_if_that_is_asked_for() {
         let server = Server::start_with(store.open(), &settings, &[]);
         assert_eq!(server.login("roy", "wrong").status, 401);
         assert_eq!(server.login("roy", "open-sesame").status, 200);
-        // The one worker is done with the first when it takes the next.
+        // The one worker has finished the rehash when it takes this login.
         assert_eq!(server.login("nobody", "x").status, 401);
         assert_eq!(cost_of(&store, "roy"), expected, "{rehash}");
         assert_eq!(server.login("roy", "open-sesame").status, 200);

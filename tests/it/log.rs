@@ -1,4 +1,4 @@
-//! A log that is not read: no request and no signal waits for it.
+//! An unread log: no request and no signal waits for it.
 
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
@@ -9,13 +9,12 @@ use std::os::unix::net::UnixStream;
 use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::serve::{Local, ask_locally, socket};
+use crate::serve::{SocketServer, send_locally, socket};
 use crate::support::cli::{command, wait_or_kill};
 use crate::support::client::Request;
 use crate::support::store::TempStore;
 
-/// A pipe without room. It is filled by another open file, since O_NONBLOCK would stay with the one
-/// that the server gets.
+/// Returns a full pipe. Another open file fills it, so that the server's one has no O_NONBLOCK.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, writer) = io::pipe().unwrap();
     let mut filler = OpenOptions::new()
@@ -27,19 +26,19 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-/// A server whose log is stuck.
-fn stuck(store: &TempStore, more: &str) -> (Local, PipeReader) {
+/// Starts a server that blocks on its log.
+fn server_with_blocked_log(store: &TempStore, more: &str) -> (SocketServer, PipeReader) {
     let (reader, stderr) = full_pipe();
-    let mut command = Local::command(store, more);
+    let mut command = SocketServer::command(store, more);
     command.stderr(stderr);
-    (Local::unheard(store, command), reader)
+    (SocketServer::start_unlogged(store, command), reader)
 }
 
-/// Everything that a request can make the server log.
-fn talk(store: &TempStore) {
+/// Makes requests that the server logs, of every kind.
+fn log_every_kind(store: &TempStore) {
     let rest_auth = || Request::get("/rest-auth");
     let ask = |request: Request, status: &str| {
-        let answer = ask_locally(store, &request);
+        let answer = send_locally(store, &request);
         assert_eq!(&answer["HTTP/1.1 ".len()..][..3], status, "{answer}");
     };
     for _ in 0..3 {
@@ -70,10 +69,11 @@ fn store() -> TempStore {
 fn stuck_log_delays_no_request_and_no_end() {
     for (level, signal) in [("info", Signal::TERM), ("trace", Signal::INT)] {
         let store = store();
-        let (mut server, _log) = stuck(&store, &format!("--audit-hits --log-level {level}"));
-        talk(&store);
+        let (mut server, _log) =
+            server_with_blocked_log(&store, &format!("--audit-hits --log-level {level}"));
+        log_every_kind(&store);
         kill_process(Pid::from_child(&server.0), Signal::HUP).unwrap();
-        talk(&store);
+        log_every_kind(&store);
         kill_process(Pid::from_child(&server.0), signal).unwrap();
         assert_eq!(wait_or_kill(&mut server.0).code(), Some(0));
     }
@@ -84,7 +84,7 @@ fn stuck_log_delays_no_request_and_no_end() {
 fn second_signal_ends_a_server_whose_log_is_stuck() {
     let store = store();
     let (_log, stderr) = full_pipe();
-    // The new hash is under way for seconds after the answer.
+    // The rehash takes seconds after the answer.
     let words = format!(
         "serve --unix-socket {} --cost 15 --rehash --log-level trace --database {}",
         socket(&store).display(),
@@ -92,12 +92,12 @@ fn second_signal_ends_a_server_whose_log_is_stuck() {
     );
     let mut command = command(store.folder(), words.split(' '));
     command.stderr(stderr);
-    let mut server = Local::unheard(&store, command);
+    let mut server = SocketServer::start_unlogged(&store, command);
     let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
-    assert!(ask_locally(&store, &roy).starts_with("HTTP/1.1 200"));
+    assert!(send_locally(&store, &roy).starts_with("HTTP/1.1 200"));
     let id = Pid::from_child(&server.0);
     kill_process(id, Signal::TERM).unwrap();
-    // Until then it may not have heard of the first one.
+    // Until the server has handled the first signal.
     while UnixStream::connect(socket(&store)).is_ok() {}
     kill_process(id, Signal::INT).unwrap();
     assert_eq!(wait_or_kill(&mut server.0).code(), Some(1));
@@ -114,16 +114,16 @@ fn stuck_log_does_not_keep_a_failed_start_from_ending() {
     assert_eq!(wait_or_kill(&mut serve.stderr(stderr).spawn().unwrap()).code(), Some(1));
 }
 
-/// lines that found no room are counted, and the others are whole.
+/// dropped lines are counted, and the others are whole.
 #[test]
 fn log_reader_that_resumes_sees_how_many_lines_were_dropped() {
     let store = store();
-    let (mut server, log) = stuck(&store, "--log-level trace");
+    let (mut server, log) = server_with_blocked_log(&store, "--log-level trace");
     let mut log = BufReader::new(log);
-    // More than the pipe and the queue hold.
+    // More lines than the pipe and the queue hold.
     let path = format!("/{}", "x".repeat(8000));
     for _ in 0..1000 {
-        let answer = ask_locally(&store, &Request::get(&path));
+        let answer = send_locally(&store, &Request::get(&path));
         assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
     }
     let mut seen = 0;
@@ -138,7 +138,7 @@ fn log_reader_that_resumes_sees_how_many_lines_were_dropped() {
         seen += line.len();
     };
     assert!(dropped > 0 && seen > 64 * 1024, "{dropped} {seen}");
-    // It is as before.
+    // The server works as before.
     kill_process(Pid::from_child(&server.0), Signal::TERM).unwrap();
     let rest: Vec<_> = log.lines().map_while(Result::ok).collect();
     assert!(rest.last().unwrap().ends_with("stopped"), "{rest:?}");

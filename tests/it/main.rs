@@ -1,7 +1,12 @@
-//! The integration tests: the real server in this process, and the real program in others.
+//! Integration tests: the server in this process, and the program in others.
 //!
-//! `#[ignore]` marks what needs more than a Rust toolchain; `.ci/run` installs that and runs it too.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may")]
+//! `#[ignore]` marks tests that need more than a Rust toolchain. `.ci/run` runs them too.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by a panic"
+)]
 
 mod command;
 mod faults;

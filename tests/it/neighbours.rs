@@ -1,5 +1,5 @@
-//! Hostile neighbours: clients that pipeline, that flood the log, that take all connections, and
-//! that send what they need not send.
+//! Hostile clients: they pipeline, flood the log, take all connections, or send content that the
+//! server does not read.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -18,10 +18,9 @@ fn serve(store: &TempStore, words: &str) -> ServerProcess {
     ServerProcess::start(command(store.folder(), words.split_whitespace()))
 }
 
-/// A server whose threads share one core. It has one thread for requests, so all connections are on
-/// that.
+/// Starts a server on one core. It has one request thread, so all connections share it.
 fn serve_on_one_core(store: &TempStore) -> ServerProcess {
-    let serving = std::thread::scope(|scope| {
+    let server = std::thread::scope(|scope| {
         let started = scope.spawn(|| {
             let all = sched_getaffinity(None).unwrap();
             let first = (0..CpuSet::MAX_CPU).find(|&n| all.is_set(n)).unwrap();
@@ -32,15 +31,14 @@ fn serve_on_one_core(store: &TempStore) -> ServerProcess {
         });
         started.join().unwrap()
     });
-    // A thread has its name once it does something.
-    assert_eq!(Request::get("/healthz").send(serving.address).status, 200);
-    let workers = serving.threads().into_iter().filter(|name| name.starts_with("actix-rt"));
+    // A thread has its name after its first work.
+    assert_eq!(Request::get("/healthz").send(server.address).status, 200);
+    let workers = server.threads().into_iter().filter(|name| name.starts_with("actix-rt"));
     assert_eq!(workers.count(), 1, "one thread serves all connections");
-    serving
+    server
 }
 
-/// Sends requests without waiting, on many connections, and reads what comes back, until it is told
-/// to stop.
+/// Pipelines requests on many connections, and reads responses until it is stopped.
 struct Pipelining<'a> {
     connections: Vec<(TcpStream, usize)>,
     /// Bytes of responses so far.
@@ -57,7 +55,7 @@ impl<'a> Pipelining<'a> {
         Self { connections: (0..count).map(|_| open()).collect(), read }
     }
 
-    fn go_on(&mut self, requests: &[u8], stop: &AtomicBool) {
+    fn pipeline(&mut self, requests: &[u8], stop: &AtomicBool) {
         let mut responses = vec![0; 1 << 16];
         while !stop.load(Ordering::Relaxed) {
             for (stream, sent) in &mut self.connections {
@@ -74,25 +72,24 @@ impl<'a> Pipelining<'a> {
     }
 }
 
-/// counted in responses to others, since that needs no clock. With one request of each
-/// connection by turns it is about the number of connections; the server used to answer all that
-/// had come on a connection in one go.
+/// counts the responses to other connections, which needs no clock. The server takes one
+/// request of each connection by turns, so the count is about the number of connections.
 #[test]
 fn pipelining_connections_wait_for_their_turn() {
     const CONNECTIONS: usize = 64;
     const ASKED: u64 = 50;
     let store = TempStore::new();
-    let serving = serve_on_one_core(&store);
+    let server = serve_on_one_core(&store);
     let (read, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let request = Request::get("/healthz");
-    let mut other = Connection::open(serving.address);
+    let mut other = Connection::open(server.address);
     assert_eq!(other.send(&request).status, 200);
     let between = std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut pipelining = Pipelining::open(CONNECTIONS, serving.address, &read);
-            pipelining.go_on(&request.bytes().repeat(1000), &stop);
+            let mut pipelining = Pipelining::open(CONNECTIONS, server.address, &read);
+            pipelining.pipeline(&request.bytes().repeat(1000), &stop);
         });
-        // All of them are at it.
+        // All connections are busy.
         while read.load(Ordering::Relaxed) < 1_000_000 {
             std::thread::yield_now();
         }
@@ -104,7 +101,7 @@ fn pipelining_connections_wait_for_their_turn() {
         stop.store(true, Ordering::Relaxed);
         after - before
     });
-    // A response takes some 150 bytes.
+    // A response has about 150 bytes.
     let responses = between / 150 / ASKED;
     assert!(
         responses < 20 * CONNECTIONS as u64,
@@ -112,22 +109,22 @@ fn pipelining_connections_wait_for_their_turn() {
     );
 }
 
-/// some lines a second with the source, and a count of the others.
+/// a few lines per second name the source, and the others are counted.
 #[test]
 fn malformed_heads_are_counted_and_do_not_flood_the_log() {
     const SENT: usize = 300;
     let store = TempStore::new();
-    let serving = serve(&store, "");
+    let server = serve(&store, "");
     for n in 0..SENT {
-        let mut connection = Connection::open(serving.address);
+        let mut connection = Connection::open(server.address);
         let head = ["\r\n\x01", "GET / HTTP/1.1\nHost: a\r\n\r\n", "BREW\r\n\r\n"][n % 3];
         connection.write(head.as_bytes());
         assert_eq!(connection.read_head().status, 400);
     }
-    let mut long = Connection::open(serving.address);
+    let mut long = Connection::open(server.address);
     long.write(&Request::get("/healthz").header("X", "y".repeat(100_000)).bytes());
     assert_eq!(long.read_head().status, 431);
-    let said = serving.stop();
+    let said = server.stop();
     assert!(said.iter().all(|line| line.starts_with("outcome=")), "{said:?}");
     let with_source = |reason| {
         let line = format!("outcome=rejected reason={reason} source=127.0.0.1");
@@ -148,24 +145,24 @@ const THERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 #[test]
 fn source_that_takes_all_connections_makes_room_for_others() {
     let store = TempStore::new();
-    let serving = serve(&store, "--max-connections 8");
-    let ask = |connection: &mut Connection| connection.send(&Request::get("/healthz")).status;
-    let mut first = Connection::open_from(HERE, serving.address);
-    assert_eq!(ask(&mut first), 200);
+    let server = serve(&store, "--max-connections 8");
+    let status_of = |connection: &mut Connection| connection.send(&Request::get("/healthz")).status;
+    let mut first = Connection::open_from(HERE, server.address);
+    assert_eq!(status_of(&mut first), 200);
     let mut greedy: Vec<_> = (0..7)
         .map(|_| {
-            let mut connection = Connection::open_from(THERE, serving.address);
-            assert_eq!(ask(&mut connection), 200);
+            let mut connection = Connection::open_from(THERE, server.address);
+            assert_eq!(status_of(&mut connection), 200);
             connection
         })
         .collect();
-    // The first of them is in use again, so the second is the longest idle.
-    assert_eq!(ask(&mut greedy[0]), 200);
-    let mut second = Connection::open_from(HERE, serving.address);
-    assert_eq!(ask(&mut second), 200, "served although all connections were taken");
+    // The first connection is used again, so the second is idle for the longest time.
+    assert_eq!(status_of(&mut greedy[0]), 200);
+    let mut second = Connection::open_from(HERE, server.address);
+    assert_eq!(status_of(&mut second), 200, "served although all connections were taken");
     assert_eq!(greedy.remove(1).rest(), "");
     for connection in greedy.iter_mut().chain([&mut first, &mut second]) {
-        assert_eq!(ask(connection), 200, "nobody else has lost a connection");
+        assert_eq!(status_of(connection), 200, "no other client has lost a connection");
     }
 }
 
@@ -173,27 +170,27 @@ fn source_that_takes_all_connections_makes_room_for_others() {
 #[test]
 fn trusted_proxies_lose_no_connection() {
     let store = TempStore::new();
-    let serving = serve(&store, "--max-connections 4 --trusted-proxy 127.0.0.2");
-    let ask = |connection: &mut Connection| connection.send(&Request::get("/healthz")).status;
-    let mut proxy: Vec<_> = (0..3).map(|_| Connection::open_from(THERE, serving.address)).collect();
-    assert!(proxy.iter_mut().all(|connection| ask(connection) == 200));
-    let mut first = Connection::open_from(HERE, serving.address);
-    assert_eq!(ask(&mut first), 200);
-    // It waits, since nothing may be taken from anybody.
-    let mut waiting = Connection::open_from(HERE, serving.address);
+    let server = serve(&store, "--max-connections 4 --trusted-proxy 127.0.0.2");
+    let status_of = |connection: &mut Connection| connection.send(&Request::get("/healthz")).status;
+    let mut proxy: Vec<_> = (0..3).map(|_| Connection::open_from(THERE, server.address)).collect();
+    assert!(proxy.iter_mut().all(|connection| status_of(connection) == 200));
+    let mut first = Connection::open_from(HERE, server.address);
+    assert_eq!(status_of(&mut first), 200);
+    // It waits: no connection of a trusted proxy is closed.
+    let mut waiting = Connection::open_from(HERE, server.address);
     waiting.write(&Request::get("/healthz").bytes());
-    assert!(proxy.iter_mut().chain([&mut first]).all(|connection| ask(connection) == 200));
+    assert!(proxy.iter_mut().chain([&mut first]).all(|connection| status_of(connection) == 200));
     drop(first);
     assert_eq!(waiting.read().status, 200);
-    assert!(proxy.iter_mut().all(|connection| ask(connection) == 200));
+    assert!(proxy.iter_mut().all(|connection| status_of(connection) == 200));
 }
 
-/// no share while there is room.
+/// sources have no limit while connections are free.
 #[test]
 fn hundreds_of_clients_behind_one_address_are_served() {
     let store = TempStore::new();
-    let serving = serve(&store, "");
-    let mut clients: Vec<_> = (0..500).map(|_| Connection::open(serving.address)).collect();
+    let server = serve(&store, "");
+    let mut clients: Vec<_> = (0..500).map(|_| Connection::open(server.address)).collect();
     for _ in 0..2 {
         for client in &mut clients {
             assert_eq!(client.send(&Request::get("/healthz")).status, 200);
@@ -201,34 +198,33 @@ fn hundreds_of_clients_behind_one_address_are_served() {
     }
 }
 
-/// the response is read first, so that the server has done with the request before its
-/// content is sent.
+/// the client reads the response first, so the content follows a finished request.
 #[test]
 fn content_that_follows_an_early_response_is_no_error() {
     const CONTENT: usize = 1 << 20;
     let store = TempStore::new();
     store.add("roy", "open-sesame");
-    let serving = serve(&store, "--source-failures 3/24h --require-group admin");
-    let ask =
+    let server = serve(&store, "--source-failures 3/24h --require-group admin");
+    let status_of =
         |method, target| Request::new(method, target).header("Content-Length", CONTENT.to_string());
     let wrong = basic("roy", "wrong");
     for (request, status) in [
-        (ask("PUT", "/rest-auth"), 405),
-        (ask("GET", "/rest-auth"), 401),
-        (ask("POST", "/auth"), 401),
-        (ask("POST", "/nowhere"), 404),
-        (ask("GET", "/healthz"), 200),
-        (ask("POST", "/auth").basic("roy", "open-sesame"), 403),
-        (ask("GET", "/rest-auth").authorization("x".repeat(9000)), 431),
-        (ask("GET", "/rest-auth").header("X", "y".repeat(70_000)), 431),
-        (ask("GET", "/rest-auth").header("X", "a\0b"), 400),
-        (ask("GET", "/rest-auth").header("Content-Length", "1"), 400),
-        (ask("GET", "/rest-auth").authorization(&wrong), 401),
-        (ask("GET", "/rest-auth").authorization(&wrong), 401),
-        (ask("GET", "/rest-auth").authorization(&wrong), 401),
-        (ask("GET", "/rest-auth").authorization(&wrong), 429),
+        (status_of("PUT", "/rest-auth"), 405),
+        (status_of("GET", "/rest-auth"), 401),
+        (status_of("POST", "/auth"), 401),
+        (status_of("POST", "/nowhere"), 404),
+        (status_of("GET", "/healthz"), 200),
+        (status_of("POST", "/auth").basic("roy", "open-sesame"), 403),
+        (status_of("GET", "/rest-auth").authorization("x".repeat(9000)), 431),
+        (status_of("GET", "/rest-auth").header("X", "y".repeat(70_000)), 431),
+        (status_of("GET", "/rest-auth").header("X", "a\0b"), 400),
+        (status_of("GET", "/rest-auth").header("Content-Length", "1"), 400),
+        (status_of("GET", "/rest-auth").authorization(&wrong), 401),
+        (status_of("GET", "/rest-auth").authorization(&wrong), 401),
+        (status_of("GET", "/rest-auth").authorization(&wrong), 401),
+        (status_of("GET", "/rest-auth").authorization(&wrong), 429),
     ] {
-        let mut connection = Connection::open(serving.address);
+        let mut connection = Connection::open(server.address);
         connection.write(&request.bytes());
         let response = connection.read();
         assert_eq!(response.status, status, "{request:?}");
@@ -240,7 +236,7 @@ fn content_that_follows_an_early_response_is_no_error() {
     }
 }
 
-/// also over chunks, of which the server does not know how many are to come.
+/// for chunked content too, whose length is unknown.
 #[test]
 fn chunks_that_follow_an_early_response_are_no_error() {
     let (_store, server) = with_roy();
@@ -256,20 +252,20 @@ fn chunks_that_follow_an_early_response_are_no_error() {
     assert_eq!(connection.close().unwrap(), "");
 }
 
-/// R-06 (RFC 9110 section 10.1.1): the content is of no use, so no client is asked for it.
+/// R-06 (RFC 9110 section 10.1.1): the server needs no content, and asks no client for it.
 #[test]
 fn expect_100_continue_gets_the_final_status_at_once() {
     let (_store, server) = with_roy();
-    let ask = |method, target| {
+    let status_of = |method, target| {
         Request::new(method, target).header("Content-Length", "5").header("Expect", "100-continue")
     };
     for (request, status) in [
-        (ask("GET", "/rest-auth"), 401),
-        (ask("GET", "/rest-auth").basic("roy", "wrong"), 401),
-        (ask("GET", "/rest-auth").basic("roy", "open-sesame"), 200),
-        (ask("POST", "/auth").basic("roy", "open-sesame"), 200),
-        (ask("PUT", "/rest-auth"), 405),
-        (ask("PUT", "/nowhere"), 404),
+        (status_of("GET", "/rest-auth"), 401),
+        (status_of("GET", "/rest-auth").basic("roy", "wrong"), 401),
+        (status_of("GET", "/rest-auth").basic("roy", "open-sesame"), 200),
+        (status_of("POST", "/auth").basic("roy", "open-sesame"), 200),
+        (status_of("PUT", "/rest-auth"), 405),
+        (status_of("PUT", "/nowhere"), 404),
     ] {
         let mut connection = Connection::open(server.address);
         connection.write(&request.bytes());
@@ -278,7 +274,7 @@ fn expect_100_continue_gets_the_final_status_at_once() {
         assert_eq!(response.header("connection"), Some("close"), "{request:?}");
         assert_eq!(connection.close().unwrap(), "");
     }
-    // Without content the connection stays open.
+    // A request without content leaves the connection open.
     let mut connection = Connection::open(server.address);
     let request = Request::get("/rest-auth").header("Expect", "100-continue");
     for _ in 0..2 {
@@ -286,22 +282,22 @@ fn expect_100_continue_gets_the_final_status_at_once() {
     }
 }
 
-/// a warning names the proxy that is missing, also beside others that are trusted.
+/// a warning names the untrusted proxy, also beside trusted ones.
 #[test]
 fn proxies_that_do_not_name_their_clients_are_warned_about_once() {
     let store = TempStore::new();
-    let serving = serve(&store, "--trusted-proxy 127.0.0.1");
+    let server = serve(&store, "--trusted-proxy 127.0.0.1");
     let request = |forwarded: &str| Request::get("/rest-auth").header("X-Forwarded-For", forwarded);
-    let ask = |from, forwarded| {
-        Connection::open_from(from, serving.address).send(&request(forwarded)).status
+    let status_of = |from, forwarded| {
+        Connection::open_from(from, server.address).send(&request(forwarded)).status
     };
-    assert_eq!(ask(HERE, "192.0.2.1"), 401);
-    assert_eq!(ask(HERE, "fe80::1%eth0"), 401);
+    assert_eq!(status_of(HERE, "192.0.2.1"), 401);
+    assert_eq!(status_of(HERE, "fe80::1%eth0"), 401);
     for _ in 0..2 {
-        assert_eq!(ask(THERE, "192.0.2.2"), 401);
-        assert_eq!(ask(HERE, "192.0.2.3, unknown"), 401);
+        assert_eq!(status_of(THERE, "192.0.2.2"), 401);
+        assert_eq!(status_of(HERE, "192.0.2.3, unknown"), 401);
     }
-    let said = serving.stop();
+    let said = server.stop();
     let (audit, said): (Vec<_>, Vec<_>) =
         said.iter().partition(|line| line.starts_with("outcome="));
     let sources: Vec<_> = audit.iter().map(|line| line.rsplit_once("source=").unwrap().1).collect();

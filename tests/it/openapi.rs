@@ -1,4 +1,4 @@
-//! `/openapi.json`: every answer of the server stands in it, and every answer in it is one of the server's.
+//! `/openapi.json`: it documents every response of the server, and no other.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ fn document() -> Value {
     serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap()
 }
 
-/// What stands at this place, or where it leads.
+/// Follows a reference of the document.
 fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     match value.get("$ref") {
         Some(to) => document.pointer(to.as_str().unwrap().strip_prefix('#').unwrap()).unwrap(),
@@ -21,7 +21,7 @@ fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     }
 }
 
-/// Holds an answer against the document.
+/// Asserts that the document allows this response.
 fn check(document: &Value, path: &str, method: &str, response: &Response) {
     let what = format!("{method} {path} {}", response.status);
     let responses = &document["paths"][path][method.to_lowercase()]["responses"];
@@ -55,7 +55,7 @@ fn check(document: &Value, path: &str, method: &str, response: &Response) {
 }
 
 #[test]
-fn it_is_served_as_it_is_kept() {
+fn openapi_document_is_served_unchanged() {
     let store = TempStore::new();
     let response = store.serve().send(&Request::get("/openapi.json"));
     assert_eq!(response.status, 200);
@@ -63,7 +63,7 @@ fn it_is_served_as_it_is_kept() {
 }
 
 #[test]
-fn every_answer_stands_in_it_and_every_one_in_it_is_given() {
+fn every_response_is_documented_and_every_documented_one_occurs() {
     let document = document();
     let store = TempStore::new();
     store.add("roy", "open-sesame");

@@ -1,5 +1,4 @@
-//! Files that commands write: none of them destroys the store, an input, or a file that another
-//! user chose.
+//! Output files: no command overwrites the store, its input, or a file chosen by another user.
 
 use std::fs::{self, File, Permissions};
 use std::io::Read;
@@ -14,7 +13,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat};
 use crate::support::cli::{Completed, command, finish, run, wait_or_kill};
 use crate::support::store::TempStore;
 
-/// The hash of `U*U`, of cost 5: a vector of crypt_blowfish 1.3 (wrapper.c).
+/// A hash of `U*U` with cost 5, from the test vectors of crypt_blowfish 1.3 (wrapper.c).
 const HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 
 /// A store with the user roy.
@@ -35,7 +34,7 @@ impl Home {
         fs::write(self.path(name), text).unwrap();
     }
 
-    /// A command with its words separated by spaces, in the folder of the store.
+    /// Returns a command with arguments separated by spaces, in the folder of the store.
     fn command(&self, words: &str) -> std::process::Command {
         let mut command = command(self.0.folder(), words.split(' '));
         command.env("RESTTOOL_DATABASE", self.0.database()).current_dir(self.0.folder());
@@ -46,8 +45,8 @@ impl Home {
         finish(self.command(words), input)
     }
 
-    /// A run that is refused for this reason.
-    fn refused(&self, words: &str, input: &str, why: &str) {
+    /// Runs a command, and asserts that it is refused for this reason.
+    fn assert_refused(&self, words: &str, input: &str, why: &str) {
         let outcome = self.run(words, input);
         assert_eq!((outcome.code, outcome.stdout.as_str()), (1, ""), "{words}: {outcome:?}");
         assert!(outcome.stderr.contains(why), "{words}: {}", outcome.stderr);
@@ -62,7 +61,7 @@ impl Home {
     }
 }
 
-/// Commands that write to a file, without its name.
+/// Commands that write to a file, without the name of the file.
 const WRITERS: [&str; 3] = ["export", "backup", "usermod roy --lock --audit-log"];
 
 /// R-13
@@ -76,7 +75,7 @@ fn no_output_goes_onto_the_store_by_any_name() {
     symlink("users.db-journal", home.path("journal")).unwrap();
     fs::hard_link(home.0.database(), home.path("hard.db")).unwrap();
     let absolute = home.0.database().display().to_string();
-    // Beside an open store there are the companions.
+    // An open store has companion files.
     let store = home.0.open();
     home.0.add_hash("ann", HASH);
     let before = home.users();
@@ -96,23 +95,31 @@ fn no_output_goes_onto_the_store_by_any_name() {
             "journal",
             "sub/../users.db-wal",
         ] {
-            home.refused(&format!("{words} {name}"), "", "it is a file of the user database");
+            home.assert_refused(
+                &format!("{words} {name}"),
+                "",
+                "it is a file of the user database",
+            );
             assert_eq!(home.users(), before, "{words} {name}");
         }
     }
     drop(store);
-    // And where they are not there now.
+    // The same without companion files.
     for words in WRITERS {
         for name in ["users.db-wal", "users.db-shm", "users.db-journal"] {
-            home.refused(&format!("{words} {name}"), "", "it is a file of the user database");
+            home.assert_refused(
+                &format!("{words} {name}"),
+                "",
+                "it is a file of the user database",
+            );
             assert!(!home.path("users.db-journal").exists());
         }
     }
-    // Nor does an audit log take the place of a store that is to be made.
+    // An audit log does not take the name of a new store.
     let words = "useradd roy --hash-stdin --database new.db --audit-log new.db";
-    home.refused(words, HASH, "it is a file of the user database");
+    home.assert_refused(words, HASH, "it is a file of the user database");
     assert!(!home.path("new.db").exists());
-    // Nor does what a shell appends.
+    // The shell opens the store for appending.
     let size = fs::metadata(home.0.database()).unwrap().len();
     for words in ["export", "userlist --json", "useradd ann --generate", "check --json"] {
         let mut command = home.command(words);
@@ -155,17 +162,17 @@ fn no_audit_log_goes_onto_an_input() {
         home.write("users.toml", toml);
         home.write("ann.password", "open-sesame");
         home.write(input, &text);
-        home.refused(words, "", "the command reads it");
+        home.assert_refused(words, "", "the command reads it");
         assert_eq!(fs::read_to_string(home.path(input)).unwrap(), text, "{words}");
     }
-    // Standard input too.
+    // The same for standard input.
     home.write("passwords", "roy:open-sesame\n");
     let mut chpasswd = home.command("chpasswd --cost 4 --audit-log passwords");
     chpasswd.stdin(File::open(home.path("passwords")).unwrap()).stderr(Stdio::null());
     assert_eq!(wait_or_kill(&mut chpasswd.spawn().unwrap()).code(), Some(1));
     assert_eq!(fs::read_to_string(home.path("passwords")).unwrap(), "roy:open-sesame\n");
     assert_eq!(home.users(), [format!("roy:{HASH}")]);
-    // A file that is neither may be both.
+    // /dev/null is allowed as input and audit log.
     let mut null = home.command("usermod roy --lock --audit-log /dev/null");
     null.stdin(File::open("/dev/null").unwrap());
     assert_eq!(wait_or_kill(&mut null.spawn().unwrap()).code(), Some(0));
@@ -225,7 +232,7 @@ fn pipe_with_a_reader_is_written_to() {
 
 /// R-13
 #[test]
-fn socket_is_no_output() {
+fn socket_is_refused_as_output() {
     let home = Home::new();
     let _socket = std::os::unix::net::UnixListener::bind(home.path("socket")).unwrap();
     for words in WRITERS {
@@ -245,7 +252,7 @@ fn device_is_written_to_or_refused_and_stays() {
     };
     device("full", FileType::CharacterDevice, 1, 7);
     device("null", FileType::CharacterDevice, 1, 3);
-    // A loop device that has no file.
+    // A loop device without a file.
     device("disk", FileType::BlockDevice, 7, 255);
     for words in WRITERS {
         let full = home.run(&format!("{words} full"), "");
@@ -272,7 +279,7 @@ fn descriptor_of_the_caller_is_written_to() {
         let outcome = home.run(&format!("export --quiet {path}"), "");
         assert_eq!(outcome, Completed::new(0, &format!("{}\n", users[0]), ""), "{path}");
     }
-    // A process substitution of a shell, and what a shell wrote before and writes after it.
+    // A process substitution, and a file that the shell writes before and after the command.
     let script = r#"
         { echo before; "$0" export --quiet /dev/fd/1; echo after; } >out
         exec 7>other; echo before >&7; "$0" export --quiet /dev/fd/7
@@ -316,7 +323,7 @@ fn link_that_only_the_caller_can_change_is_followed() {
 
 /// R-13
 #[test]
-fn link_in_a_folder_that_others_write_to_is_refused() {
+fn link_in_a_shared_folder_is_refused() {
     let home = Home::new();
     fs::create_dir(home.path("real")).unwrap();
     home.write("real/file", "something");
@@ -332,20 +339,20 @@ fn link_in_a_folder_that_others_write_to_is_refused() {
             for path in
                 ["shared/link", "shared/dangling", "shared/folder/file", "shared/folder/new"]
             {
-                home.refused(&format!("{words} {path}"), "", why);
+                home.assert_refused(&format!("{words} {path}"), "", why);
             }
             assert_eq!(home.run(&format!("{words} shared/plain"), "").code, 0, "{words}");
             fs::remove_file(shared.join("plain")).unwrap();
             home.run("usermod roy --unlock", "");
         }
-        home.refused("man shared/folder/man1", "", why);
+        home.assert_refused("man shared/folder/man1", "", why);
         assert_eq!(fs::read_dir(home.path("real")).unwrap().count(), 1);
         assert_eq!(fs::read(home.path("real/file")).unwrap(), b"something");
         fs::remove_dir_all(shared).unwrap();
     }
 }
 
-/// R-13: what root writes into the folder of another user stays in that folder.
+/// R-13: files that root writes into the folder of another user stay in that folder.
 #[test]
 #[ignore = "needs root"]
 fn root_follows_no_link_of_another_user() {
@@ -365,25 +372,25 @@ fn root_follows_no_link_of_another_user() {
     let _reader =
         File::options().read(true).custom_flags(reader).open(folder.join("pipe")).unwrap();
     let why = "a symbolic link that another user can change";
-    // Also where the folder is still root's: the link is not.
+    // In root's folder too: the link belongs to another user.
     for owner in [0, NOBODY] {
         chown(&folder, Some(owner), Some(owner)).unwrap();
         for words in WRITERS {
             for path in ["theirs/link", "theirs/dangling", "theirs/up/secret", "theirs/up/new"] {
-                home.refused(&format!("{words} {path}"), "", why);
+                home.assert_refused(&format!("{words} {path}"), "", why);
             }
             let pipe = format!("{words} theirs/pipe");
-            home.refused(&pipe, "", "it is a pipe or a device of another user");
+            home.assert_refused(&pipe, "", "it is a pipe or a device of another user");
             assert_eq!(home.run(&format!("{words} theirs/plain"), "").code, 0, "{words}");
             let plain = folder.join("plain");
             assert_eq!(fs::metadata(&plain).unwrap().mode() & 0o777, 0o600, "{words}");
             fs::remove_file(plain).unwrap();
             home.run("usermod roy --unlock", "");
         }
-        home.refused("man theirs/up/pages", "", why);
+        home.assert_refused("man theirs/up/pages", "", why);
         if owner == NOBODY {
             let words = "usermod roy --lock --audit-log theirs/hard";
-            home.refused(words, "", "it has another name");
+            home.assert_refused(words, "", "it has another name");
         }
     }
     assert_eq!(fs::read(home.path("secret")).unwrap(), b"something");
@@ -392,15 +399,15 @@ fn root_follows_no_link_of_another_user() {
 
 /// R-13
 #[test]
-fn manual_pages_go_onto_no_file_of_the_store() {
+fn manual_pages_overwrite_no_store_file() {
     let home = Home::new();
     let before = home.users();
     fs::create_dir(home.path("pages")).unwrap();
     symlink("../users.db", home.path("pages/resttool.1")).unwrap();
-    home.refused("man pages", "", "it is a file of the user database");
+    home.assert_refused("man pages", "", "it is a file of the user database");
     assert_eq!(home.users(), before);
     fs::remove_file(home.path("pages/resttool.1")).unwrap();
-    // A page that is there is replaced, and everybody may read it.
+    // An existing page is replaced, and all users may read it.
     home.write("pages/resttool-serve.1", "an older one");
     for folder in ["pages", "pages/more/man1/"] {
         assert_eq!(
@@ -417,7 +424,7 @@ fn manual_pages_go_onto_no_file_of_the_store() {
 
 /// R-13
 #[test]
-fn output_that_fails_leaves_what_is_there() {
+fn failed_output_leaves_existing_files_alone() {
     let home = Home::new();
     home.write("file", "something");
     fs::create_dir(home.path("folder")).unwrap();
@@ -440,7 +447,7 @@ fn output_that_fails_leaves_what_is_there() {
     }
     assert_eq!(fs::read(home.path("file")).unwrap(), b"something");
     assert!(!home.path("new").exists());
-    // Not even a name is left of a file that was begun.
+    // A failed export leaves no temporary file.
     home.0.sql("UPDATE users SET hash = 'none'");
     assert_eq!(home.run("export file", "").code, 1);
     assert_eq!(fs::read(home.path("file")).unwrap(), b"something");

@@ -1,4 +1,4 @@
-//! The gate and its hashes against programs that nobody here wrote.
+//! Clients, hashes and documents, checked with programs of other projects.
 
 use std::fs;
 use std::path::Path;
@@ -8,15 +8,15 @@ use crate::support::cli::{Completed, finish, run};
 use crate::support::server::with_roy;
 use crate::support::store::TempStore;
 
-fn other(program: &str, args: &[&str], input: &str) -> Completed {
+fn run_other(program: &str, args: &[&str], input: &str) -> Completed {
     let mut command = Command::new(program);
     command.args(args);
     finish(command, input)
 }
 
-/// What curl prints to stdout: the body, and then the status.
+/// Runs curl. Returns the body and the status.
 fn curl(args: &[&str]) -> (String, i32) {
-    let outcome = other("curl", &[&["-s", "-w", "|%{http_code}"], args].concat(), "");
+    let outcome = run_other("curl", &[&["-s", "-w", "|%{http_code}"], args].concat(), "");
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     let (body, status) = outcome.stdout.rsplit_once('|').unwrap();
     (body.to_owned(), status.parse().unwrap())
@@ -24,7 +24,7 @@ fn curl(args: &[&str]) -> (String, i32) {
 
 #[test]
 #[ignore = "needs curl"]
-fn curl_gets_in_with_the_right_password_only() {
+fn curl_logs_in_only_with_the_right_password() {
     let (store, server) = with_roy();
     let url = format!("http://{}/rest-auth", server.address);
     let granted = ("\"You are authorized to see this message\"\n".to_owned(), 200);
@@ -32,7 +32,8 @@ fn curl_gets_in_with_the_right_password_only() {
     assert_eq!(curl(&["-u", "roy:open-sesame", &url]), granted);
     assert_eq!(curl(&["--basic", "-u", "roy:wrong", &url]), denied);
     assert_eq!(curl(&[&url]), denied);
-    // It asks without credentials first, and answers the challenge on the same connection.
+    // curl sends a request without credentials first, and answers the challenge on the same
+    // connection.
     assert_eq!(curl(&["--anyauth", "-u", "roy:open-sesame", &url]), granted);
     assert_eq!(curl(&["-I", "-o", "/dev/null", "-u", "roy:open-sesame", &url]).1, 200);
     let netrc = store.folder().join("netrc");
@@ -40,10 +41,10 @@ fn curl_gets_in_with_the_right_password_only() {
     assert_eq!(curl(&["--netrc-file", netrc.to_str().unwrap(), &url]), granted);
 }
 
-/// The clients of people who write programs: right, wrong, and none.
+/// Sends a right password, a wrong one, and none.
 #[test]
 #[ignore = "needs python3 with requests (python3-requests)"]
-fn python_requests_gets_in_with_the_right_password_only() {
+fn python_requests_logs_in_only_with_the_right_password() {
     let (_store, server) = with_roy();
     let script = "import sys, requests
 url = sys.stdin.read()
@@ -59,7 +60,7 @@ for auth in [('roy', 'open-sesame'), ('roy', 'wrong'), None]:
 
 #[test]
 #[ignore = "needs node"]
-fn fetch_of_node_gets_in_with_the_right_password_only() {
+fn node_fetch_logs_in_only_with_the_right_password() {
     let (_store, server) = with_roy();
     let script = "const url = process.argv[1];
 (async () => {
@@ -70,7 +71,7 @@ fn fetch_of_node_gets_in_with_the_right_password_only() {
     }
 })();";
     let url = format!("http://{}/rest-auth", server.address);
-    let outcome = other("node", &["-e", script, &url], "");
+    let outcome = run_other("node", &["-e", script, &url], "");
     let expected = "200 You are authorized to see this message
 401 Unauthorized Access
 401 Unauthorized Access\n";
@@ -79,7 +80,7 @@ fn fetch_of_node_gets_in_with_the_right_password_only() {
 
 #[test]
 #[ignore = "needs newman"]
-fn the_postman_collection_finds_what_it_expects() {
+fn postman_collection_passes() {
     let (store, server) = with_roy();
     store.add("joe", "open-sesame");
     store.remove("joe");
@@ -88,7 +89,7 @@ fn the_postman_collection_finds_what_it_expects() {
     let words = ["run", collection, "--env-var", &url, "--reporters", "json,cli", "--color", "off"];
     let report = store.folder().join("report.json").display().to_string();
     let words = [&words[..], &["--reporter-json-export", &report]].concat();
-    let outcome = other("newman", &words, "");
+    let outcome = run_other("newman", &words, "");
     assert_eq!(outcome.code, 0, "{}{}", outcome.stdout, outcome.stderr);
     let report: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
@@ -96,10 +97,10 @@ fn the_postman_collection_finds_what_it_expects() {
     assert_eq!((&stats["total"], &stats["failed"]), (&8.into(), &0.into()));
 }
 
-/// Whatever a program makes up of the document, the answer is one that stands in it.
+/// Schemathesis generates requests from the document, and checks the responses against it.
 #[test]
 #[ignore = "needs schemathesis (the package of that name of Python)"]
-fn the_server_answers_as_its_openapi_document_says() {
+fn schemathesis_finds_no_undocumented_response() {
     let (store, server) = with_roy();
     let url = format!("http://{}/openapi.json", server.address);
     let mut schemathesis = Command::new("schemathesis");
@@ -119,8 +120,8 @@ fn our_hash(home: &Path, password: &str) -> String {
     outcome.stdout.trim_end().to_owned()
 }
 
-/// Whether the gate takes this password for this hash.
-fn gate_takes(password: &str, hash: &str) -> bool {
+/// Returns whether the server accepts this password for this hash.
+fn server_accepts(password: &str, hash: &str) -> bool {
     let store = TempStore::new();
     let database = store.database().display().to_string();
     let words = format!("useradd roy --hash-stdin --database {database}");
@@ -134,23 +135,23 @@ fn gate_takes(password: &str, hash: &str) -> bool {
 /// C-01, L-07
 #[test]
 #[ignore = "needs htpasswd (apache2-utils)"]
-fn htpasswd_takes_our_hashes_and_we_take_its() {
+fn htpasswd_and_resttool_accept_hashes_of_each_other() {
     let store = TempStore::new();
     let file = store.folder().join("htpasswd").display().to_string();
     for password in PASSWORDS {
         fs::write(&file, format!("roy:{}\n", our_hash(store.folder(), password))).unwrap();
-        assert_eq!(other("htpasswd", &["-vi", &file, "roy"], password).code, 0);
-        assert_eq!(other("htpasswd", &["-vi", &file, "roy"], "wrong").code, 3);
-        let line = other("htpasswd", &["-inBC5", "roy"], password).stdout;
+        assert_eq!(run_other("htpasswd", &["-vi", &file, "roy"], password).code, 0);
+        assert_eq!(run_other("htpasswd", &["-vi", &file, "roy"], "wrong").code, 3);
+        let line = run_other("htpasswd", &["-inBC5", "roy"], password).stdout;
         let hash = line.trim().strip_prefix("roy:").unwrap();
-        assert!(hash.starts_with("$2y$05$") && gate_takes(password, hash));
+        assert!(hash.starts_with("$2y$05$") && server_accepts(password, hash));
     }
 }
 
 /// C-01, L-07
 #[test]
 #[ignore = "needs python3 with bcrypt (python3-bcrypt)"]
-fn python_bcrypt_takes_our_hashes_and_we_take_its() {
+fn python_bcrypt_and_resttool_accept_hashes_of_each_other() {
     let store = TempStore::new();
     let check = "import bcrypt, sys; h, p = sys.stdin.buffer.read().split(b'\\n', 1); print(bcrypt.checkpw(p, h))";
     let make = "import bcrypt, sys
@@ -163,20 +164,20 @@ for prefix in (b'2a', b'2b'): print(bcrypt.hashpw(sys.stdin.buffer.peek(), bcryp
         let made = python(make, password);
         assert_eq!(made.lines().count(), 2);
         for hash in made.lines() {
-            assert!(gate_takes(password, hash), "{hash}");
+            assert!(server_accepts(password, hash), "{hash}");
         }
     }
 }
 
-/// C-01, L-07: libxcrypt, through Perl, whose `crypt` is the system's.
+/// C-01, L-07: Perl's `crypt` is that of libxcrypt.
 #[test]
 #[ignore = "needs perl on a system whose crypt(3) is libxcrypt"]
-fn libxcrypt_takes_our_hashes_and_we_take_its() {
+fn libxcrypt_and_resttool_accept_hashes_of_each_other() {
     let store = TempStore::new();
     let crypt =
         "my ($salt, $password) = split /\\n/, join('', <STDIN>), 2; print crypt($password, $salt)";
     let crypt = |salt: &str, password: &str| {
-        let outcome = other("perl", &["-e", crypt], &format!("{salt}\n{password}"));
+        let outcome = run_other("perl", &["-e", crypt], &format!("{salt}\n{password}"));
         assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
         outcome.stdout
     };
@@ -187,13 +188,13 @@ fn libxcrypt_takes_our_hashes_and_we_take_its() {
         for ident in ["2a", "2b", "2y"] {
             let hash = crypt(&format!("${ident}$05$abcdefghijklmnopqrstuu"), password);
             assert!(hash.starts_with(&format!("${ident}$05$")), "{hash}");
-            assert!(gate_takes(password, &hash), "{hash}");
+            assert!(server_accepts(password, &hash), "{hash}");
         }
     }
 }
 
 fn python(script: &str, input: &str) -> String {
-    let outcome = other("/usr/bin/python3", &["-c", script], input);
+    let outcome = run_other("/usr/bin/python3", &["-c", script], input);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     outcome.stdout
 }

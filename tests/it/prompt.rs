@@ -1,4 +1,4 @@
-//! Asking for a password on a terminal: a pseudo-terminal of which the test holds the other end.
+//! Password prompts, on a pseudo-terminal of which the test holds the other end.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use crate::support::cli::{command, without_audit};
 use crate::support::store::{TempStore, name};
 
-/// Both ends of a new terminal.
+/// Opens a pseudo-terminal, and returns both ends.
 fn terminal() -> (File, File) {
     let keyboard: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&keyboard).unwrap();
@@ -21,9 +21,9 @@ fn terminal() -> (File, File) {
     (keyboard.into(), OpenOptions::new().read(true).write(true).open(path).unwrap())
 }
 
-/// The program, at a terminal of its own.
+/// A run of the program on its own terminal.
 struct Session {
-    /// What a person types into, and where they would see what is echoed.
+    /// The end at which a user types and sees the echo.
     keyboard: File,
     terminal: File,
     child: Child,
@@ -44,11 +44,11 @@ impl Session {
         Self { keyboard, terminal, child, stdout, stderr }
     }
 
-    /// Waits until this has been asked, and then types.
-    fn answer(&mut self, question: &str, typed: &[u8]) {
-        let mut asked = vec![0; question.len()];
+    /// Waits for the prompt, and then types.
+    fn answer(&mut self, prompt: &str, typed: &[u8]) {
+        let mut asked = vec![0; prompt.len()];
         self.stderr.read_exact(&mut asked).unwrap();
-        assert_eq!(String::from_utf8(asked).unwrap(), question);
+        assert_eq!(String::from_utf8(asked).unwrap(), prompt);
         self.keyboard.write_all(typed).unwrap();
     }
 
@@ -57,15 +57,15 @@ impl Session {
         modes.contains(LocalModes::ECHO | LocalModes::ISIG | LocalModes::ICANON)
     }
 
-    /// Exit code, what is on stdout, what is left on stderr, and what was to be seen on the terminal.
+    /// Waits for the end. Returns the exit code, stdout, the rest of stderr, and the echo.
     fn end(mut self) -> (Option<i32>, String, String, String) {
         let (mut out, mut err) = (String::new(), String::new());
         self.stdout.read_to_string(&mut out).unwrap();
         self.stderr.read_to_string(&mut err).unwrap();
         let status = self.child.wait().unwrap();
         assert_eq!(status.signal(), None);
-        assert!(self.echoes(), "the terminal is as it was");
-        // Something to read in any case, so that reading does not wait.
+        assert!(self.echoes(), "the terminal echoes again");
+        // Ends the read of an empty echo.
         self.terminal.write_all(b"END").unwrap();
         let mut seen = String::new();
         while !seen.ends_with("END") {
@@ -79,7 +79,7 @@ impl Session {
 
 /// L-01
 #[test]
-fn a_password_is_asked_for_twice_and_not_shown() {
+fn password_is_asked_for_twice_without_echo() {
     let home = TempStore::new();
     let database = home.database().display().to_string();
     let words = format!("useradd roy --cost 10 --database {database}");
@@ -93,7 +93,7 @@ fn a_password_is_asked_for_twice_and_not_shown() {
 
 /// L-01
 #[test]
-fn a_new_password_is_asked_for_twice_and_a_known_one_once() {
+fn new_password_is_asked_for_twice_and_a_known_one_once() {
     let home = TempStore::new();
     home.add("roy", "open-sesame");
     let database = home.database().display().to_string();
@@ -113,7 +113,7 @@ fn a_new_password_is_asked_for_twice_and_a_known_one_once() {
 }
 
 #[test]
-fn the_questions_of_hash_leave_stdout_to_the_hash() {
+fn prompts_of_hash_do_not_go_to_stdout() {
     let home = TempStore::new();
     let mut session = Session::start(&home, "hash --cost 10");
     session.answer("Password: ", "cafe\u{301}-latte\n".as_bytes());
@@ -124,7 +124,7 @@ fn the_questions_of_hash_leave_stdout_to_the_hash() {
 }
 
 #[test]
-fn passwords_that_differ_or_cannot_be_are_refused() {
+fn differing_or_invalid_passwords_are_refused() {
     let home = TempStore::new();
     let mut session = Session::start(&home, "hash");
     session.answer("Password: ", b"open-sesame\n");
@@ -138,9 +138,9 @@ fn passwords_that_differ_or_cannot_be_are_refused() {
     assert_eq!(session.end(), (Some(3), String::new(), said, String::new()));
 }
 
-/// L-03: Ctrl-C, and Ctrl-D with and without something typed before it.
+/// L-03: Ctrl-C and Ctrl-D, with and without text before them.
 #[test]
-fn an_interrupted_question_restores_the_terminal() {
+fn interrupted_prompt_restores_the_terminal() {
     for typed in [&b"\x03"[..], b"open-ses\x03", b"\x04", b"open-ses\x04"] {
         let home = TempStore::new();
         let mut session = Session::start(&home, "useradd roy");
@@ -151,7 +151,7 @@ fn an_interrupted_question_restores_the_terminal() {
 }
 
 #[test]
-fn nobody_is_asked_for_the_password_of_a_user_who_exists() {
+fn existing_user_is_refused_before_the_prompt() {
     let home = TempStore::new();
     home.add("roy", "open-sesame");
     let database = home.database().display().to_string();
@@ -160,16 +160,16 @@ fn nobody_is_asked_for_the_password_of_a_user_who_exists() {
     assert_eq!(session.end(), (Some(9), String::new(), said, String::new()));
 }
 
-/// L-05: at a terminal long work shows how far it is; broken off, it leaves the store as it was.
+/// L-05
 #[test]
-fn long_work_shows_how_far_it_is_and_broken_off_leaves_the_store_as_it_was() {
+fn interrupted_bulk_change_shows_progress_and_changes_nothing() {
     let home = TempStore::new();
     home.add("roy", "open-sesame");
     let (mut keyboard, terminal) = terminal();
     let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(&terminal, size).unwrap();
     let words = format!("chpasswd --create --database {}", home.database().display());
-    // A hundred seconds of work.
+    // 100 s of work.
     let lines: String = (0..400).map(|n| format!("user-{n}:open-sesame\n")).collect();
     let mut child = command(home.folder(), words.split(' '))
         .env("TERM", "xterm")
@@ -184,7 +184,7 @@ fn long_work_shows_how_far_it_is_and_broken_off_leaves_the_store_as_it_was() {
         let read = keyboard.read(&mut bytes).unwrap();
         seen.push_str(&String::from_utf8_lossy(&bytes[..read]));
     }
-    // Ctrl-C is SIGINT, which is ignored by all that somebody runs in the background; SIGTERM ends a program in the same way.
+    // Not SIGINT, that of Ctrl-C: programs in the background ignore it.
     let id = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(15));
@@ -193,7 +193,6 @@ fn long_work_shows_how_far_it_is_and_broken_off_leaves_the_store_as_it_was() {
     assert!((0..400).all(|n| !store.contains(&name(&format!("user-{n}"))).unwrap()));
 }
 
-/// The habits of clap's programs: colours at a terminal, and none with `NO_COLOR`.
 #[test]
 fn help_has_colours_at_a_terminal_unless_no_color_is_set() {
     let home = TempStore::new();

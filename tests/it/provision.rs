@@ -1,4 +1,5 @@
-//! The life of users by commands, as scripts run them: one user, many, and all of them.
+//! Commands that add, change, list and remove users. Sessions with fixed output stand in
+//! `tests/cmd`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,10 +10,10 @@ use crate::support::cli::{Completed, ServerProcess, command, finish, finish_with
 use crate::support::client::{Request, whole};
 use crate::support::store::TempStore;
 
-/// The hash of `U*U`, of cost 5: a vector of crypt_blowfish 1.3 (wrapper.c).
+/// A hash of `U*U` with cost 5, from the test vectors of crypt_blowfish 1.3 (wrapper.c).
 const HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 
-/// A home with a store, and a command line that is at work there.
+/// A folder with a store, and commands that run in it.
 struct Home(TempStore);
 
 impl Home {
@@ -34,7 +35,7 @@ impl Home {
         finish(self.command(words), input)
     }
 
-    /// Runs it, and it succeeds; what it printed.
+    /// Runs a command that succeeds, and returns its stdout.
     fn done(&self, words: &str, input: impl AsRef<[u8]>) -> String {
         let outcome = self.run(words, input);
         assert_eq!(outcome.code, 0, "{words}: {}", outcome.stderr);
@@ -47,7 +48,7 @@ impl Home {
         (outcome.code, outcome.stderr)
     }
 
-    /// The users as `userlist --json` shows them, by name.
+    /// Returns the objects of `userlist --json` by name.
     fn users(&self) -> BTreeMap<String, serde_json::Value> {
         let users = self.done("userlist --json", "");
         let users = users.lines().map(|line| serde_json::from_str(line).unwrap());
@@ -78,7 +79,7 @@ fn write(path: &Path, content: &str) {
 }
 
 #[test]
-fn groups_lock_and_expiry_are_set_with_the_user() {
+fn useradd_sets_groups_lock_and_expiry() {
     let home = Home::new();
     home.done(
         "useradd roy --hash-stdin --group staff,admin --group ops --locked --expire 2099-01-31",
@@ -104,7 +105,7 @@ fn user_with_a_damaged_record_still_exists() {
 
 /// P-09, B-06
 #[test]
-fn who_is_locked_expired_renamed_or_has_another_password_is_out_at_the_next_request() {
+fn changed_user_is_refused_on_next_request() {
     let home = Home::new();
     home.done("useradd roy --password-stdin --cost 4", "open-sesame");
     let mut serve = home.command("serve --port 0 --cost 4");
@@ -134,7 +135,7 @@ fn who_is_locked_expired_renamed_or_has_another_password_is_out_at_the_next_requ
 }
 
 #[test]
-fn users_are_listed_for_people_and_for_programs_and_never_with_a_hash() {
+fn userlist_prints_a_table_or_json_without_hashes() {
     let home = Home::new();
     home.done("useradd ann --hash-stdin --group staff,admin", HASH);
     home.done("useradd bob --hash-stdin --expire 2099-01-31", HASH);
@@ -176,7 +177,7 @@ eve   -            active                      unusable  1970-01-01T00:00:00Z  1
 
 /// L-06
 #[test]
-fn an_exported_htpasswd_file_is_private_and_holds_who_may_enter() {
+fn exported_htpasswd_file_is_private_and_lists_active_users() {
     let home = Home::new();
     for user in ["ann", "bob --locked", "cid --expire 2001-01-01", "dan --expire 2099-01-01"] {
         home.done(&format!("useradd {user} --hash-stdin"), HASH);
@@ -185,13 +186,13 @@ fn an_exported_htpasswd_file_is_private_and_holds_who_may_enter() {
     let warning = "resttool: warning: skipped 2 locked or expired users, which the htpasswd format cannot represent\n";
     assert_eq!(home.run("export", ""), Completed::new(0, &expected, warning));
     let file = home.path("htpasswd");
-    write(&file, "what was there before");
+    write(&file, "earlier content");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let said = format!("{warning}resttool: exported to htpasswd\n");
     assert_eq!(home.run("export htpasswd", ""), Completed::new(0, "", &said));
     assert_eq!(fs::read_to_string(&file).unwrap(), expected);
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    // What can't be written down is an error, and leaves what is there.
+    // A user that the format cannot hold is an error, and the file stays.
     home.done("useradd #eve --hash-stdin", HASH);
     let why =
         "resttool: cannot export to htpasswd: user #eve: a line that begins with # is a comment\n";
@@ -209,7 +210,7 @@ fn an_exported_htpasswd_file_is_private_and_holds_who_may_enter() {
 }
 
 #[test]
-fn lines_of_json_are_a_whole_copy() {
+fn exported_jsonl_restores_every_field() {
     let home = Home::new();
     home.done("useradd ann --hash-stdin --group staff,admin --expire 2099-01-31", HASH);
     home.done("useradd bob --hash-stdin --locked", HASH);
@@ -224,7 +225,7 @@ fn lines_of_json_are_a_whole_copy() {
     assert_eq!(other.run("import - --format jsonl", &text).stderr, "resttool: 2 added\n");
     assert_eq!(other.users(), home.users());
     assert_eq!(other.done("export --format jsonl", ""), text);
-    // Put in place of what was changed since.
+    // Replaces a user that has changed since.
     other.done("usermod ann --group= --lock", "");
     let replaced = other.run("import - --format jsonl --on-conflict replace", &text);
     assert_eq!(replaced.stderr, "resttool: 1 changed, 1 unchanged\n");
@@ -236,7 +237,7 @@ fn lines_of_json_are_a_whole_copy() {
 }
 
 #[test]
-fn users_are_brought_to_what_a_file_says_and_the_second_time_nothing_is_changed() {
+fn apply_reconciles_users_and_is_idempotent() {
     let home = Home::new();
     home.done("useradd ann --password-stdin --cost 10", "open-sesame");
     home.done("useradd old --hash-stdin", HASH);
@@ -267,7 +268,7 @@ fn users_are_brought_to_what_a_file_says_and_the_second_time_nothing_is_changed(
     assert_eq!(after.len(), 4);
     assert_eq!(after["ann"]["groups"], serde_json::json!(["admin", "staff"]));
     assert_eq!(after["bob"]["locked"], true);
-    // The hash of a password that is right already is kept.
+    // The hash of an unchanged password is kept.
     let kept = home.done("export --format jsonl", "");
     assert_eq!(apply(""), Completed::new(0, "", "resttool: 3 unchanged\n"));
     assert_eq!(home.done("export --format jsonl", ""), kept);
@@ -283,7 +284,7 @@ fn users_are_brought_to_what_a_file_says_and_the_second_time_nothing_is_changed(
     assert!(home.is_password("ann", "another-one"));
 }
 
-/// O-06, X-02: and what is only tried or asked is none.
+/// O-06, X-02: dry runs and queries have no audit line.
 #[test]
 fn every_change_is_one_audit_line() {
     let home = Home::new();
@@ -314,7 +315,7 @@ fn every_change_is_one_audit_line() {
     assert_eq!(audit("apply - --prune --dry-run", ""), [""; 0]);
     assert_eq!(audit("apply - --prune", ""), ["removed user=ann", "removed user=joe"]);
     assert_eq!(audit("userdel joe --if-exists", ""), [""; 0]);
-    // In a file of its own, also when nothing else is said.
+    // To an audit log file, with --quiet too.
     assert_eq!(audit("useradd roy --hash-stdin --quiet --audit-log audit.log", HASH), [""; 0]);
     assert_eq!(audit("userdel roy --quiet --audit-log audit.log", ""), [""; 0]);
     assert_eq!(audit("useradd roy --hash-stdin --quiet", HASH), [""; 0]);
@@ -329,14 +330,14 @@ fn every_change_is_one_audit_line() {
         assert!(time.len() == "2026-11-24T10:00:00Z".len() && time.ends_with('Z'), "{time}");
     }
     assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
-    // What could not be told is not done.
+    // Without its audit line, a change is not made.
     let (code, why) = home.failed("userdel roy --audit-log no/such/folder/log", "");
     assert!(code == 1 && why.contains("cannot open the audit log"), "{why}");
     assert!(home.users().contains_key("roy"));
 }
 
 #[test]
-fn quiet_is_quiet_and_json_is_an_object_a_user() {
+fn quiet_prints_nothing_and_json_one_object_per_user() {
     let home = Home::new();
     write(&home.path("password"), "open-sesame");
     write(&home.path("users.toml"), "[[user]]\nname = \"ann\"\ngenerate = true\n");
@@ -364,7 +365,7 @@ fn quiet_is_quiet_and_json_is_an_object_a_user() {
 }
 
 #[test]
-fn calibration_prints_a_cost_and_nothing_else() {
+fn calibration_prints_only_a_cost() {
     let home = Home::new();
     let cost = |limit: &str| home.done(&format!("hash --calibrate {limit}"), "");
     let (low, high) = (cost("10ms"), cost("200ms"));
@@ -396,7 +397,7 @@ fn completions_and_manual_pages_name_every_verb() {
     assert!(home.path("pages/man1/resttool.1").is_file());
 }
 
-/// nor is there an option that takes one.
+///
 #[test]
 fn no_option_of_any_verb_takes_a_password_as_its_value() {
     let home = Home::new();
@@ -411,9 +412,8 @@ fn no_option_of_any_verb_takes_a_password_as_its_value() {
     }
 }
 
-/// The shapes of `docs/commands.md` are those that programs get.
 #[test]
-fn the_docs_show_the_keys_of_every_object() {
+fn docs_show_the_keys_of_every_json_object() {
     let home = Home::new();
     home.done("useradd roy --hash-stdin", HASH);
     let docs = include_str!("../../docs/commands.md");
@@ -433,7 +433,7 @@ fn keys(object: &serde_json::Value) -> Vec<String> {
     object.as_object().unwrap().keys().cloned().collect()
 }
 
-/// X-02, C-10: of a name or a line that is shown in an error.
+/// X-02, C-10: names and lines in an error.
 #[test]
 fn foreign_text_is_shown_on_one_line_without_harm() {
     let home = Home::new();

@@ -1,4 +1,4 @@
-//! `docs/provisioning.md`, run as written but for where files stand and what a hash costs.
+//! The examples of `docs/provisioning.md`, run with other paths and a lower cost.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::support::cli::{Completed, ServerProcess, finish};
 use crate::support::store::TempStore;
 
-/// The code blocks of a section: what each is written in, and its text.
+/// Returns the code blocks of a section, each after its language.
 fn blocks(section: &str) -> Vec<(String, String)> {
     blocks_of("docs/provisioning.md", section)
 }
@@ -35,7 +35,7 @@ fn block(section: &str, kind: &str) -> String {
     found.unwrap_or_else(|| panic!("no {kind} in {section}")).1
 }
 
-/// A machine with nothing on it but a secret and the file of another server.
+/// A folder that stands for a new machine, with a secret and the file of another server.
 struct Machine(TempStore);
 
 impl Machine {
@@ -56,8 +56,8 @@ impl Machine {
         self.0.folder().join(file)
     }
 
-    /// With the places of a whole machine in this one's folder.
-    fn moved(&self, text: &str) -> String {
+    /// Moves absolute paths into the folder.
+    fn relocate(&self, text: &str) -> String {
         let home = self.0.folder().display();
         let mut text = text.to_owned();
         for folder in [
@@ -78,7 +78,7 @@ impl Machine {
         let path = std::env::var("PATH").unwrap();
         command.env_clear().env("HOME", self.0.folder()).current_dir(self.0.folder());
         command.env("PATH", format!("{}:{path}", self.path("bin").display()));
-        // What a hash costs is not what these tests are about.
+        // These tests are not about the cost.
         command.env("RESTTOOL_COST", "4");
         command.env("RESTTOOL_DATABASE", self.path("var/lib/resttool/users.db"));
         command
@@ -86,13 +86,13 @@ impl Machine {
 
     fn shell(&self, script: &str) -> Completed {
         let mut shell = self.command("sh");
-        shell.arg("-euc").arg(self.moved(script));
+        shell.arg("-euc").arg(self.relocate(script));
         let outcome = finish(shell, "");
         assert_eq!(outcome.code, 0, "{script}: {}", outcome.stderr);
         outcome
     }
 
-    /// Of each user: name, groups, lock and whether there is an end.
+    /// Returns name, groups, lock and the presence of an expiry of each user.
     fn users(&self) -> Vec<(String, String, bool, bool)> {
         let lines = self.shell("resttool userlist --json").stdout;
         let user = |line| {
@@ -115,11 +115,11 @@ impl Machine {
 }
 
 #[test]
-fn plain_shell_makes_a_hundred_users_and_is_safe_to_repeat() {
+fn shell_loop_adds_a_hundred_users_and_can_be_repeated() {
     let machine = Machine::new();
     let steps = blocks("## Plain shell");
     assert_eq!(steps.len(), 6);
-    // The page says where the users are first of all.
+    // The page begins with the path of the store.
     let first = block("# Provisioning", "sh");
     for _ in 0..2 {
         for (n, (kind, script)) in steps.iter().enumerate() {
@@ -145,9 +145,9 @@ fn plain_shell_makes_a_hundred_users_and_is_safe_to_repeat() {
     }
 }
 
-/// `docs/forward-auth.md`: its commands run, and its configurations are those that are printed.
+/// Commands of `docs/forward-auth.md` run, and its configurations are those of `print`.
 #[test]
-fn the_page_on_proxies_shows_what_is_printed() {
+fn proxy_page_shows_the_printed_configurations() {
     let page = "docs/forward-auth.md";
     let machine = Machine::new();
     let commands = blocks_of(page, "# Forward authentication");
@@ -167,9 +167,9 @@ fn the_page_on_proxies_shows_what_is_printed() {
     }
 }
 
-/// The examples of each verb's help do what it says that they do: they succeed, in a place where there is what they name.
+/// The examples of each command succeed on a machine with the files that they name.
 #[test]
-fn the_examples_of_the_help_run() {
+fn help_examples_run() {
     let help = |words: &str| Machine::new().shell(&format!("resttool {words} --help")).stdout;
     let main = help("");
     let (_, verbs) = main.split_once("Commands:\n").unwrap();
@@ -181,11 +181,11 @@ fn the_examples_of_the_help_run() {
         let text = help(verb);
         let (_, examples) = text.split_once("Examples:\n").unwrap_or_else(|| panic!("{verb}"));
         for example in examples.lines() {
-            // What stands far to the right says what it is for.
+            // Text after several spaces is a comment.
             let line = example.trim_start();
             let line = line.split_once("   ").map_or(line, |(line, _)| line);
             if example.contains("ask for the password on the terminal") {
-                continue; // prompt.rs is at a terminal
+                continue; // needs a terminal: see prompt.rs
             }
             run_example(verb, line);
             seen += 1;
@@ -211,7 +211,7 @@ fn run_example(verb: &str, line: &str) {
         before += "resttool backup users.backup\n";
     }
     fs::write(machine.path("passwords"), "ann:one-one-one\nbob:two-two-two\n").unwrap();
-    let users = machine.moved(&block("## Desired state", "toml"));
+    let users = machine.relocate(&block("## Desired state", "toml"));
     fs::write(machine.path("users.toml"), users).unwrap();
     if verb != "serve" {
         machine.shell(&format!("{before}{line}"));
@@ -219,16 +219,16 @@ fn run_example(verb: &str, line: &str) {
     }
     let mut serve = machine.command("sh");
     serve.env("RESTTOOL_PORT", "0");
-    // The shell becomes the server, so that ending one ends the other.
+    // exec: the end of the shell's process is that of the server.
     let line = line.replace("8080", "0").replace("resttool serve", "exec resttool serve");
     let line = line.replace("RESTTOOL_PORT=0 exec", "export RESTTOOL_PORT=0; exec");
-    let (certificate, key) = crate::tls::made();
+    let (certificate, key) = crate::tls::generate();
     for (file, text) in [("cert.pem", certificate), ("key.pem", key)] {
         let file = machine.path("etc/resttool").join(file);
         fs::write(&file, text).unwrap();
         fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
     }
-    serve.arg("-c").arg(machine.moved(&line)).stderr(std::process::Stdio::piped());
+    serve.arg("-c").arg(machine.relocate(&line)).stderr(std::process::Stdio::piped());
     let mut child = serve.spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(log.any(|said| said.unwrap().contains("listening on ")), "{line}");
@@ -239,11 +239,11 @@ fn run_example(verb: &str, line: &str) {
 const ROY_AND_ANN: [&str; 2] = ["ann", "roy"];
 
 #[test]
-fn a_file_says_who_should_be_there() {
+fn users_file_of_the_page_is_applied() {
     let machine = Machine::new();
     machine.shell("resttool useradd --generate by-hand");
     let manifest = machine.path("etc/resttool/users.toml");
-    fs::write(manifest, machine.moved(&block("## Desired state", "toml"))).unwrap();
+    fs::write(manifest, machine.relocate(&block("## Desired state", "toml"))).unwrap();
     let script = block("## Desired state", "sh");
     let (dry, real) = script.trim_end().split_once('\n').unwrap();
     let would = machine.shell(dry).stdout;
@@ -256,11 +256,12 @@ fn a_file_says_who_should_be_there() {
 
 #[test]
 #[ignore = "needs ansible-playbook (the package ansible-core of Python)"]
-fn ansible_brings_the_users_and_reports_a_change_only_once() {
+fn ansible_applies_users_and_reports_one_change() {
     let machine = Machine::new();
-    let users = machine.moved(&block("## Desired state", "toml"));
+    let users = machine.relocate(&block("## Desired state", "toml"));
     fs::write(machine.path("users.toml"), users).unwrap();
-    fs::write(machine.path("playbook.yml"), machine.moved(&block("## Ansible", "yaml"))).unwrap();
+    fs::write(machine.path("playbook.yml"), machine.relocate(&block("## Ansible", "yaml")))
+        .unwrap();
     let play = || {
         let mut ansible = machine.command("ansible-playbook");
         ansible.args(["-i", "localhost,", "-c", "local", "playbook.yml"]);
@@ -278,11 +279,11 @@ fn ansible_brings_the_users_and_reports_a_change_only_once() {
 
 #[test]
 #[ignore = "needs python3 with yaml (python3-yaml)"]
-fn cloud_init_would_bring_the_users() {
+fn cloud_init_commands_add_the_users() {
     let machine = Machine::new();
-    let text = machine.moved(&block("## cloud-init", "yaml"));
+    let text = machine.relocate(&block("## cloud-init", "yaml"));
     assert!(text.starts_with("#cloud-config\n"));
-    // What cloud-init does with these keys: files first, and then commands without a shell.
+    // As cloud-init does: files first, and then commands without a shell.
     let play = "import subprocess, sys, yaml
 config = yaml.safe_load(sys.stdin)
 assert set(config) == {'write_files', 'runcmd'}
@@ -298,9 +299,9 @@ for command in config['runcmd']: subprocess.run(command, check=True)";
     assert!(machine.is_right("roy"));
 }
 
-/// Without an engine: each instruction does in a shell what it would in a container.
+/// Runs each instruction in a shell, without a container engine.
 #[test]
-fn a_container_makes_its_users_when_it_starts() {
+fn container_adds_its_users_at_start() {
     let machine = Machine::new();
     let file = block("## Docker", "dockerfile");
     let instruction = |name: &str| {
@@ -317,11 +318,11 @@ fn a_container_makes_its_users_when_it_starts() {
         for (name, value) in
             instruction("ENV").join(" ").split(' ').map(|pair| pair.split_once('=').unwrap())
         {
-            container.env(name, machine.moved(value));
+            container.env(name, machine.relocate(value));
         }
-        // Of all addresses, only the one that the tests may use.
+        // Not on all addresses: tests use the loopback one.
         container.env("RESTTOOL_HOST", "127.0.0.1").env("RESTTOOL_PORT", "0");
-        container.arg("-c").arg(machine.moved(start));
+        container.arg("-c").arg(machine.relocate(start));
         let server = ServerProcess::start(container);
         let request =
             crate::support::client::Request::get("/rest-auth").basic("roy", "open-sesame");
@@ -333,7 +334,7 @@ fn a_container_makes_its_users_when_it_starts() {
 
 #[test]
 #[ignore = "needs curl and jq"]
-fn a_user_for_one_run_and_a_nightly_broom() {
+fn temporary_users_are_removed_by_a_nightly_job() {
     let machine = Machine::new();
     let blocks = blocks("## cron and CI");
     assert_eq!(blocks.len(), 2);
@@ -351,9 +352,8 @@ fn a_user_for_one_run_and_a_nightly_broom() {
     assert_eq!(machine.names(), ["bob"]);
 }
 
-/// Every test that `docs/security.md` names is one.
 #[test]
-fn the_page_on_security_names_tests_that_there_are() {
+fn security_page_names_existing_tests() {
     fn sources(folder: &Path, text: &mut String) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

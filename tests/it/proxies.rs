@@ -1,4 +1,5 @@
-//! What `resttool print` prints, in the real programs: each proxy in front of an API that says what it was asked.
+//! The configurations of `resttool print`, in the programs that they are for. Behind each proxy
+//! stands an API that answers with the request.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,12 +39,12 @@ impl Api {
         Self { address, asked }
     }
 
-    fn asked(&self) -> usize {
+    fn request_count(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 }
 
-/// The key and the answer to it that RFC 6455 section 1.3 gives as an example.
+/// The example of RFC 6455 section 1.3: a key and its answer.
 const WEBSOCKET_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const WEBSOCKET_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
@@ -51,7 +52,7 @@ fn answer(connection: TcpStream, count: &AtomicUsize) {
     let mut reader = BufReader::new(connection.try_clone().unwrap());
     let mut head = fields(&mut reader);
     if head.is_empty() {
-        return; // the proxy has only opened it
+        return; // a connection without a request
     }
     let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
     let upgrades = head.lines().filter(|line| line.starts_with("upgrade: "));
@@ -64,7 +65,7 @@ fn answer(connection: TcpStream, count: &AtomicUsize) {
              Sec-WebSocket-Accept: {WEBSOCKET_ACCEPT}\r\n\r\n"
         );
         (&connection).write_all(accept.as_bytes()).unwrap();
-        // The client may end it at any moment.
+        // The client may close it at any time.
         let _ = std::io::copy(&mut reader, &mut &connection);
         return;
     }
@@ -91,7 +92,7 @@ fn answer(connection: TcpStream, count: &AtomicUsize) {
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{said}",
         said.len()
     );
-    // The proxy may be gone.
+    // The proxy may have closed it.
     let _ = (&connection).write_all(response.as_bytes());
 }
 
@@ -118,7 +119,7 @@ header("Content-Length: " . strlen($body));
 echo $body;
 "#;
 
-/// A program in the foreground, and what it has started. Dropped, they end.
+/// A program in the foreground, with its children. They are terminated when it is dropped.
 struct Program(Child);
 
 impl Drop for Program {
@@ -128,7 +129,7 @@ impl Drop for Program {
     }
 }
 
-/// Starts a program at a port that was free, and again at another one if somebody was faster.
+/// Starts a program at a free port. Tries another port if another process took it.
 fn listening(log: &Path, make: impl Fn(u16) -> Command) -> (Program, SocketAddr) {
     for _ in 0..10 {
         let free = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
@@ -138,7 +139,7 @@ fn listening(log: &Path, make: impl Fn(u16) -> Command) -> (Program, SocketAddr)
         command.process_group(0);
         let mut program = Program(command.spawn().unwrap());
         while program.0.try_wait().unwrap().is_none() {
-            // It may listen before it knows where to pass a request on.
+            // Some proxies listen before they know their upstream.
             if TcpStream::connect(free).is_ok() && Request::get("/").send(free).status != 404 {
                 return (program, free);
             }
@@ -148,17 +149,18 @@ fn listening(log: &Path, make: impl Fn(u16) -> Command) -> (Program, SocketAddr)
     panic!("it does not start: {}", fs::read_to_string(log).unwrap());
 }
 
-/// Everything behind one proxy.
+/// The server and the API behind one proxy.
 struct Setup {
     store: TempStore,
     gate: Option<ServerProcess>,
     api: Api,
-    /// Options of `print` beside the addresses.
+    /// Options of `print` besides the addresses.
     options: &'static str,
 }
 
 impl Setup {
-    /// roy is in the groups admin and staff, eve in admin, ann in staff and bob in none.
+    /// Starts them with roy in the groups admin and staff, eve in admin, ann in staff and bob in
+    /// none.
     fn new(options: &'static str) -> Self {
         let store = TempStore::new();
         for user in ["roy", "ann", "eve", "bob"] {
@@ -182,8 +184,8 @@ impl Setup {
         self.store.folder().join(file)
     }
 
-    /// What is printed for a proxy that is to listen at this port.
-    fn printed(&self, what: &str, port: u16) -> String {
+    /// Returns the configuration of a proxy that listens at this port.
+    fn configuration(&self, what: &str, port: u16) -> String {
         let words = format!(
             "print {what} --port {} --upstream {} --listen 127.0.0.1:{port}{}",
             self.gate.as_ref().unwrap().address.port(),
@@ -195,7 +197,7 @@ impl Setup {
         outcome.stdout
     }
 
-    /// Starts PHP, which takes the place of the API.
+    /// Starts PHP instead of the API.
     fn serve_php(&mut self) -> Program {
         let script = self.path("api.php");
         write(&script, PHP);
@@ -213,7 +215,7 @@ impl Setup {
         listening(&self.path("log"), |port| make(self, port))
     }
 
-    /// All that has to hold behind any proxy.
+    /// Checks the properties that hold behind each proxy.
     fn check(mut self, proxy: SocketAddr) {
         let get = || Request::get("/orders?token=x");
         let login = |user: &str, password: &str| get().basic(user, password).send(proxy);
@@ -221,7 +223,7 @@ impl Setup {
             assert_eq!(response.status, 200, "{}", response.body);
             response.body.clone()
         };
-        let before = self.api.asked();
+        let before = self.api.request_count();
         let challenged = get().send(proxy);
         assert_eq!(challenged.status, 401);
         assert!(challenged.header("www-authenticate").unwrap().starts_with("Basic realm="));
@@ -230,7 +232,7 @@ impl Setup {
         assert_eq!(login("ann", "open-sesame").status, 403, "she is in another group");
         let chosen = Request::get("/orders?group=staff").basic("ann", "open-sesame").send(proxy);
         assert_eq!(chosen.status, 403, "a client does not choose the group");
-        assert_eq!(self.api.asked(), before, "nobody has passed");
+        assert_eq!(self.api.request_count(), before, "no request has passed");
 
         let seen = passed(&login("roy", "open-sesame"));
         assert!(seen.starts_with("get /orders?token=x http/1.1\n"), "{seen}");
@@ -241,7 +243,7 @@ impl Setup {
         );
         assert!(!seen.contains("authorization"), "{seen}");
 
-        // What a client says of itself never gets there, however it is written.
+        // Identity fields of a client never reach the API, in any spelling.
         let names = [
             "Remote-User",
             "Remote_User",
@@ -257,7 +259,7 @@ impl Setup {
         assert_eq!(seen.matches("remote-user").count(), 1, "{seen}");
         assert!(!seen.contains("remote_") && seen.contains("\nremote-user: eve\n"), "{seen}");
 
-        // A megabyte passes whole, and is not what resttool is asked with.
+        // 1 MiB passes whole, and resttool is asked without it.
         let body = "x".repeat(1 << 20);
         let mut post = Connection::open(proxy);
         let head = Request::new("POST", "/upload").basic("roy", "open-sesame");
@@ -267,7 +269,7 @@ impl Setup {
         let seen = passed(&post.read());
         assert!(seen.starts_with("post /upload") && seen.ends_with("body of 1048576\n"), "{seen}");
 
-        // Neither the API nor the audit log takes a client's word for what the proxy knows.
+        // Forwarding fields of a client reach neither the API nor the audit log.
         let forged = |request: Request, password: &str| {
             let fields = [
                 ("X-Forwarded-Uri", "/forged"),
@@ -291,21 +293,21 @@ impl Setup {
         }
         assert!(!seen.contains("192.0.2.66"), "{seen}");
 
-        // Out at the next request, also of a connection that stays open.
+        // A removed user is refused on the next request, on a kept connection too.
         let mut kept = Connection::open(proxy);
         let eve = get().basic("eve", "open-sesame");
         assert_eq!(kept.send(&eve).status, 200);
         self.store.remove("eve");
         assert_eq!(kept.send(&eve).status, 401);
 
-        // Who guesses is told so in a status that proxies know.
-        let before = self.api.asked();
+        // A throttled client gets a status that proxies know.
+        let before = self.api.request_count();
         let guesses: Vec<_> = (0..8).map(|_| login("roy", "wrong").status).collect();
         assert_eq!((guesses[0], guesses[7]), (401, 403), "{guesses:?}");
         assert!(guesses.iter().all(|status| [401, 403].contains(status)), "{guesses:?}");
         assert_eq!(login("roy", "open-sesame").status, 200, "he was let in from there before");
 
-        // Without a gate nothing passes.
+        // Without resttool no request passes.
         let mut log = self.gate.take().unwrap().stop();
         let audited = log.iter().filter(|line| line.contains("request=\"GET /audited\""));
         assert_eq!(audited.count(), 1, "{log:?}");
@@ -315,7 +317,7 @@ impl Setup {
         }
         let status = login("roy", "open-sesame").status;
         assert!(status >= 400, "{status}");
-        assert_eq!(self.api.asked(), before + 1);
+        assert_eq!(self.api.request_count(), before + 1);
         log.retain(|line| {
             line.contains("request=\"POST /upload\"") || line.contains("request=\"GET /orders\"")
         });
@@ -350,7 +352,7 @@ impl Setup {
             }
         }
 
-        // Lines that two programs may read differently are refused, or change nothing.
+        // Lines that two programs may parse differently are refused, or change nothing.
         for lines in [
             "Remote-User : evil",
             "Remote-User\t: evil",
@@ -405,7 +407,7 @@ impl Setup {
             ("authorization", &credentials),
         ];
         let trailers = [("remote-user", "evil"), ("remote.groups", "evil")];
-        if let Some(body) = ask_http2(proxy, &head, &trailers) {
+        if let Some(body) = send_http2(proxy, &head, &trailers) {
             let response = Response { status: 200, headers: Vec::new(), body };
             assert_eq!(identity(&response), ours, "over HTTP/2");
         }
@@ -425,9 +427,9 @@ impl Setup {
             let request = request.header("Sec-WebSocket-Key", WEBSOCKET_KEY);
             protocol.split(" + ").fold(request, |request, field| request.header("Upgrade", field))
         };
-        let before = self.api.asked();
+        let before = self.api.request_count();
         assert_eq!(upgrade("websocket").send(proxy).status, 401);
-        assert_eq!(self.api.asked(), before);
+        assert_eq!(self.api.request_count(), before);
 
         for _ in 0..3 {
             let mut socket = Connection::open(proxy);
@@ -457,7 +459,7 @@ impl Setup {
     }
 }
 
-/// Sends a request with these lines at the end of its head, and this after it.
+/// Sends a request with these lines at the end of its head, and this body.
 fn send_with(to: SocketAddr, request: &Request, lines: &str, body: &str) -> Response {
     let head = String::from_utf8(request.bytes()).unwrap();
     let head = head.strip_suffix("\r\n").unwrap();
@@ -468,7 +470,7 @@ fn send_with(to: SocketAddr, request: &Request, lines: &str, body: &str) -> Resp
 
 /// Sends a request with a body and trailers over HTTP/2 with prior knowledge (RFC 9113 section
 /// 3.3). Returns the body of the answer, or `None` if the proxy does not speak it.
-fn ask_http2(to: SocketAddr, head: &[(&str, &str)], trailers: &[(&str, &str)]) -> Option<String> {
+fn send_http2(to: SocketAddr, head: &[(&str, &str)], trailers: &[(&str, &str)]) -> Option<String> {
     const DATA: u8 = 0;
     const HEADERS: u8 = 1;
     const SETTINGS: u8 = 4;
@@ -531,12 +533,12 @@ fn write(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
 }
 
-/// nginx with more in its http section, and `change` made to what was printed.
+/// Returns nginx with `more` in its http section and the printed configuration after `change`.
 fn nginx_with(setup: &Setup, port: u16, more: &str, change: impl Fn(String) -> String) -> Command {
     let home = setup.store.folder().display();
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temporary = temporary.map(|kind| format!("{kind}_temp_path {home}/{kind};")).concat();
-    let printed = change(setup.printed("nginx", port));
+    let printed = change(setup.configuration("nginx", port));
     let file = setup.path("nginx.conf");
     write(
         &file,
@@ -557,7 +559,7 @@ fn nginx(setup: &Setup, port: u16) -> Command {
 
 fn caddy(setup: &Setup, port: u16) -> Command {
     let file = setup.path("Caddyfile");
-    let printed = setup.printed("caddy", port);
+    let printed = setup.configuration("caddy", port);
     write(&file, &format!("{{\n\tadmin off\n\tauto_https off\n}}\n{printed}"));
     let mut caddy = Command::new("caddy");
     caddy.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
@@ -567,7 +569,7 @@ fn caddy(setup: &Setup, port: u16) -> Command {
 
 fn traefik(setup: &Setup, port: u16) -> Command {
     let file = setup.path("traefik.yml");
-    write(&file, &setup.printed("traefik", port));
+    write(&file, &setup.configuration("traefik", port));
     let mut traefik = Command::new("traefik");
     traefik.arg(format!("--entrypoints.web.address=127.0.0.1:{port}"));
     traefik.arg(format!("--providers.file.filename={}", file.display()));
@@ -576,7 +578,7 @@ fn traefik(setup: &Setup, port: u16) -> Command {
 }
 
 fn haproxy(setup: &Setup, port: u16) -> Command {
-    let printed = setup.printed("haproxy", port);
+    let printed = setup.configuration("haproxy", port);
     let (sections, lua) = printed.split_once("# ---- resttool.lua ----\n").unwrap();
     let script = setup.path("resttool.lua");
     write(&script, lua);
@@ -596,7 +598,7 @@ fn nginx_as_printed_keeps_the_api() {
     setup.check(proxy);
 }
 
-/// P-11: where somebody lets nginx cache what it can, the gate's answers are not kept.
+/// P-11: nginx with a cache for all locations does not cache the answers of resttool.
 #[test]
 #[ignore = "needs nginx, as root"]
 fn nginx_never_serves_a_grant_from_its_cache() {
@@ -614,7 +616,7 @@ fn nginx_never_serves_a_grant_from_its_cache() {
     setup.check(proxy);
 }
 
-/// R-16: also where the http section allows names that nginx ignores by default.
+/// R-16: with names, too, that nginx ignores by default.
 #[test]
 #[ignore = "needs nginx, as root, and php"]
 fn php_behind_nginx_sees_only_verified_identity() {
@@ -634,7 +636,7 @@ fn websocket_passes_nginx_after_authentication() {
     setup.check_websocket(proxy);
 }
 
-/// R-16: the limit of a body is that of the API's location, 1 MB unless it is set.
+/// R-16: the maximum body is that of the API's location, 1 MB by default.
 #[test]
 #[ignore = "needs nginx, as root"]
 fn upload_over_a_megabyte_passes_nginx_as_configured() {
@@ -716,7 +718,7 @@ fn haproxy_as_printed_keeps_the_api() {
     setup.check(proxy);
 }
 
-/// R-16: HAProxy 2.6 cannot drop trailers, and refuses the bodies that can have them.
+/// R-16: HAProxy 2.6 cannot drop trailers, and refuses bodies that may have them.
 #[test]
 #[ignore = "needs haproxy and php"]
 fn php_behind_haproxy_sees_only_verified_identity() {
@@ -732,9 +734,10 @@ fn websocket_passes_haproxy_after_authentication() {
     setup.check_websocket(proxy);
 }
 
-/// Settings come from the variables of serve too, and what could mean something to a configuration is escaped or refused.
+/// Variables of `serve` count too. Characters with a meaning in a configuration are escaped or
+/// refused.
 #[test]
-fn what_is_printed_has_the_settings_of_serve() {
+fn printed_configurations_use_the_settings_of_serve() {
     let store = TempStore::new();
     let printed = |words: &str| {
         let mut print = command(store.folder(), words.split(' '));
@@ -757,10 +760,10 @@ fn what_is_printed_has_the_settings_of_serve() {
     }
 }
 
-/// Lines that a real server has written, and what stands before them in a journal.
+/// Lines of a running server, with the prefix of a journal.
 #[test]
 #[ignore = "needs fail2ban-regex"]
-fn fail2ban_as_printed_sees_who_guesses_and_nobody_else() {
+fn fail2ban_as_printed_bans_only_guessing_clients() {
     let setup = Setup::new("");
     let gate = setup.gate.as_ref().unwrap().address;
     let ask = |from: &str, user: &str, password: &str, path: &str| {
@@ -792,10 +795,10 @@ fn fail2ban_as_printed_sees_who_guesses_and_nobody_else() {
 
 #[test]
 #[ignore = "needs systemd-analyze"]
-fn systemd_takes_the_unit_as_printed() {
+fn systemd_accepts_the_printed_unit() {
     let store = TempStore::new();
     let unit = run(store.folder(), "print systemd --port 7000", "").stdout;
-    // The program is not installed on every machine that runs this.
+    // systemd checks the path of the program, which may be missing here.
     let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     let (program, words) = start.split_once(' ').unwrap();
     assert_eq!(program, "/usr/local/bin/resttool");
@@ -805,14 +808,14 @@ fn systemd_takes_the_unit_as_printed() {
     analyze.arg("verify").arg(&file);
     let outcome = finish(analyze, "");
     assert_eq!((outcome.code, &*outcome.stderr), (0, ""), "{}", outcome.stdout);
-    // And the program takes the words.
+    // The program accepts the arguments of the unit.
     let words = words
         .replace("7000", "0")
         .replace("/var/lib/resttool", &store.folder().display().to_string());
     ServerProcess::start(command(store.folder(), words.split(' ')));
 }
 
-/// Without an engine: the words of the container's command do in a shell what they would there.
+/// Runs the container's command in a shell, without a container engine.
 #[test]
 #[ignore = "needs python3 with yaml (python3-yaml)"]
 fn compose_as_printed_starts_a_gate_with_its_user() {
@@ -848,7 +851,7 @@ fn compose_as_printed_starts_a_gate_with_its_user() {
     for (name, value) in service["environment"].as_object().unwrap() {
         container.env(name, moved(value.as_str().unwrap()));
     }
-    // Of all addresses, only the one that the tests may use; and what a hash costs is not what this is about.
+    // Not on all addresses, and with a low cost: this test is not about them.
     container.env("RESTTOOL_HOST", "127.0.0.1").env("RESTTOOL_PORT", "0").env("RESTTOOL_COST", "4");
     let gate = ServerProcess::start(container);
     let request = Request::get("/auth").basic("roy", "open-sesame");

@@ -1,4 +1,4 @@
-//! The README, run as written but for the build, the port and the home of whoever runs it.
+//! The commands of the README, run without the build, on another port and with another home.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::support::store::TempStore;
 
 #[test]
 #[ignore = "needs curl"]
-fn a_newcomer_who_follows_the_readme_sees_what_it_says() {
+fn readme_session_prints_the_documented_output() {
     let readme =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     let block = |kind: &str| {
@@ -31,7 +31,7 @@ fn a_newcomer_who_follows_the_readme_sees_what_it_says() {
     let start = block("sh");
     assert_eq!(start.lines().count(), 1, "one line to copy");
     let start = start.strip_prefix("cargo build --release && ").unwrap();
-    // The shell becomes the server, so that ending one ends the other.
+    // exec: the end of the shell's process is that of the server.
     let (add, serve) = start.rsplit_once(" && ").unwrap();
     let serve = serve.replace("--port 5000", "--port 0");
     let serving = ServerProcess::start(shell(&format!("{add} && exec {serve}")));

@@ -1,4 +1,4 @@
-//! `resttool serve` as its own process: its settings, its log, and how it ends.
+//! `resttool serve` as its own process: its settings, its log, and its end.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
@@ -23,30 +23,30 @@ fn serve(store: &TempStore, words: &str) -> ServerProcess {
     ServerProcess::start(command(store.folder(), words.split_whitespace()))
 }
 
-fn fails(store: &TempStore, code: i32, words: &str, stderr: &str) {
+fn assert_fails(store: &TempStore, code: i32, words: &str, stderr: &str) {
     let outcome = run(store.folder(), &format!("serve {words}"), "");
     assert_eq!(outcome, Completed::new(code, "", &format!("resttool: {stderr}\n")));
 }
 
-fn status(serving: &ServerProcess, user: &str, password: &str) -> u16 {
-    Request::get("/rest-auth").basic(user, password).send(serving.address).status
+fn status(server: &ServerProcess, user: &str, password: &str) -> u16 {
+    Request::get("/rest-auth").basic(user, password).send(server.address).status
 }
 
 #[test]
-fn an_empty_store_is_served_with_a_word_on_how_to_add_a_user() {
+fn empty_store_is_served_with_a_hint_to_add_a_user() {
     let store = TempStore::new();
-    let serving = serve(&store, "");
+    let server = serve(&store, "");
     let path = store.database().display().to_string();
     let advice = format!("there is no user yet, add one: resttool useradd NAME --database {path}");
-    assert!(serving.log.contains(&advice), "{}", serving.log);
-    assert!(serving.address.ip().is_loopback());
-    assert_eq!(Request::get("/healthz").send(serving.address).body, "ok");
-    assert_eq!(status(&serving, "roy", "open-sesame"), 401);
+    assert!(server.log.contains(&advice), "{}", server.log);
+    assert!(server.address.ip().is_loopback());
+    assert_eq!(Request::get("/healthz").send(server.address).body, "ok");
+    assert_eq!(status(&server, "roy", "open-sesame"), 401);
     let words = format!("useradd roy --password-stdin --cost 4 --database {path}");
     assert_eq!(run(store.folder(), &words, "open-sesame").code, 0);
-    assert_eq!(status(&serving, "roy", "open-sesame"), 200);
+    assert_eq!(status(&server, "roy", "open-sesame"), 200);
     assert_eq!(run(store.folder(), &format!("userdel roy --database {path}"), "").code, 0);
-    assert_eq!(status(&serving, "roy", "open-sesame"), 401);
+    assert_eq!(status(&server, "roy", "open-sesame"), 401);
 }
 
 /// T-01
@@ -57,7 +57,7 @@ fn an_address_that_others_reach_needs_a_flag() {
 hint: give --tls-cert and --tls-key, listen on 127.0.0.1 behind a proxy that speaks TLS, or give --allow-plaintext";
     for host in ["0.0.0.0", "::", "[::]", "192.0.2.1"] {
         let words = format!("--port 0 --host {host}");
-        fails(&store, 2, &words, &format!("cannot serve: --host {host} {why}"));
+        assert_fails(&store, 2, &words, &format!("cannot serve: --host {host} {why}"));
     }
     for host in ["127.0.0.1", "127.0.0.2", "localhost"] {
         assert!(serve(&store, &format!("--host {host}")).address.ip().is_loopback());
@@ -70,12 +70,12 @@ hint: give --tls-cert and --tls-key, listen on 127.0.0.1 behind a proxy that spe
 
 /// O-05, P-01
 #[test]
-fn what_is_wrong_with_the_settings_is_said_before_anything_happens() {
+fn invalid_settings_are_reported_before_any_effect() {
     let store = TempStore::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let database = store.database().display().to_string();
-    fails(
+    assert_fails(
         &store,
         1,
         &format!("--database {database} --port {port}"),
@@ -84,13 +84,13 @@ fn what_is_wrong_with_the_settings_is_said_before_anything_happens() {
 hint: another program listens there: choose another --port"
         ),
     );
-    fails(
+    assert_fails(
         &store,
         1,
         &format!("--database /dev/null/users.db --port {port}"),
         "cannot serve: cannot open /dev/null/users.db: Not a directory (os error 20)",
     );
-    fails(
+    assert_fails(
         &store,
         2,
         "--realm a\x07b",
@@ -119,53 +119,54 @@ hint: another program listens there: choose another --port"
         assert_eq!((outcome.code, outcome.stdout.as_str()), (2, ""), "{words}");
         assert!(outcome.stderr.contains(named), "{words}: {}", outcome.stderr);
     }
-    assert!(!store.folder().join(".local").exists(), "no store was made for nothing");
+    assert!(!store.folder().join(".local").exists(), "no store was created");
 }
 
 /// P-01
 #[test]
-fn the_realm_is_settable_and_escaped() {
+fn realm_is_settable_and_escaped() {
     let store = TempStore::new();
     let database = store.database().display().to_string();
     let realm = r#"the "old" \ cellar"#;
     let args = ["serve", "--port", "0", "--database", &database, "--realm", realm];
-    let serving = ServerProcess::start(command(store.folder(), args));
-    let response = Request::get("/rest-auth").send(serving.address);
+    let server = ServerProcess::start(command(store.folder(), args));
+    let response = Request::get("/rest-auth").send(server.address);
     let challenge = r#"Basic realm="the \"old\" \\ cellar", charset="UTF-8""#;
     assert_eq!(response.header("www-authenticate"), Some(challenge));
 }
 
-/// O-01: with a client that keeps its connection open, and one that waits for a response.
+/// O-01: one client keeps its connection open, and one waits for a response.
 #[test]
-fn sigterm_and_sigint_let_requests_in_flight_finish_and_exit_0() {
+fn sigterm_and_sigint_finish_requests_in_flight_and_exit_0() {
     for signal in [Signal::TERM, Signal::INT] {
         let store = TempStore::new();
         store.add("roy", "open-sesame");
-        let mut serving = serve(&store, "--cost 4 --source-failures 1/24h --log-level debug");
-        let mut idle = Connection::open(serving.address);
+        let mut server = serve(&store, "--cost 4 --source-failures 1/24h --log-level debug");
+        let mut idle = Connection::open(server.address);
         assert_eq!(idle.send(&Request::get("/healthz")).status, 200);
-        assert_eq!(status(&serving, "roy", "wrong"), 401);
-        let mut waiting = Connection::open(serving.address);
+        assert_eq!(status(&server, "roy", "wrong"), 401);
+        let mut waiting = Connection::open(server.address);
         waiting.write(&Request::get("/rest-auth").basic("roy", "wrong").bytes());
-        // The response to this one is held back, so the request is in flight when it is logged. A
-        // hash would not do: on a busy machine the server may give up before it is computed.
-        serving.wait_for("outcome=throttled");
-        serving.signal(signal);
+        // This response is delayed, so the request is in flight when it is logged. A hash may take
+        // too long for that on a busy machine: the server would give up.
+        server.wait_for("outcome=throttled");
+        server.signal(signal);
         assert_eq!(waiting.read().status, 429);
-        let (code, log) = serving.end();
+        let (code, log) = server.end();
         assert_eq!(code, Some(0), "{log}");
         assert!(log.contains("stopping: requests in flight may finish"), "{log}");
         assert!(log.trim_end().ends_with("stopped"), "{log}");
     }
 }
 
-/// O-01, C-11: what the workers are at is finished, although nobody waits for it any more; unless whoever stops it does not want to wait.
+/// O-01, C-11: workers finish a rehash after its answer, unless a second signal ends the server at
+/// once.
 #[test]
-fn what_was_begun_is_done_before_it_ends_unless_it_is_to_end_at_once() {
+fn shutdown_finishes_work_unless_signalled_twice() {
     for (cost, at_once, kept) in [(13, false, 13), (15, true, 4)] {
         let store = TempStore::new();
         store.add("roy", "open-sesame");
-        let serving = ServerProcess::start(command(
+        let server = ServerProcess::start(command(
             store.folder(),
             format!(
                 "serve --port 0 --cost {cost} --rehash --database {}",
@@ -173,38 +174,38 @@ fn what_was_begun_is_done_before_it_ends_unless_it_is_to_end_at_once() {
             )
             .split(' '),
         ));
-        // It is answered before the new hash is computed.
-        assert_eq!(status(&serving, "roy", "open-sesame"), 200);
-        serving.signal(Signal::TERM);
+        // The answer precedes the rehash.
+        assert_eq!(status(&server, "roy", "open-sesame"), 200);
+        server.signal(Signal::TERM);
         if at_once {
-            // Until then it may not have heard of the first one.
-            while std::net::TcpStream::connect(serving.address).is_ok() {}
-            serving.signal(Signal::TERM);
+            // Until the server has handled the first signal.
+            while std::net::TcpStream::connect(server.address).is_ok() {}
+            server.signal(Signal::TERM);
         }
-        let (code, log) = serving.end();
+        let (code, log) = server.end();
         assert_eq!(code, Some(i32::from(at_once)), "{log}");
         let hash = store.open().find(&crate::support::store::name("roy")).unwrap().unwrap().hash;
         assert_eq!(hash.cost().get(), kept, "{log}");
     }
 }
 
-/// O-01: whoever does not want to wait says so again.
+/// O-01
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn second_signal_ends_the_server_at_once() {
     let store = TempStore::new();
     let database = store.database().display().to_string();
-    // At this cost the hash is under way for seconds after the signals.
+    // A hash of this cost takes seconds, longer than the signals.
     let words = format!("useradd roy --password-stdin --cost 15 --database {database}");
     assert_eq!(run(store.folder(), &words, "open-sesame").code, 0);
-    let mut serving = serve(&store, "");
+    let mut server = serve(&store, "");
     let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
-    let mut waiting = Connection::open(serving.address);
+    let mut waiting = Connection::open(server.address);
     waiting.write(&[Request::get("/healthz").bytes(), roy.bytes()].concat());
     assert_eq!(waiting.read().status, 200);
-    serving.signal(Signal::TERM);
-    serving.wait_for("stopping: requests in flight may finish");
-    serving.signal(Signal::INT);
-    let (code, log) = serving.end();
+    server.signal(Signal::TERM);
+    server.wait_for("stopping: requests in flight may finish");
+    server.signal(Signal::INT);
+    let (code, log) = server.end();
     assert_eq!(code, Some(1), "{log}");
     assert!(log.trim_end().ends_with("stopped at once: requests in flight are cut off"), "{log}");
     assert_eq!(waiting.rest(), "");
@@ -212,7 +213,7 @@ fn a_second_signal_ends_it_at_once() {
 
 /// O-04
 #[test]
-fn it_says_that_it_is_ready_when_it_listens_and_the_store_is_open() {
+fn readiness_is_reported_once_listening_with_an_open_store() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
     let heard = UnixDatagram::bind(store.folder().join("notify")).unwrap();
@@ -228,26 +229,26 @@ fn it_says_that_it_is_ready_when_it_listens_and_the_store_is_open() {
         command.env("NOTIFY_SOCKET", store.folder().join("notify"));
         command
     };
-    let serving = ServerProcess::start(notified());
+    let server = ServerProcess::start(notified());
     assert_eq!(said().unwrap(), "READY=1");
     let ask = |path| {
-        let response = Request::get(path).send(serving.address);
+        let response = Request::get(path).send(server.address);
         (response.status, response.body)
     };
     assert_eq!(ask("/readyz"), (200, "ready".to_owned()));
-    // Without a store it lives, and can't answer.
+    // Without a store the server is alive, and not ready.
     let aside = store.folder().join("aside.db");
     fs::rename(store.database(), &aside).unwrap();
     assert_eq!(ask("/readyz"), (503, "not ready".to_owned()));
     assert_eq!(ask("/healthz"), (200, "ok".to_owned()));
     fs::rename(&aside, store.database()).unwrap();
     assert_eq!(ask("/readyz"), (200, "ready".to_owned()));
-    serving.signal(Signal::TERM);
+    server.signal(Signal::TERM);
     assert_eq!(said().unwrap(), "STOPPING=1");
-    let (code, log) = serving.end();
+    let (code, log) = server.end();
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("not ready: cannot open "), "{log}");
-    // Who can't open the store never is.
+    // A server that cannot open its store is never ready.
     fs::write(store.database(), "something else").unwrap();
     assert_eq!(finish(notified(), "").code, 1);
     heard.set_nonblocking(true).unwrap();
@@ -256,54 +257,54 @@ fn it_says_that_it_is_ready_when_it_listens_and_the_store_is_open() {
 
 /// O-02
 #[test]
-fn a_hangup_and_a_log_that_nobody_reads_do_not_end_it() {
+fn hangup_and_unread_log_do_not_end_the_server() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
-    let mut serving = serve(&store, "--audit-hits");
-    assert_eq!(status(&serving, "roy", "open-sesame"), 200);
-    serving.signal(Signal::HUP);
-    serving.signal(Signal::PIPE);
-    serving.close_log();
+    let mut server = serve(&store, "--audit-hits");
+    assert_eq!(status(&server, "roy", "open-sesame"), 200);
+    server.signal(Signal::HUP);
+    server.signal(Signal::PIPE);
+    server.close_log();
     for _ in 0..50 {
-        assert_eq!(status(&serving, "roy", "open-sesame"), 200);
+        assert_eq!(status(&server, "roy", "open-sesame"), 200);
     }
-    assert_eq!(status(&serving, "roy", "wrong"), 401);
-    serving.signal(Signal::TERM);
-    assert_eq!(serving.end().0, Some(0));
+    assert_eq!(status(&server, "roy", "wrong"), 401);
+    server.signal(Signal::TERM);
+    assert_eq!(server.end().0, Some(0));
 }
 
 /// O-02
 #[test]
-fn a_log_on_a_full_disk_does_not_end_it() {
+fn log_on_a_full_disk_does_not_end_the_server() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
-    let mut command = Local::command(&store, "--log-level trace");
+    let mut command = SocketServer::command(&store, "--log-level trace");
     command.stderr(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
-    let mut serving = Local::unheard(&store, command);
+    let mut server = SocketServer::start_unlogged(&store, command);
     for (password, status) in [("open-sesame", "HTTP/1.1 200"), ("wrong", "HTTP/1.1 401")] {
         let request = Request::get("/rest-auth").basic("roy", password);
-        assert!(ask_locally(&store, &request).starts_with(status));
+        assert!(send_locally(&store, &request).starts_with(status));
     }
-    assert_eq!(serving.stop(), Some(0));
+    assert_eq!(server.stop(), Some(0));
 }
 
-/// O-01: what stands beside the database is folded into it, so that one file is all there is to move.
+/// O-01: the WAL is checkpointed, so that the database is the only file to move.
 #[test]
-fn a_server_that_has_ended_leaves_one_file() {
+fn stopped_server_leaves_one_file() {
     let store = TempStore::new();
-    let serving = serve(&store, "");
+    let server = serve(&store, "");
     store.add("roy", "open-sesame");
-    assert_eq!(status(&serving, "roy", "open-sesame"), 200);
-    // Bytes in the log; an empty one may be left where it is.
+    assert_eq!(status(&server, "roy", "open-sesame"), 200);
+    // Bytes in the WAL. An empty file may stay.
     let log =
         || std::fs::metadata(store.folder().join("users.db-wal")).map_or(0, |meta| meta.len());
     assert!(log() > 0);
-    serving.signal(Signal::TERM);
-    assert_eq!(serving.end().0, Some(0));
+    server.signal(Signal::TERM);
+    assert_eq!(server.end().0, Some(0));
     assert_eq!(log(), 0);
 }
 
-/// X-01, X-02, X-03, C-07: at each level, in each format.
+/// X-01, X-02, X-03, C-07: at each log level, in each format.
 #[test]
 fn no_log_holds_a_secret_or_a_name_that_is_no_users() {
     let store = TempStore::new();
@@ -319,8 +320,11 @@ fn no_log_holds_a_secret_or_a_name_that_is_no_users() {
         [("off", 0), ("error", 1), ("warn", 1), ("info", 1), ("debug", 1), ("trace", 1)]
     {
         for format in ["text", "json"] {
-            let log =
-                talked_about(&store, &format!("--log-level {level} --log-format {format}"), &hash);
+            let log = log_after_secrets(
+                &store,
+                &format!("--log-level {level} --log-format {format}"),
+                &hash,
+            );
             let lines: Vec<_> = log.lines().collect();
             let is_whole = |line: &&str| match format {
                 "text" => line.starts_with("[20") && line.contains("] "),
@@ -332,11 +336,12 @@ fn no_log_holds_a_secret_or_a_name_that_is_no_users() {
     }
 }
 
-/// The log of a server that is shown what must not stand in it. Its log may not say where it listens: it is at a socket.
-fn talked_about(store: &TempStore, words: &str, hash: &str) -> String {
-    let mut serving = Local::unheard(store, Local::command(store, words));
+/// Returns the log of a server that receives secrets. It listens on a socket, since its log may not
+/// name an address.
+fn log_after_secrets(store: &TempStore, words: &str, hash: &str) -> String {
+    let mut server = SocketServer::start_unlogged(store, SocketServer::command(store, words));
 
-    let ask = |request: Request| ask_locally(store, &request)["HTTP/1.1 ".len()..][..3].to_owned();
+    let ask = |request: Request| send_locally(store, &request)["HTTP/1.1 ".len()..][..3].to_owned();
     let rest_auth = || Request::get("/rest-auth");
     let shown = [
         ("roy", "open-sesame", "200"),
@@ -350,15 +355,15 @@ fn talked_about(store: &TempStore, words: &str, hash: &str) -> String {
         assert_eq!(ask(rest_auth().basic(user, password)), expected);
         secrets.push(STANDARD.encode(format!("{user}:{password}")));
     }
-    // Malformed in ways that a parser may want to talk about.
+    // Malformed fields, which a parser may report.
     assert_eq!(ask(rest_auth().header("Authorization ", "Basic typed-secret")), "400");
     let secret = rest_auth().authorization("typed-secret");
     assert_eq!(ask(secret.clone().authorization(basic("roy", "open-sesame"))), "400");
     assert_eq!(ask(secret), "401");
 
-    assert_eq!(serving.stop(), Some(0));
+    assert_eq!(server.stop(), Some(0));
     let mut log = String::new();
-    serving.1.take().unwrap().read_to_string(&mut log).unwrap();
+    server.1.take().unwrap().read_to_string(&mut log).unwrap();
     for secret in secrets {
         assert!(!log.contains(&secret), "{words}: {secret} in {log}");
     }
@@ -366,15 +371,15 @@ fn talked_about(store: &TempStore, words: &str, hash: &str) -> String {
 }
 
 #[test]
-fn the_log_says_what_it_must_and_no_more() {
+fn log_holds_only_the_expected_lines() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
-    let serving = serve(&store, "");
-    let address = serving.address;
-    assert_eq!(status(&serving, "roy", "open-sesame"), 200);
-    serving.signal(Signal::TERM);
-    let log = serving.end().1;
-    // A signal and a decision are lines of different threads.
+    let server = serve(&store, "");
+    let address = server.address;
+    assert_eq!(status(&server, "roy", "open-sesame"), 200);
+    server.signal(Signal::TERM);
+    let log = server.end().1;
+    // Different threads log a signal and a decision.
     let lines = log.lines().map(|line| line.split_once("] ").unwrap());
     let (audit, said): (Vec<_>, Vec<_>) = lines.partition(|(head, _)| head.ends_with(" audit"));
     let text = |lines: Vec<(&str, &str)>| {
@@ -385,9 +390,9 @@ fn the_log_says_what_it_must_and_no_more() {
     assert_eq!(text(audit), ["outcome=granted reason=verified source=127.0.0.1 user=roy"]);
 }
 
-/// X-02, X-03: one line for each decision, which tells why, and whose name only if it is a user's.
+/// X-02, X-03: each line has a reason, and a name only if it is that of a user.
 #[test]
-fn the_audit_log_has_a_line_for_every_decision_but_what_is_remembered() {
+fn audit_log_has_a_line_for_every_uncached_decision() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
     store.add("locked", "open-sesame");
@@ -411,12 +416,12 @@ fn the_audit_log_has_a_line_for_every_decision_but_what_is_remembered() {
     let remembered = "outcome=granted reason=remembered source=127.0.0.1 user=roy";
     for hits in [false, true] {
         let flags = if hits { "--audit-hits" } else { "" };
-        let serving =
+        let server =
             serve(&store, &format!("--source-failures 4/24h --trusted-proxy 127.0.0.1 {flags}"));
         let rest_auth = || Request::get("/rest-auth");
-        rest_auth().send(serving.address);
-        rest_auth().authorization("Basic roy").send(serving.address);
-        rest_auth().authorization("x").authorization("y").send(serving.address);
+        rest_auth().send(server.address);
+        rest_auth().authorization("Basic roy").send(server.address);
+        rest_auth().authorization("x").authorization("y").send(server.address);
         for (user, password) in [
             ("roy", "open-sesame"),
             ("roy", "open-sesame"),
@@ -425,26 +430,26 @@ fn the_audit_log_has_a_line_for_every_decision_but_what_is_remembered() {
             ("locked", "open-sesame"),
             ("expired", "open-sesame"),
         ] {
-            status(&serving, user, password);
+            status(&server, user, password);
         }
         let elsewhere = rest_auth().basic("typed-secret", "x");
-        elsewhere.header("X-Forwarded-For", "2001:db8::7").send(serving.address);
-        assert_eq!(status(&serving, "roy", "wrong"), 429);
+        elsewhere.header("X-Forwarded-For", "2001:db8::7").send(server.address);
+        assert_eq!(status(&server, "roy", "wrong"), 429);
         let mut expected = expected.to_vec();
         if hits {
             expected.insert(4, remembered);
         }
-        assert_eq!(serving.stop(), expected);
+        assert_eq!(server.stop(), expected);
     }
 }
 
-/// X-02: what a proxy was asked for is told if the proxy is trusted, on one line, cut, and without a query.
+/// X-02: the proxied request is on one line, truncated, and without its query.
 #[test]
-fn the_audit_log_says_what_a_trusted_proxy_was_asked_for() {
+fn audit_log_holds_the_proxied_request_of_a_trusted_proxy() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
     let asked = |flags: &str| {
-        let serving = serve(&store, &format!("--require-group admin {flags}"));
+        let server = serve(&store, &format!("--require-group admin {flags}"));
         let evil = "/a\"b\\c\u{2028}\u{202E}";
         let long = format!("/{}", "x".repeat(8000));
         for fields in [
@@ -455,9 +460,9 @@ fn the_audit_log_says_what_a_trusted_proxy_was_asked_for() {
             let request = Request::get("/auth").basic("roy", "open-sesame");
             let request =
                 fields.into_iter().fold(request, |r, (name, value)| r.header(name, value));
-            assert_eq!(request.send(serving.address).status, 403);
+            assert_eq!(request.send(server.address).status, 403);
         }
-        serving.stop()
+        server.stop()
     };
     let line = "outcome=forbidden reason=not-in-group source=127.0.0.1 user=roy";
     let expected = [
@@ -473,17 +478,17 @@ fn the_audit_log_says_what_a_trusted_proxy_was_asked_for() {
 fn invalid_query_of_a_proxy_is_logged_once() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
-    let serving = serve(&store, "");
+    let server = serve(&store, "");
     for _ in 0..3 {
-        assert_eq!(Request::get("/auth?groups=x").send(serving.address).status, 403);
+        assert_eq!(Request::get("/auth?groups=x").send(server.address).status, 403);
     }
-    let log = serving.stop().join("\n");
+    let log = server.stop().join("\n");
     assert_eq!(log.matches("its query string is not of the form group=NAME").count(), 1, "{log}");
 }
 
-/// X-02: for whatever keeps the log, an object a line, whose fields are those of the text.
+/// X-02: one object per line, with the fields of the text.
 #[test]
-fn the_log_is_json_if_that_is_asked_for() {
+fn log_is_json_on_request() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
     let words = format!(
@@ -526,25 +531,25 @@ fn the_log_is_json_if_that_is_asked_for() {
     child.wait().unwrap();
 }
 
-/// Beyond a rate, lines are counted and summed up; of each kind for itself, so none hides another one.
+/// Over a rate, lines of each kind are counted and summed up, so no kind hides another.
 #[test]
-fn a_flood_of_failures_is_no_flood_of_lines() {
+fn flood_of_failures_is_logged_in_few_lines() {
     const FLOOD: usize = 300;
     let store = TempStore::new();
     store.add("roy", "open-sesame");
     store.add("broken", "open-sesame");
     store.sql("UPDATE users SET hash = '$2x$' || substr(hash, 5) WHERE name = 'broken'");
-    let serving = serve(&store, "--cost 4 --source-failures 0 --user-failures 0");
-    let mut connection = Connection::open(serving.address);
+    let server = serve(&store, "--cost 4 --source-failures 0 --user-failures 0");
+    let mut connection = Connection::open(server.address);
     let start = Instant::now();
     for user in ["roy", "broken"] {
         for _ in 0..FLOOD {
             connection.send(&Request::get("/rest-auth").basic(user, "wrong"));
         }
     }
-    assert_eq!(status(&serving, "roy", "open-sesame"), 200);
+    assert_eq!(status(&server, "roy", "open-sesame"), 200);
     let most = 20 * (usize::try_from(start.elapsed().as_secs()).unwrap() + 2);
-    let said = serving.stop();
+    let said = server.stop();
     assert!(said.iter().any(|line| line.contains("reason=verified")), "{said:?}");
     let trouble = "cannot check credentials: the stored hash of user broken can't be used";
     let more = |line: &str| line.split_once(" more=").map(|(_, n)| n.parse::<usize>().unwrap());
@@ -571,15 +576,15 @@ fn a_flood_of_failures_is_no_flood_of_lines() {
     assert_eq!(written + missed, FLOOD);
 }
 
-/// B-04: so many workers as are asked for, and neither a thread nor much memory more under a flood.
+/// B-04: the number of workers is that of the option, also under a flood.
 #[test]
 fn threads_and_memory_are_the_same_after_a_flood() {
     let store = TempStore::new();
-    let serving = serve(&store, "--cost 4 --hash-workers 3 --source-failures 0 --user-failures 0");
+    let server = serve(&store, "--cost 4 --hash-workers 3 --source-failures 0 --user-failures 0");
     let flood = |from: usize| {
         std::thread::scope(|scope| {
             for client in 0..8 {
-                let address = serving.address;
+                let address = server.address;
                 scope.spawn(move || {
                     let mut connection = Connection::open(address);
                     for n in 0..100 {
@@ -593,36 +598,36 @@ fn threads_and_memory_are_the_same_after_a_flood() {
         });
     };
     let resident = || {
-        let status = serving.proc("status");
+        let status = server.proc("status");
         let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         kib.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
     };
     flood(0);
-    let (threads, before) = (serving.threads(), resident());
+    let (threads, before) = (server.threads(), resident());
     assert_eq!(threads.iter().filter(|name| name.starts_with("hash-")).count(), 3);
     flood(1000);
-    assert_eq!(serving.threads().len(), threads.len());
+    assert_eq!(server.threads().len(), threads.len());
     assert!(resident() < before + 2048, "{before} KiB, and then {} KiB", resident());
 }
 
 #[test]
-fn what_the_options_of_the_gate_say_is_done() {
+fn gate_options_take_effect() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
     let hits = |words: &str| {
-        let serving = serve(&store, &format!("--audit-hits {words}"));
+        let server = serve(&store, &format!("--audit-hits {words}"));
         for _ in 0..2 {
-            assert_eq!(status(&serving, "roy", "open-sesame"), 200);
+            assert_eq!(status(&server, "roy", "open-sesame"), 200);
         }
-        serving.stop().iter().filter(|line| line.contains("remembered")).count()
+        server.stop().iter().filter(|line| line.contains("remembered")).count()
     };
     assert_eq!((hits(""), hits("--cache-entries 0"), hits("--cache-lifetime 1h")), (1, 0, 1));
 
     let limit = |words: &str, from: [&str; 2]| {
-        let serving = serve(&store, &format!("--trusted-proxy 192.0.2.0/24,127.0.0.1 {words}"));
+        let server = serve(&store, &format!("--trusted-proxy 192.0.2.0/24,127.0.0.1 {words}"));
         from.map(|from| {
             let wrong = Request::get("/rest-auth").basic("roy", "wrong");
-            wrong.header("X-Forwarded-For", from).send(serving.address).status
+            wrong.header("X-Forwarded-For", from).send(server.address).status
         })
     };
     let (here, there) = ("198.51.100.1", "198.51.100.2");
@@ -634,16 +639,16 @@ fn what_the_options_of_the_gate_say_is_done() {
 }
 
 #[test]
-fn a_proxy_that_may_have_been_forgotten_is_told_of_once() {
+fn untrusted_proxy_is_warned_about_once() {
     let store = TempStore::new();
     let told = |words: &str| {
-        let serving = serve(&store, words);
+        let server = serve(&store, words);
         for _ in 0..3 {
             let forwarded = Request::get("/rest-auth").header("X-Forwarded-For", "192.0.2.1");
-            assert_eq!(forwarded.send(serving.address).status, 401);
+            assert_eq!(forwarded.send(server.address).status, 401);
         }
         let hint = "if it is a proxy of yours, start with --trusted-proxy 127.0.0.1";
-        serving.stop().iter().filter(|line| line.ends_with(hint)).count()
+        server.stop().iter().filter(|line| line.ends_with(hint)).count()
     };
     assert_eq!(
         (told(""), told("--trusted-proxy 127.0.0.1"), told("--trusted-proxy ::1")),
@@ -660,19 +665,19 @@ fn no_core_is_dumped() {
     let serve = "ulimit -c unlimited 2>/dev/null; exec \"$0\" serve --port 0";
     shell.args(["-c", serve, env!("CARGO_BIN_EXE_resttool")]);
     shell.env_clear().env("HOME", store.folder()).current_dir(store.folder());
-    let serving = ServerProcess::start(shell);
-    let limits = serving.proc("limits");
+    let server = ServerProcess::start(shell);
+    let limits = server.proc("limits");
     let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().collect::<Vec<_>>(), ["0", "0", "bytes"]);
-    serving.signal(Signal::ABORT);
-    let (status, log) = serving.status();
+    server.signal(Signal::ABORT);
+    let (status, log) = server.status();
     assert_eq!((status.signal(), status.core_dumped()), (Some(6), false), "{log}");
 }
 
-/// A server on a socket in the file system.
-pub struct Local(pub Child, Option<BufReader<ChildStderr>>);
+/// A server on a Unix socket.
+pub struct SocketServer(pub Child, Option<BufReader<ChildStderr>>);
 
-impl Local {
+impl SocketServer {
     pub fn command(store: &TempStore, more: &str) -> Command {
         let words = format!(
             "serve --unix-socket {} --cost 4 --database {} {more}",
@@ -690,13 +695,13 @@ impl Local {
         let mut line = String::new();
         while !line.contains("listening on unix:") {
             line.clear();
-            assert!(log.read_line(&mut line).unwrap() > 0, "it ended");
+            assert!(log.read_line(&mut line).unwrap() > 0, "the server ended");
         }
         Self(child, Some(log))
     }
 
-    /// One whose log does not say that it listens.
-    pub fn unheard(store: &TempStore, mut command: Command) -> Self {
+    /// Starts a server whose log does not report that it listens.
+    pub fn start_unlogged(store: &TempStore, mut command: Command) -> Self {
         let notified = store.folder().join("notify");
         let ready = UnixDatagram::bind(&notified).unwrap();
         ready.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -708,14 +713,14 @@ impl Local {
         local
     }
 
-    /// Tells it to stop, and waits for that; its exit code.
+    /// Stops it, and returns its exit code.
     pub fn stop(&mut self) -> Option<i32> {
         kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
         self.0.wait().unwrap().code()
     }
 }
 
-impl Drop for Local {
+impl Drop for SocketServer {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -726,8 +731,8 @@ pub fn socket(store: &TempStore) -> std::path::PathBuf {
     store.folder().join("resttool.sock")
 }
 
-/// The answer, as text.
-pub fn ask_locally(store: &TempStore, request: &Request) -> String {
+/// Sends a request over the Unix socket, and returns the response as text.
+pub fn send_locally(store: &TempStore, request: &Request) -> String {
     let mut stream = std::os::unix::net::UnixStream::connect(socket(store)).unwrap();
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let request = request.clone().header("Connection", "close");
@@ -739,55 +744,55 @@ pub fn ask_locally(store: &TempStore, request: &Request) -> String {
 
 /// T-06
 #[test]
-fn a_socket_has_its_mode_and_is_taken_over_only_from_who_is_gone() {
+fn socket_has_its_mode_and_replaces_only_a_stale_one() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
     let path = socket(&store);
     let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
-    let mut first = Local::start(&store, "--trusted-proxy 127.0.0.1");
+    let mut first = SocketServer::start(&store, "--trusted-proxy 127.0.0.1");
     assert_eq!(mode(), 0o600);
     let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
-    assert!(ask_locally(&store, &roy).starts_with("HTTP/1.1 200"));
+    assert!(send_locally(&store, &roy).starts_with("HTTP/1.1 200"));
     let words =
         format!("serve --unix-socket {} --database {}", path.display(), store.database().display());
     let taken = run(store.folder(), &words, "");
     assert_eq!(taken.code, 1);
     assert!(taken.stderr.ends_with("choose another --unix-socket\n"), "{}", taken.stderr);
-    assert!(ask_locally(&store, &roy).starts_with("HTTP/1.1 200"), "it goes on");
+    assert!(send_locally(&store, &roy).starts_with("HTTP/1.1 200"), "it goes on");
 
-    // Whoever connects counts as 127.0.0.1, which is a trusted proxy here.
+    // A client of the socket counts as 127.0.0.1, which is a trusted proxy here.
     let proxied = Request::get("/rest-auth").basic("roy", "wrong");
-    ask_locally(&store, &proxied.header("X-Forwarded-For", "203.0.113.7"));
+    send_locally(&store, &proxied.header("X-Forwarded-For", "203.0.113.7"));
     let mut log = String::new();
     while !log.contains("reason=wrong-password source=203.0.113.7") {
         assert!(first.1.as_mut().unwrap().read_line(&mut log).unwrap() > 0, "{log}");
     }
-    // Killed, it leaves its socket behind.
+    // A killed server leaves its socket behind.
     first.0.kill().unwrap();
     first.0.wait().unwrap();
     assert!(path.exists());
-    let second = Local::start(&store, "--unix-socket-mode 660");
+    let second = SocketServer::start(&store, "--unix-socket-mode 660");
     assert_eq!(mode(), 0o660);
-    assert!(ask_locally(&store, &roy).starts_with("HTTP/1.1 200"));
+    assert!(send_locally(&store, &roy).starts_with("HTTP/1.1 200"));
     let id = rustix::process::Pid::from_child(&second.0);
     rustix::process::kill_process(id, Signal::TERM).unwrap();
     let mut second = second;
     assert_eq!(second.0.wait().unwrap().code(), Some(0));
     assert!(!path.exists(), "stopped, it takes it away");
-    // What is no socket is nobody's to take.
-    std::fs::write(&path, "something that somebody may still want").unwrap();
+    // A file that is no socket stays.
+    std::fs::write(&path, "content of another program").unwrap();
     assert_eq!(run(store.folder(), &words, "").code, 1);
-    assert!(std::fs::read(&path).unwrap().starts_with(b"something"));
+    assert!(std::fs::read(&path).unwrap().starts_with(b"content"));
     assert_eq!(run(store.folder(), &format!("{words} --unix-socket-mode 999"), "").code, 2);
 }
 
-/// R-14, T-06: a server that is still at requests in flight when its successor starts.
+/// R-14, T-06: the old server still finishes requests when its successor starts.
 #[test]
 fn stopping_server_leaves_the_socket_of_its_successor() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
     let path = socket(&store);
-    // The new hash is under way for seconds after the answer.
+    // The rehash takes seconds after the answer.
     let words = format!(
         "serve --unix-socket {} --cost 15 --rehash --database {}",
         path.display(),
@@ -795,15 +800,15 @@ fn stopping_server_leaves_the_socket_of_its_successor() {
     );
     let mut command = command(store.folder(), words.split(' '));
     command.stderr(std::process::Stdio::null());
-    let mut first = Local::unheard(&store, command);
+    let mut first = SocketServer::start_unlogged(&store, command);
     let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
-    assert!(ask_locally(&store, &roy).starts_with("HTTP/1.1 200"));
+    assert!(send_locally(&store, &roy).starts_with("HTTP/1.1 200"));
     kill_process(Pid::from_child(&first.0), Signal::TERM).unwrap();
     while std::os::unix::net::UnixStream::connect(&path).is_ok() {}
-    let mut second = Local::start(&store, "");
+    let mut second = SocketServer::start(&store, "");
     assert!(first.0.try_wait().unwrap().is_none(), "the first one has not ended yet");
     assert_eq!(wait_or_kill(&mut first.0).code(), Some(0));
-    assert!(ask_locally(&store, &roy).starts_with("HTTP/1.1 200"));
+    assert!(send_locally(&store, &roy).starts_with("HTTP/1.1 200"));
     assert_eq!(second.stop(), Some(0));
     assert!(!path.exists(), "its own socket it takes away");
 }

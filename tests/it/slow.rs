@@ -1,4 +1,4 @@
-//! Clients that take their time, or take nothing at all. The patience with them is short here.
+//! Slow clients, and clients that read nothing. The server's timeout is short here.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,17 +11,17 @@ use crate::support::client::{Connection, Request};
 use crate::support::server::Server;
 use crate::support::store::TempStore;
 
-const PATIENCE: Duration = Duration::from_millis(300);
+const TIMEOUT: Duration = Duration::from_millis(300);
 
-fn impatient() -> (TempStore, Server) {
+fn server_with_short_timeout() -> (TempStore, Server) {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
-    let server = Server::start_with_timeout(store.open(), None, PATIENCE);
+    let server = Server::start_with_timeout(store.open(), None, TIMEOUT);
     (store, server)
 }
 
-/// Somebody else is served all the while.
-fn beside<T>(server: &Server, slow: impl FnOnce() -> T) -> T {
+/// Runs `slow` while another client is served.
+fn beside_a_client<T>(server: &Server, slow: impl FnOnce() -> T) -> T {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let other = scope.spawn(|| {
@@ -38,17 +38,17 @@ fn beside<T>(server: &Server, slow: impl FnOnce() -> T) -> T {
     })
 }
 
-/// B-12: the framework waits for the first head only.
+/// B-12: in a later request too.
 #[test]
 fn a_head_that_does_not_end_ends_the_connection_whichever_it_is() {
-    assert!(ServerSettings::PATIENCE <= Duration::from_secs(10), "unless told otherwise");
-    let (_store, server) = impatient();
+    assert!(ServerSettings::PATIENCE <= Duration::from_secs(10), "by default");
+    let (_store, server) = server_with_short_timeout();
     for answered in 0..3 {
         let mut slow = Connection::open(server.address);
         for _ in 0..answered {
             assert_eq!(slow.send(&Request::get("/healthz")).status, 200);
         }
-        let rest = beside(&server, || {
+        let rest = beside_a_client(&server, || {
             slow.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Slow: ");
             slow.rest()
         });
@@ -56,18 +56,18 @@ fn a_head_that_does_not_end_ends_the_connection_whichever_it_is() {
     }
 }
 
-/// B-12: a byte now and then buys no time.
+/// B-12: single bytes do not extend the timeout.
 #[test]
-fn a_head_that_comes_in_drips_ends_the_connection_too() {
-    let (_store, server) = impatient();
+fn slowly_sent_head_ends_the_connection() {
+    let (_store, server) = server_with_short_timeout();
     let mut slow = TcpStream::connect(server.address).unwrap();
     slow.write_all(&Request::get("/healthz").bytes()).unwrap();
     slow.write_all(b"GET /healthz HTTP/1.1\r\nX-Slow: ").unwrap();
-    beside(&server, || {
+    beside_a_client(&server, || {
         let start = std::time::Instant::now();
-        // It ends with an error, once the other side has closed.
+        // Fails after the server has closed the connection.
         while slow.write_all(b"x").is_ok() {
-            assert!(start.elapsed() < 20 * PATIENCE, "it waits for ever");
+            assert!(start.elapsed() < 20 * TIMEOUT, "the server does not time out");
             std::thread::yield_now();
         }
     });
@@ -75,8 +75,8 @@ fn a_head_that_comes_in_drips_ends_the_connection_too() {
 
 /// B-12
 #[test]
-fn a_body_that_does_not_end_ends_the_connection() {
-    let (_store, server) = impatient();
+fn endless_body_ends_the_connection() {
+    let (_store, server) = server_with_short_timeout();
     for target in ["/auth", "/rest-auth", "/nowhere"] {
         let mut slow = Connection::open(server.address);
         let head = Request::new("POST", target).header("Content-Length", "1000000");
@@ -84,26 +84,26 @@ fn a_body_that_does_not_end_ends_the_connection() {
         slow.write(b"only this");
         let response = slow.read();
         assert!([401, 404, 405].contains(&response.status), "{}", response.status);
-        assert_eq!(beside(&server, || slow.rest()), "", "{target}");
+        assert_eq!(beside_a_client(&server, || slow.rest()), "", "{target}");
     }
 }
 
-/// B-12: who sends requests and reads no answer.
+/// B-12: the client sends requests and reads no response.
 #[test]
 fn unread_responses_end_the_connection() {
-    let (_store, server) = impatient();
+    let (_store, server) = server_with_short_timeout();
     let mut deaf = TcpStream::connect(server.address).unwrap();
     let many = Request::get("/openapi.json").bytes().repeat(100);
-    beside(&server, || {
-        // First the buffers fill up, and then nothing can be sent any more; only the end of the connection ends this.
+    beside_a_client(&server, || {
+        // The buffers fill up, and then a write waits until the server closes the connection.
         while deaf.write_all(&many).is_ok() {}
     });
     let mut rest = Vec::new();
-    // What the buffers held may still be read; then there is an end or an error.
+    // The client may still read the buffers.
     let _ = deaf.read_to_end(&mut rest);
 }
 
-/// How long it takes, after these connections were closed, until somebody is served who was waiting.
+/// Returns the time from the close of these connections until a waiting client is served.
 fn served_after(address: SocketAddr, held: Vec<Connection>) -> Duration {
     let mut waiting = Connection::open(address);
     waiting.write(&Request::get("/healthz").bytes());
@@ -115,7 +115,7 @@ fn served_after(address: SocketAddr, held: Vec<Connection>) -> Duration {
 
 /// B-13
 #[test]
-fn at_the_limit_of_connections_who_waits_is_served_when_others_have_gone() {
+fn waiting_client_is_served_once_connections_are_released() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
     let threads = std::thread::available_parallelism().unwrap().get();
@@ -135,9 +135,9 @@ fn at_the_limit_of_connections_who_waits_is_served_when_others_have_gone() {
     assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
-/// B-13: more clients than there are descriptors.
+/// B-13: more clients than descriptors.
 #[test]
-fn without_descriptors_it_goes_on_when_there_are_some_again() {
+fn server_recovers_once_descriptors_are_released() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
     let mut shell = std::process::Command::new("sh");
@@ -155,20 +155,20 @@ fn without_descriptors_it_goes_on_when_there_are_some_again() {
     assert_eq!(serving.end().0, Some(0));
 }
 
-/// B-12: hundreds of slow clients of each kind, while somebody else is served at once.
+/// B-12: hundreds of slow clients of each kind beside another client.
 #[test]
 #[ignore = "needs slowhttptest"]
 fn slowhttptest_does_not_disturb_other_clients() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
-    // With the patience that servers have.
+    // With the default timeout.
     let server = store.serve();
     for mode in ["-H", "-B", "-X"] {
         let mut slow = std::process::Command::new("slowhttptest");
         slow.args([mode, "-c", "300", "-r", "200", "-i", "3", "-l", "13", "-p", "3"]);
         slow.args(["-u", &format!("http://{}/rest-auth", server.address)]);
         slow.current_dir(store.folder());
-        let outcome = beside(&server, || crate::support::cli::finish(slow, ""));
+        let outcome = beside_a_client(&server, || crate::support::cli::finish(slow, ""));
         assert_eq!(outcome.code, 0, "{}", outcome.stderr);
         let available = outcome.stdout.rsplit_once("service available:").unwrap().1;
         assert!(available.contains("YES"), "{mode}: {}", outcome.stdout);

@@ -1,4 +1,4 @@
-//! The store under many processes at once, and what is on the disk when a command has returned.
+//! The store under concurrent processes, its files and their owners, and durability.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -61,11 +61,11 @@ fn eight_processes_add_fifty_users_each_beside_a_busy_server() {
     assert_eq!(there.filter(|user| users.contains(&name(user)).unwrap()).count(), 400);
 }
 
-/// S-14: pages go from the write-ahead log into the database while others read, so that it can be begun anew.
+/// S-14: checkpoints go on beside readers, so that the WAL can start again.
 #[test]
-fn the_log_stays_bounded_under_ten_thousand_changes_with_readers() {
+fn wal_stays_bounded_under_ten_thousand_changes_with_readers() {
     const WRITERS: usize = 8;
-    // Odd, so that everybody ends up locked.
+    // Odd, so that each user ends up locked.
     const EACH: usize = 1251;
     let store = TempStore::new();
     let hash = "$2y$04$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui";
@@ -111,13 +111,13 @@ fn the_log_stays_bounded_under_ten_thousand_changes_with_readers() {
     });
     let locked = |n| users.find(&name(&format!("user-{n}"))).unwrap().unwrap().locked;
     assert!((0..WRITERS).all(locked) && !locked(WRITERS));
-    // Never folded, it grows to ten times the 4 MB that it has.
+    // Without checkpoints it grows to ten times its 4 MB.
     let largest = largest.into_inner();
     assert!((1 << 20..1 << 24).contains(&largest), "{largest} bytes");
 }
 
-/// R-15: it is said that a file is no store, whatever its mode, owner and folder, and no advice is
-/// given about it.
+/// R-15: a file that is no store is reported as such, with any mode, owner and folder, and without
+/// advice.
 #[test]
 fn file_that_is_no_store_gets_no_advice() {
     let store = TempStore::new();
@@ -141,7 +141,7 @@ fn file_that_is_no_store_gets_no_advice() {
     assert_eq!(fs::read(&strange).unwrap(), b"something else");
 }
 
-/// The system's user that plays a service, and one that attacks it.
+/// System users: a service, and an attacker.
 const SERVICE: u32 = 65_534;
 const NEIGHBOUR: u32 = 65_533;
 
@@ -157,8 +157,8 @@ fn run_as(user: u32, words: &str, database: &Path) -> Completed {
     finish(command, HASH)
 }
 
-/// Does what the program advises until it no longer refuses; the database that it was told to use
-/// then, and how often it had refused.
+/// Follows the program's advice until it succeeds. Returns the database that it used last, and the
+/// number of refusals.
 fn follow_hints(user: u32, words: &str, database: &Path) -> (PathBuf, usize) {
     let mut database = database.to_owned();
     for refusals in 0..8 {
@@ -187,8 +187,7 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
-/// R-10: by serve and by commands, and `check` reports it. The hint is a way out that keeps the
-/// users.
+/// R-10: by `serve` and by commands, and `check` reports it. The hint keeps the users.
 #[test]
 fn folder_that_others_may_write_to_is_refused() {
     for folder in [0o777, 0o1777, 0o770, 0o720, 0o702, 0o2775] {
@@ -220,8 +219,8 @@ fn folder_that_others_may_write_to_is_refused() {
     }
 }
 
-/// R-10: Kubernetes mounts an emptyDir 0777, or 2775 with `fsGroup`, which belongs to root. At
-/// later mounts it gives the group of `fsGroup` all rights on what is in a volume.
+/// R-10: Kubernetes mounts an emptyDir with mode 0777, or as root's with 2775 and `fsGroup`. Later
+/// mounts give the group all rights on files in a volume.
 #[test]
 #[ignore = "needs root"]
 fn volumes_of_kubernetes_have_a_way_out() {
@@ -237,13 +236,13 @@ fn volumes_of_kubernetes_have_a_way_out() {
         assert_eq!((database.clone(), refusals), (volume.join("resttool/users.db"), 1));
         let folder = database.parent().unwrap();
         assert_eq!((mode(folder), mode(&database)), (0o700, 0o600));
-        // A server that was killed leaves its companions.
+        // A killed server leaves its companion files.
         let mut serve = command(&volume, ["serve", "--port", "0", "--database"]);
         serve.arg(&database).uid(SERVICE).gid(SERVICE);
         let server = ServerProcess::start(serve);
         assert_eq!(run_as(SERVICE, &add("ann"), &database).code, 0);
         drop(server);
-        // As the kubelet does it, with the second group of the service.
+        // As the kubelet does, with the second group of the service.
         for file in fs::read_dir(folder).unwrap() {
             let file = file.unwrap().path();
             chown(&file, None, Some(SERVICE)).unwrap();
@@ -259,8 +258,8 @@ fn volumes_of_kubernetes_have_a_way_out() {
     }
 }
 
-/// R-10: SQLite would take the users from a log that lies beside the database, give it to the owner
-/// of the database, and write to what a link leads to.
+/// R-10: SQLite would read users from a planted log, change its owner, and write to the target of a
+/// link.
 #[test]
 #[ignore = "needs root"]
 fn planted_companions_are_refused_and_set_aside() {
@@ -314,8 +313,7 @@ fn planted_companions_are_refused_and_set_aside() {
     }
 }
 
-/// R-10: another store's log holds other users, and nothing but its owner tells it from one of
-/// ours.
+/// R-10: the log of another store holds other users. Only its owner distinguishes it.
 #[test]
 #[ignore = "needs root"]
 fn planted_log_of_a_neighbour_replaces_no_user() {
@@ -329,7 +327,7 @@ fn planted_log_of_a_neighbour_replaces_no_user() {
     fs::copy(store.database(), &database).unwrap();
     set_mode(&database, 0o600);
     chown(&database, Some(SERVICE), Some(SERVICE)).unwrap();
-    // The neighbour takes the log of a store of theirs, as it is while that is in use.
+    // The neighbour copies the log of their own store while it is in use.
     let theirs = store.folder().join("theirs");
     fs::create_dir(&theirs).unwrap();
     fs::copy(store.database(), theirs.join("users.db")).unwrap();
@@ -358,7 +356,7 @@ fn planted_log_of_a_neighbour_replaces_no_user() {
 /// S-03
 #[test]
 #[ignore = "needs root"]
-fn what_root_makes_in_the_folder_of_a_service_is_the_services() {
+fn files_made_by_root_belong_to_the_service() {
     let store = TempStore::new();
     let home = store.folder().join("service");
     fs::create_dir(&home).unwrap();
@@ -382,7 +380,7 @@ fn what_root_makes_in_the_folder_of_a_service_is_the_services() {
         request.send(server.address).status
     };
     assert_eq!(login("roy"), 200);
-    // Now there are companions, and both write to them.
+    // Both write to the companion files now.
     as_root("useradd ann --password-stdin --cost 4");
     assert_eq!((login("ann"), login("roy")), (200, 200));
     let mut add = command("useradd bob --password-stdin --cost 4");
@@ -397,8 +395,7 @@ fn what_root_makes_in_the_folder_of_a_service_is_the_services() {
     }
 }
 
-/// R-09: a link that the owner of a folder has put there leads root to nothing that the owner can't
-/// change.
+/// R-09: a link in a folder leads root only to files that the owner of the folder can change.
 #[test]
 #[ignore = "needs root"]
 fn owner_of_a_folder_leads_root_nowhere() {
@@ -426,21 +423,21 @@ fn owner_of_a_folder_leads_root_nowhere() {
             assert!(outcome.stderr.contains(&why), "{words}: {}", outcome.stderr);
         }
     };
-    // The home of a user, as sudo may keep it.
+    // The user's HOME, which sudo may keep.
     link(&target, ".local/share");
     refused(None, None);
     let data = link(&target, "data");
     refused(Some(&data), None);
     refused(None, Some(&data.join("some/where/users.db")));
     assert_eq!(fs::read_dir(&target).unwrap().count(), 0, "nothing was made there");
-    // A store of root's own.
+    // A store of root.
     let of_root = target.join("users.db");
     store.add_hash("roy", HASH);
     fs::rename(store.database(), &of_root).unwrap();
     let before = fs::read(&of_root).unwrap();
     let database = link(&of_root, "users.db");
     refused(None, Some(&database));
-    // By way of a link of root's as well.
+    // Through a link of root too.
     let detour = store.folder().join("detour");
     symlink("home/data/users.db", &detour).unwrap();
     refused(None, Some(&detour));
@@ -457,7 +454,7 @@ fn owner_of_a_folder_leads_root_nowhere() {
 #[test]
 #[ignore = "needs root"]
 fn store_of_another_user_is_used_by_a_thread_of_that_user() {
-    // One that the system knows, and one that it does not.
+    // A user that the system knows, and one that it does not.
     for (user, group, expected) in [(SERVICE, 4242, SERVICE), (NEIGHBOUR, 4242, 4242)] {
         let store = TempStore::new();
         set_mode(store.folder(), 0o755);
@@ -468,7 +465,7 @@ fn store_of_another_user_is_used_by_a_thread_of_that_user() {
         let mut serve = command(&home, ["serve", "--port", "0", "--database"]);
         serve.arg(&database);
         let server = ServerProcess::start(serve);
-        // It has to be in use, and beside another process.
+        // The store is in use by another process.
         assert_eq!(run_as(0, "useradd roy --hash-stdin", &database).code, 0);
         let status = Request::get("/rest-auth").basic("roy", "wrong").send(server.address).status;
         assert_eq!(status, 401);
@@ -504,7 +501,7 @@ fn owner_of_the_store_has_all_groups_of_theirs() {
     let (users, groups) = (store.folder().join("passwd"), store.folder().join("group"));
     fs::write(&users, format!("svc:x:{NEIGHBOUR}:{NEIGHBOUR}::/:/bin/false\n")).unwrap();
     fs::write(&groups, format!("svc:x:{NEIGHBOUR}:\nteam:x:4242:svc\n")).unwrap();
-    // Their own view of the system's files.
+    // A mount namespace with other system files.
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "sh", "-c"]);
     unshare.arg(
@@ -521,8 +518,8 @@ fn owner_of_the_store_has_all_groups_of_theirs() {
     assert_eq!(fs::metadata(home.join("users.db")).unwrap().uid(), NEIGHBOUR);
 }
 
-/// R-09: as with `DynamicUser` of systemd, whose folder stands in one of root's that the user
-/// cannot pass.
+/// R-09: as with `DynamicUser` of systemd. Its folder stands in one of root that the user cannot
+/// enter.
 #[test]
 #[ignore = "needs root"]
 fn store_of_a_dynamic_user_is_administered_by_root() {
@@ -552,7 +549,7 @@ fn store_of_a_dynamic_user_is_administered_by_root() {
         assert_eq!(status_field(&statuses[0], capabilities), format!("{:016x}", 1 << 2));
     }
     drop(server);
-    // What that right would let them read is not reached by a link.
+    // A link does not lead to files that this capability makes readable.
     let of_root = private.join("root.db");
     store.add_hash("ann", HASH);
     fs::rename(store.database(), &of_root).unwrap();
@@ -565,7 +562,7 @@ fn store_of_a_dynamic_user_is_administered_by_root() {
     }
 }
 
-/// What the kernel tells of the threads that act as the owner of the store.
+/// Returns the status of the threads that act as the owner of the store.
 fn statuses_of_store_threads(server: &ServerProcess) -> Vec<String> {
     fs::read_dir(format!("/proc/{}/task", server.id()))
         .unwrap()
@@ -583,7 +580,7 @@ fn status_field(status: &str, name: &str) -> String {
     line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
 }
 
-/// R-09: what root reads and writes beside the store is root's own.
+/// R-09: root reads and writes other files with its own rights.
 #[test]
 #[ignore = "needs root"]
 fn output_and_password_files_stay_the_callers() {
@@ -628,12 +625,12 @@ fn output_and_password_files_stay_the_callers() {
     assert!(users.contains("ann:") && !users.contains("roy:"), "{users}");
 }
 
-/// S-05: everything written is synced before the program ends, with its folders and names, also when the
-/// store is made by a command that then has nothing to change; alone on the store (it is folded into the
-/// database then) and beside others (it stays in the WAL).
+/// S-05: a command syncs files, folders and names before it ends, also if it creates a store and
+/// changes nothing. Alone it checkpoints the WAL, and beside other processes the change stays in
+/// the WAL.
 #[test]
 #[ignore = "needs strace"]
-fn what_a_command_has_written_is_on_the_disk_when_it_ends() {
+fn finished_command_has_synced_its_changes() {
     let store = TempStore::new();
     let run = |database: &str, words: &str| {
         let trace = store.folder().join("trace");
@@ -657,9 +654,9 @@ fn what_a_command_has_written_is_on_the_disk_when_it_ends() {
     assert!(wal.len() > 0, "it is in the WAL");
 }
 
-/// The files and folders in `folder` that were changed and not synced thereafter, each with
-/// the call that changed it. Files that were removed do not count, nor does SQLite's `-shm`, which is made
-/// anew from the WAL.
+/// Returns the files and folders in `folder` that were changed and not synced, each with the call
+/// that changed it. Removed files do not count, nor does `-shm`, which SQLite rebuilds from the
+/// WAL.
 fn unsynced(trace: &str, folder: &Path) -> BTreeMap<String, String> {
     let folder = folder.display().to_string();
     let mut unsynced = BTreeMap::new();
@@ -685,9 +682,9 @@ fn unsynced(trace: &str, folder: &Path) -> BTreeMap<String, String> {
                 unsynced.remove(&path('"', '"').unwrap());
             }
             "mkdir" | "mkdirat" | "rename" | "renameat" | "renameat2" | "link" | "linkat" => {
-                // The last path is the new name; its folder is what was changed.
+                // The last path is the new name, whose folder was changed.
                 let new = call.rsplit('"').nth(1).unwrap();
-                // A name alone is one in the folder of the descriptor before it.
+                // A relative name is one in the folder of the descriptor before it.
                 let folder = new.rsplit_once('/').map(|(folder, _)| folder.to_owned());
                 unsynced.insert(folder.or_else(|| path('<', '>')).unwrap(), call.to_owned());
             }

@@ -1,4 +1,4 @@
-//! TLS: what is spoken, with which certificate, and when that is read again.
+//! TLS: protocol versions, certificates and their reload.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -25,7 +25,7 @@ use crate::support::client::{Request, TIMEOUT};
 use crate::support::server::Server;
 use crate::support::store::TempStore;
 
-/// A place with the user roy, and a certificate with its key.
+/// A store with the user roy, and a certificate with its key.
 struct Setup {
     store: TempStore,
 }
@@ -35,8 +35,8 @@ impl Setup {
         let store = TempStore::new();
         store.add("roy", "open-sesame");
         let setup = Self { store };
-        let (certificate, key) = made();
-        setup.put(&certificate, &key);
+        let (certificate, key) = generate();
+        setup.replace_pair(&certificate, &key);
         setup
     }
 
@@ -44,8 +44,8 @@ impl Setup {
         self.store.folder().join(file)
     }
 
-    /// Each of them is put in place whole, one after the other.
-    fn put(&self, certificate: &str, key: &str) {
+    /// Replaces the two files atomically, one after the other.
+    fn replace_pair(&self, certificate: &str, key: &str) {
         for (file, text) in [("cert.pem", certificate), ("key.pem", key)] {
             let aside = self.path("aside");
             fs::write(&aside, text).unwrap();
@@ -70,7 +70,7 @@ impl Setup {
         ServerProcess::start(self.command(""))
     }
 
-    /// The certificate that stands in the file.
+    /// Returns the certificate of the file.
     fn certificate(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_file(self.path("cert.pem")).unwrap()
     }
@@ -80,8 +80,8 @@ impl Setup {
     }
 }
 
-/// A certificate for localhost, and its key.
-pub fn made() -> (String, String) {
+/// Generates a certificate for localhost, and its key.
+pub fn generate() -> (String, String) {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     (cert.pem(), signing_key.serialize_pem())
@@ -89,7 +89,7 @@ pub fn made() -> (String, String) {
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-/// Somebody who trusts this certificate and no other, and speaks these versions.
+/// Connects a client that trusts only this certificate, and speaks these versions.
 fn connect(
     to: SocketAddr,
     trusted: CertificateDer<'static>,
@@ -112,14 +112,14 @@ fn connect(
     Ok(StreamOwned::new(connection, socket))
 }
 
-/// The head and what there is of the body, in one.
-fn ask(stream: &mut Stream, request: &Request) -> String {
+/// Sends a request, and returns the head and the available part of the body.
+fn exchange(stream: &mut Stream, request: &Request) -> String {
     stream.write_all(&request.bytes()).unwrap();
     let mut said = String::new();
     let mut bytes = [0; 4096];
     while !said.contains("\r\n\r\n") {
         let read = stream.read(&mut bytes).unwrap();
-        assert!(read > 0, "it ended: {said}");
+        assert!(read > 0, "the connection ended: {said}");
         said.push_str(&String::from_utf8_lossy(&bytes[..read]));
     }
     said
@@ -142,16 +142,16 @@ fn tls_is_1_2_or_1_3_with_http_1_1_and_says_so_for_a_year() {
         assert_eq!(stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
         let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
         for (request, status) in [(roy, 200), (Request::get("/rest-auth"), 401), (healthz(), 200)] {
-            let said = ask(&mut stream, &request);
+            let said = exchange(&mut stream, &request);
             assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{said}");
             assert!(said.contains("\r\nstrict-transport-security: max-age=31536000\r\n"), "{said}");
         }
     }
-    // T-03: and in the clear it is not said, nor is anybody sent elsewhere.
+    // T-03: a server without TLS sends no HSTS field and no redirect.
     let (_store, plain) = crate::support::server::with_roy();
     let response = plain.send(&healthz());
     assert_eq!((response.status, response.header("strict-transport-security")), (200, None));
-    // What is no TLS gets no answer that could be taken for one.
+    // A client without TLS gets no HTTP response.
     let mut clear = TcpStream::connect(server.address).unwrap();
     clear.write_all(&healthz().bytes()).unwrap();
     let mut said = Vec::new();
@@ -159,9 +159,9 @@ fn tls_is_1_2_or_1_3_with_http_1_1_and_says_so_for_a_year() {
     assert!(!String::from_utf8_lossy(&said).contains("HTTP"), "{said:?}");
 }
 
-/// T-04: at the next handshake, without a signal; connections that are open go on.
+/// T-04: without a signal. Open connections go on, and an invalid pair is never used.
 #[test]
-fn a_new_pair_is_in_force_at_the_next_handshake_and_a_bad_one_never() {
+fn valid_new_certificate_serves_the_next_handshake() {
     let setup = Setup::new();
     let mut server = setup.serve();
     let first = setup.certificate();
@@ -170,23 +170,23 @@ fn a_new_pair_is_in_force_at_the_next_handshake_and_a_bad_one_never() {
         connect(address, certificate.clone(), &[&TLS13]).is_ok()
     };
     let mut kept = connect(server.address, first.clone(), &[&TLS13]).unwrap();
-    assert!(ask(&mut kept, &healthz()).starts_with("HTTP/1.1 200"));
+    assert!(exchange(&mut kept, &healthz()).starts_with("HTTP/1.1 200"));
 
-    let (certificate, key) = made();
-    setup.put(&certificate, &key);
+    let (certificate, key) = generate();
+    setup.replace_pair(&certificate, &key);
     let second = setup.certificate();
     assert!(trusts(&second) && !trusts(&first));
-    assert!(ask(&mut kept, &healthz()).starts_with("HTTP/1.1 200"), "it goes on");
+    assert!(exchange(&mut kept, &healthz()).starts_with("HTTP/1.1 200"), "it goes on");
 
-    let (other, other_key) = made();
+    let (other, other_key) = generate();
     for (certificate, key, why) in [
         (&other, &key, "with its key: "),
         (&certificate, &other_key, "with its key: "),
         (&"no certificate".to_owned(), &key, "there is no certificate in it"),
         (&certificate, &"no key".to_owned(), "key.pem: "),
     ] {
-        setup.put(certificate, key);
-        assert!(trusts(&second), "the one before stays");
+        setup.replace_pair(certificate, key);
+        assert!(trusts(&second), "the previous one stays");
         server.wait_for(why);
         assert!(
             server.log.contains("cannot reload the certificate, still using the previous one: "),
@@ -196,18 +196,18 @@ fn a_new_pair_is_in_force_at_the_next_handshake_and_a_bad_one_never() {
         server.log.clear();
     }
     fs::remove_file(setup.path("cert.pem")).unwrap();
-    assert!(trusts(&second), "also when there is none any more");
-    setup.put(&other, &other_key);
+    assert!(trusts(&second), "after the file was removed too");
+    setup.replace_pair(&other, &other_key);
     assert!(trusts(&setup.certificate()));
 }
 
 /// T-04
 #[test]
-fn sighup_has_the_certificate_read_again_also_when_nobody_comes() {
+fn sighup_reloads_the_certificate_without_a_handshake() {
     let setup = Setup::new();
     let mut server = setup.serve();
-    let (certificate, key) = made();
-    setup.put(&certificate, &key);
+    let (certificate, key) = generate();
+    setup.replace_pair(&certificate, &key);
     server.signal(Signal::HUP);
     server.wait_for("the certificate was read again");
     assert!(connect(server.address, setup.certificate(), &[&TLS13]).is_ok());
@@ -215,7 +215,7 @@ fn sighup_has_the_certificate_read_again_also_when_nobody_comes() {
     assert_eq!(server.end().0, Some(0));
 }
 
-/// T-04: good, mismatched and bad ones are put in place under load, and no request is lost.
+/// T-04: valid, mismatched and invalid pairs.
 #[test]
 fn certificates_are_swapped_under_load_without_losing_a_request() {
     let setup = Setup::new();
@@ -229,7 +229,7 @@ fn certificates_are_swapped_under_load_without_losing_a_request() {
             scope.spawn(move || {
                 while !done.load(Ordering::Relaxed) {
                     let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
-                    assert!(ask(&mut stream, &roy).starts_with("HTTP/1.1 200"));
+                    assert!(exchange(&mut stream, &roy).starts_with("HTTP/1.1 200"));
                 }
             });
         }
@@ -238,14 +238,14 @@ fn certificates_are_swapped_under_load_without_losing_a_request() {
         };
         let swapped = std::panic::catch_unwind(|| {
             for _ in 0..20 {
-                let (certificate, key) = made();
-                setup.put(&certificate, &key);
+                let (certificate, key) = generate();
+                setup.replace_pair(&certificate, &key);
                 let good = setup.certificate();
                 assert!(serves(&good));
-                let (mismatched, _) = made();
+                let (mismatched, _) = generate();
                 for bad in [mismatched.as_str(), "no certificate"] {
-                    setup.put(bad, &key);
-                    assert!(serves(&good), "the one before stays");
+                    setup.replace_pair(bad, &key);
+                    assert!(serves(&good), "the previous one stays");
                 }
             }
         });
@@ -256,7 +256,7 @@ fn certificates_are_swapped_under_load_without_losing_a_request() {
 
 /// T-05, O-05
 #[test]
-fn a_pair_that_cannot_be_used_ends_it_before_it_listens() {
+fn unusable_certificate_ends_the_server_before_it_listens() {
     let setup = Setup::new();
     let key = setup.path("key.pem");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
@@ -266,7 +266,7 @@ hint: chmod 600 {0}\n",
         key.display()
     );
     assert_eq!(setup.refused(""), Completed::new(1, "", &why));
-    let (certificate, _) = made();
+    let (certificate, _) = generate();
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(setup.path("cert.pem"), certificate).unwrap();
     let mismatch = setup.refused("");
@@ -279,9 +279,9 @@ hint: chmod 600 {0}\n",
     assert_eq!(finish(half, "").code, 2);
 }
 
-/// R-12, R-15: advice on the mode of a key is quoted for a shell, and given about keys alone.
+/// R-12, R-15
 #[test]
-fn advice_on_a_key_is_quoted_and_about_a_key() {
+fn advice_on_a_key_is_quoted_and_given_for_keys_only() {
     let setup = Setup::new();
     let key = setup.path("the key's.pem");
     fs::rename(setup.path("key.pem"), &key).unwrap();
@@ -303,32 +303,32 @@ fn advice_on_a_key_is_quoted_and_about_a_key() {
     assert_eq!(refused(), None);
 }
 
-/// B-12: a handshake that does not end.
+/// B-12
 #[test]
-fn who_does_not_end_the_handshake_is_cut_off() {
+fn unfinished_handshake_times_out() {
     let setup = Setup::new();
     let tls = Tls::open(&setup.path("cert.pem"), &setup.path("key.pem")).unwrap();
-    let patience = std::time::Duration::from_millis(300);
-    let server = Server::start_with_timeout(setup.store.open(), Some(tls), patience);
+    let timeout = std::time::Duration::from_millis(300);
+    let server = Server::start_with_timeout(setup.store.open(), Some(tls), timeout);
     let mut slow = TcpStream::connect(server.address).unwrap();
     slow.set_read_timeout(Some(TIMEOUT)).unwrap();
-    // The beginning of a record.
+    // The start of a TLS record.
     slow.write_all(&[0x16, 0x03, 0x01]).unwrap();
-    assert!(slow.read_to_end(&mut Vec::new()).is_ok(), "it waits for ever");
+    assert!(slow.read_to_end(&mut Vec::new()).is_ok(), "the server does not time out");
     assert!(connect(server.address, setup.certificate(), &[&TLS13]).is_ok());
 }
 
-/// T-01: an address that others reach is no trouble with TLS.
+/// T-01: a non-loopback address needs no flag with TLS.
 #[test]
-fn with_tls_any_address_will_do() {
+fn tls_server_may_listen_on_any_address() {
     let setup = Setup::new();
-    // Of all addresses, the test uses the loopback one.
+    // The test uses the loopback address only.
     let server = ServerProcess::start(setup.command("--host 0.0.0.0"));
     let here = SocketAddr::from(([127, 0, 0, 1], server.address.port()));
     assert!(connect(here, setup.certificate(), &[&TLS13]).is_ok());
 }
 
-/// T-02: with Mozilla's list of what is wrong in the world.
+/// T-02: against Mozilla's intermediate configuration.
 #[test]
 #[ignore = "needs openssl, and sslyze (the package of that name of Python)"]
 fn sslyze_finds_only_a_self_signed_certificate() {

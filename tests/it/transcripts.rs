@@ -1,4 +1,4 @@
-//! The transcripts of `tests/cmd`, run with trycmd.
+//! The transcripts of `tests/cmd`, repeated with trycmd.
 
 use std::env;
 use std::fs;
@@ -6,10 +6,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::thread;
 
-/// Commands of which a transcript consists.
+/// Commands that a transcript may use.
 const COMMANDS: [&str; 7] = ["cat", "chmod", "cmp", "ls", "printf", "resttool", "test"];
 
-/// Runs one transcript in a folder of its own. Panics if the program does something else.
+/// Repeats one transcript in a new folder. Panics if an exit code or output differs.
 fn replay(transcript: &Path, cmd: &Path) {
     let case = tempfile::tempdir().unwrap();
     let home = case.path().join("home");
@@ -28,7 +28,7 @@ fn replay(transcript: &Path, cmd: &Path) {
         cases.register_bin(name, case.path().join(name));
     }
     cases.run();
-    // trycmd skips commands that it does not know, and blocks of other languages.
+    // trycmd skips unknown commands and blocks of other languages without an error.
     let text = fs::read_to_string(transcript).unwrap();
     let written = text.lines().filter(|line| line.starts_with("$ ")).count();
     let runs = fs::read_to_string(case.path().join("runs")).unwrap_or_default();
@@ -37,7 +37,7 @@ fn replay(transcript: &Path, cmd: &Path) {
 }
 
 #[test]
-fn program_does_what_the_transcripts_say() {
+fn transcripts_match_the_program() {
     let cmd = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cmd");
     let only = env::args().find_map(|arg| arg.strip_prefix("trycmd=").map(str::to_owned));
     let entries = fs::read_dir(&cmd).unwrap().map(|entry| entry.unwrap().path());

@@ -1,4 +1,4 @@
-//! `check` and `backup`: a store that is to live for years.
+//! `check` and `backup`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,37 +10,37 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::support::cli::{Completed, command, finish, run, run_advice};
 use crate::support::store::TempStore;
 
-/// The hash of `U*U`, of cost 5: a vector of crypt_blowfish 1.3 (wrapper.c).
+/// A hash of `U*U` with cost 5, from the test vectors of crypt_blowfish 1.3 (wrapper.c).
 const HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 
-fn tool(store: &TempStore, words: &str) -> Completed {
+fn resttool(store: &TempStore, words: &str) -> Completed {
     run(store.folder(), &format!("{} --database {}", words.trim(), store.database().display()), "")
 }
 
-/// What is wrong, each with its fix.
-fn flaws(store: &TempStore, more: &str) -> Vec<(String, String)> {
-    let outcome = tool(store, &format!("check {more}"));
+/// Runs `check`. Returns the problems, each with its fix.
+fn problems(store: &TempStore, more: &str) -> Vec<(String, String)> {
+    let outcome = resttool(store, &format!("check {more}"));
     assert_eq!(outcome.code, i32::from(!outcome.stdout.is_empty()), "{}", outcome.stderr);
     let mut lines = outcome.stdout.lines().peekable();
-    let mut flaws = Vec::new();
+    let mut problems = Vec::new();
     while let Some(what) = lines.next() {
         let fix = lines.next_if(|line| line.starts_with("  fix: "));
         let fix = fix.map_or("", |line| line.strip_prefix("  fix: ").unwrap());
-        flaws.push((what.to_owned(), fix.to_owned()));
+        problems.push((what.to_owned(), fix.to_owned()));
     }
-    flaws
+    problems
 }
 
 /// S-01, S-08, S-09, C-07
 #[test]
-fn what_is_wrong_is_named_with_its_mend_and_nothing_is_changed() {
+fn check_names_problems_with_fixes_and_changes_nothing() {
     let store = TempStore::new();
     let database = store.database();
     let shown = database.display();
     let none =
         vec![("there is no store".to_owned(), format!("resttool useradd NAME --database {shown}"))];
-    assert_eq!(flaws(&store, ""), none);
-    assert!(!database.exists(), "it is not made for that");
+    assert_eq!(problems(&store, ""), none);
+    assert!(!database.exists(), "check creates no store");
     for user in ["ann", "bob", "cid", "dan"] {
         store.add_hash(user, HASH);
     }
@@ -66,51 +66,52 @@ fn what_is_wrong_is_named_with_its_mend_and_nothing_is_changed() {
     ];
     let expected = expected
         .map(|(what, fix)| (what.to_owned(), fix.replace("DB", &format!("--database {shown}"))));
-    assert_eq!(flaws(&store, ""), expected);
-    assert_eq!(flaws(&store, "--cost 5"), expected[1..]);
-    let line = tool(&store, "check --json").stdout.lines().next().unwrap().to_owned();
+    assert_eq!(problems(&store, ""), expected);
+    assert_eq!(problems(&store, "--cost 5"), expected[1..]);
+    let line = resttool(&store, "check --json").stdout.lines().next().unwrap().to_owned();
     assert_eq!(
         line,
         format!(
             r#"{{"problem":"the hash of user ann is of cost 5, below 12","user":"ann","fix":"resttool passwd --database {shown} ann"}}"#
         )
     );
-    let three = tool(&store, "check --quiet").stderr;
+    let three = resttool(&store, "check --quiet").stderr;
     assert_eq!(three, format!("resttool: cannot check the store: found 3 problems in {shown}\n"));
     assert_eq!(fs::read(&database).unwrap(), before);
-    // The fix is a command that fixes, also of a name that looks like an option.
+    // The fix works for a name that looks like an option too.
     store.add_hash("-f", HASH);
-    let fix = flaws(&store, "").into_iter().find(|(what, _)| what.contains("user -f")).unwrap().1;
+    let fix =
+        problems(&store, "").into_iter().find(|(what, _)| what.contains("user -f")).unwrap().1;
     let words = fix.strip_prefix("resttool ").unwrap();
     let (verb, rest) = words.split_once(' ').unwrap();
     let fixed = run(store.folder(), &format!("{verb} --generate {rest}"), "");
     assert_eq!(fixed.code, 0, "{fix}: {}", fixed.stderr);
-    assert!(!flaws(&store, "").iter().any(|(what, _)| what.contains("user -f")));
+    assert!(!problems(&store, "").iter().any(|(what, _)| what.contains("user -f")));
     store.remove("-f");
 
     fs::set_permissions(&database, fs::Permissions::from_mode(0o644)).unwrap();
     let open = format!("other users may read or write {shown} (mode 0644)");
-    assert_eq!(flaws(&store, ""), [(open, format!("chmod 600 {shown}"))]);
+    assert_eq!(problems(&store, ""), [(open, format!("chmod 600 {shown}"))]);
     fs::set_permissions(&database, fs::Permissions::from_mode(0o600)).unwrap();
     store.sql("PRAGMA user_version = 9");
     let newer = "its schema is version 9, and this resttool knows up to 2".to_owned();
-    assert_eq!(flaws(&store, ""), [(newer, "use a newer resttool".to_owned())]);
+    assert_eq!(problems(&store, ""), [(newer, "use a newer resttool".to_owned())]);
     fs::write(&database, "something else").unwrap();
-    assert_eq!(flaws(&store, "")[0].0, "it is no resttool store");
+    assert_eq!(problems(&store, "")[0].0, "it is no resttool store");
     assert_eq!(fs::read(&database).unwrap(), b"something else");
 }
 
-/// R-12: a fix is quoted from the raw text, so that it works for every name and path.
+/// R-12: a fix quotes the raw text.
 #[test]
 fn fixes_work_for_names_and_paths_of_any_kind() {
     let store = TempStore::new();
     store.add_hash("roy", HASH);
     for user in [r"CORP\roy", "it's", "$(id)", "-f"] {
         store.rename("roy", user);
-        let (what, fix) = flaws(&store, "").remove(0);
+        let (what, fix) = problems(&store, "").remove(0);
         assert!(what.contains("of cost 5"), "{what}");
         run_advice(&fix.replacen("resttool passwd", "resttool passwd --cost 12 --generate", 1));
-        assert_eq!(flaws(&store, ""), [], "{user}");
+        assert_eq!(problems(&store, ""), [], "{user}");
         store.remove(user);
         store.add_hash("roy", HASH);
     }
@@ -130,10 +131,10 @@ fn fixes_work_for_names_and_paths_of_any_kind() {
     assert_eq!(check().code, 0);
 }
 
-/// R-12: also where only bytes in `$'...'` stand for them.
+/// R-12: for paths that need `$'...'` of bash.
 #[test]
 #[ignore = "needs bash"]
-fn fixes_work_for_paths_that_do_not_print() {
+fn fixes_work_for_unprintable_paths() {
     let store = TempStore::new();
     store.add_hash("roy", HASH);
     let database = store.folder().join(OsStr::from_bytes(b"a\n\xFF\xE2\x80\xAE.db"));
@@ -150,7 +151,7 @@ fn fixes_work_for_paths_that_do_not_print() {
     assert_eq!(check().code, 0);
 }
 
-/// R-12: a file is handed over by its own name, and a link or a second name of another file is not.
+/// R-12: a fix changes the owner of single files, and of no link or second name of another file.
 #[test]
 #[ignore = "needs root"]
 fn advice_hands_over_plain_files_alone_one_by_one() {
@@ -166,7 +167,7 @@ fn advice_hands_over_plain_files_alone_one_by_one() {
     fs::hard_link(&secret, &index).unwrap();
     fs::write(store.folder().join("users.db.htpasswd"), "of root too").unwrap();
     let database = store.database().display().to_string();
-    let found = flaws(&store, "--cost 4");
+    let found = problems(&store, "--cost 4");
     let chowns: Vec<_> = found.iter().filter(|(_, fix)| fix.contains("chown")).collect();
     assert_eq!(chowns.len(), 1, "{found:?}");
     assert_eq!(chowns[0].1, format!("chown -h {SERVICE}:{SERVICE} {database}"));
@@ -181,9 +182,9 @@ fn advice_hands_over_plain_files_alone_one_by_one() {
     assert_eq!(fs::metadata(store.database()).unwrap().uid(), SERVICE);
 }
 
-/// S-08: a page of the middle is gone.
+/// S-08: one page in the middle is overwritten.
 #[test]
-fn damage_is_seen_where_a_look_for_one_user_would_not_meet_it() {
+fn check_finds_damage_that_no_lookup_would_read() {
     let store = TempStore::new();
     for n in 0..200 {
         store.add_hash(&format!("user-{n}"), HASH);
@@ -193,20 +194,20 @@ fn damage_is_seen_where_a_look_for_one_user_would_not_meet_it() {
     let middle = 4096 * 3;
     bytes[middle..middle + 4096].fill(0x55);
     fs::write(store.database(), bytes).unwrap();
-    let found = flaws(&store, "--cost 4");
+    let found = problems(&store, "--cost 4");
     assert!(found.iter().any(|(what, _)| what.starts_with("it is damaged")), "{found:?}");
     assert!(found[0].1.contains("put a backup in its place"), "{found:?}");
 }
 
 /// S-14
 #[test]
-fn a_backup_taken_while_others_write_is_a_whole_store_of_one_moment() {
+fn backup_during_writes_is_a_consistent_snapshot() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
     let copy = store.folder().join("copy.db");
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        // Each change adds one and removes one: at any moment there are roy and one other.
+        // Each rename is one transaction: at any time there are roy and one other user.
         scope.spawn(|| {
             store.add_hash("user-0", HASH);
             for n in 1.. {
@@ -220,14 +221,14 @@ fn a_backup_taken_while_others_write_is_a_whole_store_of_one_moment() {
         for round in 0..20 {
             let words = format!("backup {}", copy.display());
             let said = format!("resttool: backed up to {}\n", copy.display());
-            assert_eq!(tool(&store, &words), Completed::new(0, "", &said));
+            assert_eq!(resttool(&store, &words), Completed::new(0, "", &said));
             assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
             let database = copy.display();
             let check = run(store.folder(), &format!("check --cost 4 --database {database}"), "");
             assert_eq!(check.code, 0, "{}", check.stdout);
             let users = run(store.folder(), &format!("export --database {database}"), "").stdout;
             let others = users.lines().filter(|line| line.starts_with("user-")).count();
-            // The first may be from before there was another one.
+            // The first backup may precede the other user.
             assert!(others == 1 || (round == 0 && others == 0), "{users}");
             assert!(users.contains("roy:"), "{users}");
         }
@@ -238,7 +239,7 @@ fn a_backup_taken_while_others_write_is_a_whole_store_of_one_moment() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// R-11: the hashes go to the file that was made, whichever file has its name by then.
+/// R-11: hashes go to the created file, even if another file takes its name.
 #[test]
 #[ignore = "needs strace"]
 fn backup_opens_its_temporary_file_once() {
@@ -257,13 +258,16 @@ fn backup_opens_its_temporary_file_once() {
     assert!(opened[0].contains("O_EXCL"), "{}", opened[0]);
 }
 
-/// S-12, S-14: as docs/operations.md tells it.
+/// S-12, S-14: as in docs/operations.md.
 #[test]
-fn a_backup_that_is_moved_into_place_is_what_a_running_server_decides_by() {
+fn running_server_uses_a_restored_backup() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
     let copy = store.folder().join("copy.db");
-    assert_eq!(tool(&store, &format!("backup -q {}", copy.display())), Completed::new(0, "", ""));
+    assert_eq!(
+        resttool(&store, &format!("backup -q {}", copy.display())),
+        Completed::new(0, "", "")
+    );
     let server = store.serve();
     store.remove("roy");
     assert_eq!(server.login("roy", "open-sesame").status, 401);

@@ -1,8 +1,8 @@
-//! What the tests share: a raw HTTP client, the server in this process, a temporary store, and runs
-//! of the program.
+//! Shared by the tests: a raw HTTP client, the server in this process, a temporary store, and runs of
+//! the program.
 //!
-//! A test binary includes it with `#[path = "../support/mod.rs"] mod support;`. The paths of the
-//! library stand here and in the three modules alone.
+//! A test binary includes it with `#[path = "../support/mod.rs"] mod support;`. Only this folder
+//! imports the library.
 
 pub mod cli;
 pub mod client;
