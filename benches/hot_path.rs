@@ -10,9 +10,10 @@ use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_executor::block_on;
-use resttool::{
-    Ask, AuthSettings, Authenticator, Cost, Decision, Existing, Limit, Missing, Moment, Password,
-    Rule, Secret, UserName, Wanted, basic_credentials, open_store, settle,
+use resttool::testing::{
+    AccessRequest, AuthConfig, Authenticator, Cost, Decision, DesiredPassword, DesiredUser,
+    IfExists, IfMissing, Limit, Password, ReconcileOptions, Timestamp, UserName, basic_credentials,
+    open_store, reconcile,
 };
 
 const ROUNDS: usize = 11;
@@ -21,18 +22,19 @@ const EACH: u32 = 100_000;
 fn main() -> Result<(), Box<dyn Error>> {
     let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let folder = tempfile::tempdir()?;
-    let store = open_store(&folder.path().join("users.db"))?;
+    let store = open_store(&folder.path().join("users.db").into())?;
     let cost = Cost::new(Cost::MIN)?;
-    let password = Secret::Password(Password::parse("open-sesame")?);
-    let roy = Wanted::new(UserName::parse("roy")?, password);
-    let rule = Rule::new(Missing::Add, Existing::Refuse, cost);
-    settle(&*store, &[roy], &rule, Moment::now(), &|_, _| {})?;
+    let password = DesiredPassword::Password(Password::parse("open-sesame")?);
+    let roy = DesiredUser::new(UserName::parse("roy")?, password);
+    let options =
+        ReconcileOptions { cost, ..ReconcileOptions::new(IfMissing::Add, IfExists::Refuse) };
+    reconcile(&*store, &[roy], &options, Timestamp::now(), &|_, _| {})?;
     let once_a_day = Limit::new(1, Limit::MAX_PERIOD);
-    let settings = AuthSettings { cost, source_limit: once_a_day, ..AuthSettings::default() };
+    let settings = AuthConfig { cost, source_limit: once_a_day, ..AuthConfig::default() };
     let authenticator = Authenticator::new(store, &settings)?;
     let decide = |fields: &HeaderMap| {
         let encoded = basic_credentials(black_box(fields)).ok()?;
-        Some(block_on(authenticator.decide(here, encoded, &Ask::ANYTHING)))
+        Some(block_on(authenticator.decide(here, encoded, &AccessRequest::ANY)))
     };
 
     let right = fields("open-sesame")?;

@@ -13,9 +13,10 @@ use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use resttool::{
-    AuthSettings, Authenticator, Cost, Delays, Existing, Missing, Moment, Password, Realm, Rule,
-    Secret, ServerSettings, UserName, Wanted, open_store, run_server, settle,
+use resttool::testing::{
+    AuthConfig, Authenticator, Cost, Delays, DesiredPassword, DesiredUser, HttpConfig, IfExists,
+    IfMissing, Listener, Password, Realm, ReconcileOptions, Service, Timestamp, UserName,
+    open_store, reconcile, run_server,
 };
 
 const SAMPLES: usize = 200;
@@ -24,29 +25,30 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     // A low cost makes the rest of the way weigh more, not less.
     let cost = Cost::new(8)?;
-    let store = open_store(&folder.path().join("users.db"))?;
-    let password = Secret::Password(Password::parse("open-sesame")?);
-    let roy = Wanted::new(UserName::parse("roy")?, password);
-    let rule = Rule::new(Missing::Add, Existing::Refuse, cost);
-    settle(&*store, &[roy], &rule, Moment::now(), &|_, _| {})?;
-    let limits = AuthSettings { source_limit: None, user_limit: None, ..AuthSettings::default() };
-    let authenticator = Arc::new(Authenticator::new(store, &AuthSettings { cost, ..limits })?);
+    let store = open_store(&folder.path().join("users.db").into())?;
+    let password = DesiredPassword::Password(Password::parse("open-sesame")?);
+    let roy = DesiredUser::new(UserName::parse("roy")?, password);
+    let options =
+        ReconcileOptions { cost, ..ReconcileOptions::new(IfMissing::Add, IfExists::Refuse) };
+    reconcile(&*store, &[roy], &options, Timestamp::now(), &|_, _| {})?;
+    let limits = AuthConfig { source_limit: None, user_limit: None, ..AuthConfig::default() };
+    let authenticator = Arc::new(Authenticator::new(store, &AuthConfig { cost, ..limits })?);
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let address = listener.local_addr()?;
     let realm = Realm::new(Realm::DEFAULT)?;
     let delays = Delays::default();
-    let settings = ServerSettings {
+    let settings = HttpConfig {
         realm,
         trusted_proxies: Vec::new(),
         delays,
-        patience: ServerSettings::PATIENCE,
-        tls: None,
-        max_connections: ServerSettings::MAX_CONNECTIONS,
+        io_timeout: HttpConfig::IO_TIMEOUT,
+        max_connections: HttpConfig::MAX_CONNECTIONS,
     };
     let (ready, is_ready) = channel();
     // It serves until this program ends.
     std::thread::spawn(move || {
-        run_server(listener, authenticator, &settings, || {
+        let listener = Listener { socket: listener.into(), tls: None, service: Service::Gate };
+        run_server(vec![listener], authenticator, &settings, || {
             ready.send(()).map_err(std::io::Error::other)?;
             Ok(std::future::pending())
         })

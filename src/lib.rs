@@ -1,40 +1,46 @@
-//! resttool: a gate in front of REST APIs. HTTP Basic against users in one SQLite file with bcrypt hashes.
+//! resttool: HTTP Basic authentication for APIs, with users and bcrypt hashes in one SQLite file.
 //!
-//! The program is [`run`]. The rest is public so that tests and benchmarks can start the server in their
-//! own process, on a store of their own, and that fuzzing reaches what reads the words of strangers.
+//! The program is [`run`]. The library exists for it, and for its tests.
 
-mod aside;
+mod admin;
 mod auth;
 mod cli;
-mod credential;
-pub mod htpasswd;
-mod jsonl;
-mod manifest;
-mod moment;
-mod server;
+mod config;
+mod domain;
+mod formats;
+mod fs;
+mod hashing;
+mod http;
 mod store;
 mod text;
-mod users;
+mod time;
 
-pub use auth::{
-    Ask, Authenticator, Counts, Decision, Grant, Limit, Settings as AuthSettings, Unfit,
-};
 pub use cli::run;
-pub use credential::{
-    Cost, Credentials, EncodedCredentials, GroupName, Groups, HashError, NameError, Password,
-    PasswordError, PasswordHash, TooManyGroups, UserName,
-};
-pub use moment::{Moment, MomentError};
-pub use server::{
-    AcceptedBytes, Delays, Framing, Listener, Network, NetworkError, NoCredentials, Realm,
-    RealmError, Settings as ServerSettings, Tls, TlsError, credentials as basic_credentials,
-    run as run_server, source_address,
-};
-pub use store::{
-    Account, BadRecord, Revision, Store, StoreError, Transaction, User, open as open_store,
-};
-pub use users::settle::{
-    Change, Difference, Edit, Existing, Missing, Outcome, Rule, Secret, SettleError, Wanted,
-    remove as remove_user, settle,
-};
-pub use users::{Policy, PolicyError, Warning};
+
+/// What integration tests, benchmarks and fuzzing use. It may change at any time.
+#[doc(hidden)]
+pub mod testing {
+    pub use crate::admin::{
+        Change, ChangeKind, DesiredPassword, DesiredUser, FieldChange, GroupsEdit, IfExists,
+        IfMissing, Policy, PolicyError, ReconcileError, ReconcileOptions, reconcile,
+        remove as remove_user,
+    };
+    pub use crate::auth::{
+        AccessRequest, AuthConfig, Authenticator, Counters, Decision, Grant, Limit, Rejection,
+    };
+    pub use crate::domain::{
+        Account, BadRecord, Cost, Credentials, EncodedCredentials, GroupName, Groups, HashError,
+        NameError, Password, PasswordError, PasswordHash, User, UserName,
+    };
+    pub use crate::formats::htpasswd;
+    pub use crate::http::{
+        AcceptedBytes, Delays, Framing, HttpConfig, Listener, Network, NoCredentials, Realm,
+        Service, Tls, credentials as basic_credentials, run as run_server, source_address,
+    };
+    pub use crate::store::mock::{Call, MockStore};
+    pub use crate::store::{
+        Location, Revision, StoreError, Transaction, UserReader, UserStore, Visibility,
+        open as open_store,
+    };
+    pub use crate::time::Timestamp;
+}

@@ -5,7 +5,7 @@ use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use libfuzzer_sys::fuzz_target;
-use resttool::{Credentials, NoCredentials, Password, basic_credentials};
+use resttool::testing::{Credentials, NoCredentials, Password, basic_credentials};
 
 fuzz_target!(|input: &[u8]| {
     let mut headers = HeaderMap::new();
@@ -22,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
     if let Some(shown) = read(&headers) {
         // The name ends at the first colon (RFC 7617 section 2); either may be written otherwise than it is kept.
         let (user, password) = std::str::from_utf8(input).unwrap().split_once(':').unwrap();
-        assert_eq!(resttool::UserName::parse(user).unwrap(), shown.user);
+        assert_eq!(resttool::testing::UserName::parse(user).unwrap(), shown.user);
         assert_eq!(Password::parse(password).unwrap().reveal(), shown.password.reveal());
     }
 });

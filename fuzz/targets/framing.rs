@@ -8,7 +8,7 @@ use actix_http::error::ParseError;
 use actix_http::h1::{Codec, Message, MessageType};
 use actix_web::rt::{System, SystemRunner};
 use libfuzzer_sys::fuzz_target;
-use resttool::Framing;
+use resttool::testing::Framing;
 
 thread_local! {
     // It has a clock of its own, which runs there: one for all codecs.

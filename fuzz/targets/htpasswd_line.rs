@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use resttool::htpasswd;
+use resttool::testing::htpasswd;
 
 fuzz_target!(|given: &str| {
     let (name, hash) = match htpasswd::parse(given) {

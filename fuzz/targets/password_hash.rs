@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use resttool::{Cost, PasswordHash};
+use resttool::testing::{Cost, PasswordHash};
 
 fuzz_target!(|text: &str| {
     let hash = match PasswordHash::parse(text) {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use resttool::{GroupName, UserName};
+use resttool::testing::{GroupName, UserName};
 
 fuzz_target!(|raw: &str| {
     let name = match UserName::parse(raw) {

@@ -1,9 +1,8 @@
-//! What is told of decisions: counters, and lines in the log under the target `audit`.
+//! The audit log of decisions, under the log target `audit`, and the counters of outcomes.
 //!
-//! A flood of failures is no flood of lines: of each kind so many are written a second, and the
-//! rest are counted and summed up, by a thread of its own that is asleep otherwise. A logger must
-//! not block: lines are written by the threads that decide. No line holds a password, nor a name
-//! that is no user's.
+//! A flood of failures is no flood of lines: each outcome has a quota of lines per second. A thread
+//! that sleeps otherwise writes the number of further events. The threads that decide write the lines,
+//! so the logger must not block. No line contains a password, or a name that is not a user's.
 
 use std::fmt;
 use std::io;
@@ -16,83 +15,25 @@ use std::time::{Duration, Instant};
 
 use log::Record;
 
-use super::OwnLine;
-use crate::credential::UserName;
+use super::outcome::Label;
+use super::{Outcome, OwnLine};
+use crate::domain::UserName;
 
-/// The target of the log's lines.
+/// The log target.
 const TARGET: &str = "audit";
 
-/// How many lines of each kind are written in a second.
+/// The quota of lines per outcome and second.
 const LINES: u32 = 20;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What an event is, in the words of the log: what came out, and why.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
-    /// Right, as was verified before.
-    Remembered,
-    /// Right, as was found out by a hash.
-    Verified,
-    NoCredentials,
-    Malformed,
-    UnknownUser,
-    WrongPassword,
-    Locked,
-    Expired,
-    Forbidden,
-    Throttled,
-    Overloaded,
-    Unavailable,
-    MalformedRequest,
-    HeadTooLong,
-}
-
-impl Kind {
-    const ALL: [Self; 14] = [
-        Self::Remembered,
-        Self::Verified,
-        Self::NoCredentials,
-        Self::Malformed,
-        Self::UnknownUser,
-        Self::WrongPassword,
-        Self::Locked,
-        Self::Expired,
-        Self::Forbidden,
-        Self::Throttled,
-        Self::Overloaded,
-        Self::Unavailable,
-        Self::MalformedRequest,
-        Self::HeadTooLong,
-    ];
-
-    const fn words(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Remembered => ("granted", "remembered"),
-            Self::Verified => ("granted", "verified"),
-            Self::NoCredentials => ("challenged", "no-credentials"),
-            Self::Malformed => ("denied", "malformed"),
-            Self::UnknownUser => ("denied", "unknown-user"),
-            Self::WrongPassword => ("denied", "wrong-password"),
-            Self::Locked => ("denied", "locked"),
-            Self::Expired => ("denied", "expired"),
-            Self::Forbidden => ("forbidden", "not-in-group"),
-            Self::Throttled => ("throttled", "too-many-failures"),
-            Self::Overloaded => ("overloaded", "too-many-waiting"),
-            Self::Unavailable => ("unavailable", "failure"),
-            Self::MalformedRequest => ("rejected", "malformed-request"),
-            Self::HeadTooLong => ("rejected", "head-too-long"),
-        }
-    }
-}
-
-/// Writes a line of fields: as text for people, and each for itself for whatever keeps the log.
+/// Logs fields: as text in the message, and as key-values for a structured format.
 fn write_fields(fields: &[(&'static str, String)]) {
     let pairs: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let words: Vec<_> = fields
         .iter()
         .map(|(name, value)| match *name {
-            // It may hold spaces.
+            // It may contain spaces.
             "request" => format!("{name}=\"{}\"", value.replace('"', "\\\"")),
             _ => format!("{name}={value}"),
         })
@@ -102,32 +43,32 @@ fn write_fields(fields: &[(&'static str, String)]) {
     log::logger().log(&record.args(format_args!("{}", words.join(" "))).build());
 }
 
-/// The outcome and the reason of a kind, as fields.
-fn fields_of(kind: Kind) -> Vec<(&'static str, String)> {
-    let (outcome, reason) = kind.words();
-    vec![("outcome", outcome.to_owned()), ("reason", reason.to_owned())]
+fn fields_of(label: Label) -> Vec<(&'static str, String)> {
+    vec![("outcome", label.outcome.to_owned()), ("reason", label.reason.to_owned())]
 }
 
-/// Takes what is to be told. Dropped, it sums up what is left.
+/// Counts and logs outcomes. Dropping it logs the events over the quota.
 pub(super) struct Audit {
     quotas: Arc<Quotas>,
     /// Wakes the summing thread. `None` only while being dropped.
     counted: Option<SyncSender<()>>,
     summing: Option<JoinHandle<()>>,
-    /// Whether grants of what was verified before are told too.
+    /// Log grants by the cache too.
     hits: bool,
-    counters: OwnLine<[AtomicU64; Kind::ALL.len()]>,
+    counters: OwnLine<[AtomicU64; Outcome::COUNT]>,
 }
 
-/// One for each kind, and the last for troubles.
+/// One for each outcome, and the last for failures on this side.
 #[derive(Default)]
-struct Quotas([Mutex<Quota>; Kind::ALL.len() + 1]);
+struct Quotas([Mutex<Quota>; Outcome::COUNT + 1]);
 
-const TROUBLE: usize = Kind::ALL.len();
+const FAILURE: usize = Outcome::COUNT;
 
 impl Audit {
+    /// Starts the thread.
+    ///
     /// # Errors
-    /// When the system gives no thread.
+    /// Fails if the system gives no thread.
     pub(super) fn start(hits: bool) -> io::Result<Self> {
         let quotas = Arc::new(Quotas::default());
         let (counted, was_counted) = sync_channel(1);
@@ -139,22 +80,20 @@ impl Audit {
         Ok(Self { quotas, counted: Some(counted), summing: Some(summing), hits, counters })
     }
 
-    /// Counts what was decided, and tells it. `user` is who it was about, if that is a user; `target` says what they were after, and
-    /// is asked only for a line.
-    pub(super) fn decided(
+    /// Counts and logs an outcome. `user` is an existing user. `target` describes the requested
+    /// resource, and is called only for a line.
+    pub(super) fn record(
         &self,
-        kind: Kind,
+        outcome: &Outcome,
         source: IpAddr,
         user: Option<&UserName>,
         target: &dyn Fn() -> Option<String>,
     ) {
-        self.counters.0[kind as usize].fetch_add(1, Ordering::Relaxed);
-        let told = kind != Kind::Remembered || self.hits;
-        if told
-            && log::log_enabled!(target: TARGET, log::Level::Info)
-            && self.may_write(kind as usize)
-        {
-            let mut fields = fields_of(kind);
+        let index = outcome.index();
+        self.counters.0[index].fetch_add(1, Ordering::Relaxed);
+        let logged = self.hits || !matches!(outcome, Outcome::Cached(_));
+        if logged && log::log_enabled!(target: TARGET, log::Level::Info) && self.may_write(index) {
+            let mut fields = fields_of(Outcome::LABELS[index]);
             fields.push(("source", source.to_canonical().to_string()));
             fields.extend(user.map(|user| ("user", user.to_string())));
             fields.extend(target().map(|target| ("request", target)));
@@ -162,21 +101,21 @@ impl Audit {
         }
     }
 
-    /// Tells of a failure on our side.
-    pub(super) fn trouble(&self, what: &dyn fmt::Display) {
-        if self.may_write(TROUBLE) {
+    /// Logs a failure on this side.
+    pub(super) fn failure(&self, what: &dyn fmt::Display) {
+        if self.may_write(FAILURE) {
             log::error!("{what}");
         }
     }
 
-    /// Sums up what was counted and not written.
+    /// Logs the number of events over the quota.
     pub(super) fn flush(&self) {
         self.quotas.sum_up(None);
     }
 
-    /// How many decisions there were of this kind.
-    pub(super) fn count(&self, kind: Kind) -> u64 {
-        self.counters.0[kind as usize].load(Ordering::Relaxed)
+    /// Returns the number of requests by outcome.
+    pub(super) fn counters(&self) -> [u64; Outcome::COUNT] {
+        self.counters.0.each_ref().map(|counter| counter.load(Ordering::Relaxed))
     }
 
     fn may_write(&self, which: usize) -> bool {
@@ -205,16 +144,16 @@ impl Quotas {
         self.0[which].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes how many lines were counted and not written; whether there are more that can't be summed up yet.
+    /// Logs the number of events over the quota. Returns true if the second of some is not over yet.
     fn sum_up(&self, now: Option<Instant>) -> bool {
         let mut more = false;
         for which in 0..self.0.len() {
             let missed = self.quota(which).sum(now);
-            match (missed, Kind::ALL.get(which)) {
+            match (missed, Outcome::LABELS.get(which)) {
                 (Sum::Nothing, _) => {}
                 (Sum::Later, _) => more = true,
-                (Sum::Missed(n), Some(kind)) => {
-                    write_fields(&[fields_of(*kind), vec![("more", n.to_string())]].concat());
+                (Sum::Missed(n), Some(label)) => {
+                    write_fields(&[fields_of(*label), vec![("more", n.to_string())]].concat());
                 }
                 (Sum::Missed(n), None) => log::error!("{n} more failures were not written here"),
             }
@@ -223,8 +162,8 @@ impl Quotas {
     }
 }
 
-/// Sleeps until something is counted, and then sums up each second, until there is nothing more.
-/// Ends when nobody counts any more.
+/// Sleeps until an event is over its quota, and then sums up each second until there are no more.
+/// Ends when the audit log is dropped.
 fn sum_up_each_second(counted: &Receiver<()>, quotas: &Quotas) {
     while counted.recv().is_ok() {
         let mut more = true;
@@ -238,7 +177,7 @@ fn sum_up_each_second(counted: &Receiver<()>, quotas: &Quotas) {
     }
 }
 
-/// So many lines in each second; the others are counted.
+/// A number of lines per second. Further events are counted.
 #[derive(Default)]
 struct Quota {
     second: Option<Instant>,
@@ -249,7 +188,7 @@ struct Quota {
 #[derive(PartialEq, Eq, Debug)]
 enum Take {
     Write,
-    /// The first that is counted: somebody must see to the sum.
+    /// The first event over the quota: the thread has to sum up.
     CountFirst,
     Count,
 }
@@ -276,7 +215,7 @@ impl Quota {
         if self.missed == 1 { Take::CountFirst } else { Take::Count }
     }
 
-    /// What was counted, if the second is over or it is the last chance.
+    /// Returns the number of events over the quota if the second is over, or if `now` is `None`.
     fn sum(&mut self, now: Option<Instant>) -> Sum {
         if self.missed == 0 {
             Sum::Nothing
@@ -297,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_lines_a_second_and_the_rest_is_summed_up_when_it_is_over() {
+    fn events_over_the_quota_are_summed_up_after_the_second() {
         let start = Instant::now();
         let mut quota = Quota::default();
         assert_eq!(quota.sum(Some(start)), Sum::Nothing);
@@ -305,7 +244,7 @@ mod tests {
             assert_eq!(quota.take(start), Take::Write);
         }
         assert_eq!(quota.sum(Some(start)), Sum::Nothing);
-        assert_eq!(quota.take(start), Take::CountFirst, "somebody must see to the sum");
+        assert_eq!(quota.take(start), Take::CountFirst, "the thread has to sum up");
         assert_eq!(quota.take(start + SECOND - Duration::from_nanos(1)), Take::Count);
         assert_eq!(quota.sum(Some(start)), Sum::Later);
         assert_eq!(quota.sum(Some(start + SECOND)), Sum::Missed(2));
@@ -316,14 +255,5 @@ mod tests {
         }
         assert_eq!(quota.take(start + SECOND), Take::CountFirst);
         assert_eq!(quota.sum(None), Sum::Missed(1), "the last chance");
-    }
-
-    #[test]
-    fn every_kind_has_words_of_its_own_in_the_order_of_the_counters() {
-        let mut words: Vec<_> = Kind::ALL.iter().map(|kind| kind.words()).collect();
-        assert!(Kind::ALL.iter().enumerate().all(|(n, kind)| *kind as usize == n));
-        words.sort_unstable();
-        words.dedup();
-        assert_eq!(words.len(), Kind::ALL.len());
     }
 }

@@ -1,7 +1,7 @@
-//! Verified credentials: for which stored hash they were right, as of which revision.
+//! The cache of verified credentials.
 //!
-//! Only right ones are entered. Passwords and stored hashes are held as keyed digests. It does not
-//! decide whether a user may enter, and time is a parameter.
+//! Only right credentials are entered, passwords and stored hashes as keyed digests. Does not decide
+//! whether a user may log in. Time is a parameter.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,54 +10,54 @@ use super::Grant;
 use super::bounded::OfDigests;
 use super::keyed::{HashDigest, Key};
 use super::throttle::Source;
-use crate::moment::Moment;
 use crate::store::Revision;
+use crate::time::Timestamp;
 
-/// Credentials that were right.
+/// Verified credentials.
 #[derive(Clone, PartialEq)]
-pub(super) struct Verified {
-    /// The stored hash for which they were.
+pub(super) struct CacheEntry {
+    /// The stored hash that the password matched.
     pub(super) hash: HashDigest,
-    /// The store's revision before the user was last read and let in.
+    /// The revision of the store before the record was read last.
     pub(super) revision: Revision,
-    /// When the user expires, as last read.
-    pub(super) expires: Option<Moment>,
-    /// The user and their groups, as last read.
+    /// The expiry of the user, as read last.
+    pub(super) expires: Option<Timestamp>,
+    /// The user and their groups, as read last.
     pub(super) grant: Arc<Grant>,
-    /// Who showed them last.
+    /// The source of the last request.
     pub(super) source: Source,
 }
 
 pub(super) struct Cache {
-    entries: OfDigests<Key, (Verified, Instant)>,
+    entries: OfDigests<Key, (CacheEntry, Instant)>,
     lifetime: Duration,
     aged: Option<Instant>,
 }
 
 impl Cache {
-    /// At most so many entries; each is forgotten when it was not used for `lifetime`.
+    /// Makes a cache of at most this many entries, which drops an entry that is unused for `lifetime`.
     pub(super) fn new(entries: usize, lifetime: Duration) -> Self {
         Self { entries: OfDigests::new(entries), lifetime, aged: None }
     }
 
-    /// What is known of these credentials, which are used by that.
-    pub(super) fn get(&mut self, key: &Key, now: Instant) -> Option<Verified> {
-        let (verified, used) = self.entries.get(key)?;
+    /// Returns an entry, and counts it as used.
+    pub(super) fn get(&mut self, key: &Key, now: Instant) -> Option<CacheEntry> {
+        let (entry, used) = self.entries.get(key)?;
         if now.saturating_duration_since(*used) >= self.lifetime {
             self.entries.remove(key);
             return None;
         }
         *used = now;
-        Some(verified.clone())
+        Some(entry.clone())
     }
 
-    pub(super) fn insert(&mut self, key: Key, verified: Verified, now: Instant) {
-        // What nobody asks for is forgotten too.
+    pub(super) fn insert(&mut self, key: Key, entry: CacheEntry, now: Instant) {
+        // Drops entries that are never asked for again too.
         if now.saturating_duration_since(*self.aged.get_or_insert(now)) >= self.lifetime {
             self.entries.age();
             self.aged = Some(now);
         }
-        self.entries.insert(key, (verified, now));
+        self.entries.insert(key, (entry, now));
     }
 
     pub(super) fn remove(&mut self, key: &Key) {
@@ -76,16 +76,16 @@ mod tests {
 
     use super::super::keyed::Keyed;
     use super::*;
-    use crate::credential::{Cost, Credentials, Password, PasswordHash, UserName};
+    use crate::domain::{Cost, Credentials, Password, PasswordHash, UserName};
 
     fn key(keyed: &Keyed, user: &str) -> Key {
         let (user, password) = (UserName::parse(user).unwrap(), Password::parse("x").unwrap());
         keyed.credentials(&Credentials { user, password })
     }
 
-    fn verified(keyed: &Keyed) -> Verified {
-        Verified {
-            hash: keyed.hash(&PasswordHash::decoy(Cost::DEFAULT)),
+    fn entry(keyed: &Keyed) -> CacheEntry {
+        CacheEntry {
+            hash: keyed.hash(&PasswordHash::dummy(Cost::DEFAULT)),
             revision: Revision(1),
             expires: None,
             grant: Arc::new(Grant {
@@ -98,10 +98,10 @@ mod tests {
 
     /// B-05: an entry that is not used expires; time that another thread has seen may be a little ahead.
     #[test]
-    fn an_entry_is_forgotten_when_it_was_not_used_for_its_lifetime() {
+    fn entry_expires_when_it_is_unused_for_its_lifetime() {
         let keyed = Keyed::new().unwrap();
         let (roy, ann) = (key(&keyed, "roy"), key(&keyed, "ann"));
-        let entry = verified(&keyed);
+        let entry = entry(&keyed);
         let lifetime = Duration::from_secs(60);
         let mut cache = Cache::new(8, lifetime);
         let mut now = Instant::now();
@@ -115,7 +115,7 @@ mod tests {
         assert!(cache.get(&roy, now).is_none());
         assert_eq!(cache.entries.len(), 0);
 
-        // Nobody asks for roy's again, and it goes all the same.
+        // No request uses roy's entry again, and it expires all the same.
         cache.insert(roy, entry.clone(), now);
         for n in 1..=2 {
             cache.insert(ann, entry.clone(), now + lifetime * n);
@@ -125,9 +125,9 @@ mod tests {
 
     /// B-05
     #[test]
-    fn the_cache_is_bounded_and_a_cache_of_none_keeps_nothing() {
+    fn cache_is_bounded_and_empty_without_entries() {
         let keyed = Keyed::new().unwrap();
-        let entry = verified(&keyed);
+        let entry = entry(&keyed);
         let mut cache = Cache::new(10, Duration::MAX);
         let mut none = Cache::new(0, Duration::MAX);
         let now = Instant::now();

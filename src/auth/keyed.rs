@@ -3,7 +3,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use crate::credential::{Credentials, EncodedCredentials, PasswordHash, UserName};
+use crate::domain::{Credentials, EncodedCredentials, PasswordHash, UserName};
 
 /// BLAKE3 in its keyed mode, with a key for each kind of input.
 pub(super) struct Keyed {
@@ -72,7 +72,7 @@ fn digest(key: &[u8; 32], input: &[u8]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credential::Password;
+    use crate::domain::Password;
 
     /// B-05, B-03
     #[test]

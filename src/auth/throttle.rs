@@ -1,26 +1,29 @@
-//! How often somebody may fail: counted by the source they come from, and by the user they try to be.
+//! Limits failed login attempts per source and per user name.
 //!
-//! A pure state machine: time is a parameter, and it knows neither requests nor hashes. Each failure counts
-//! until it is forgiven, evenly over the limit's period. A try counts like a failure while it is pending, so
-//! that many at once do not get more guesses than one after the other.
+//! A pure state machine: time is a parameter. Knows neither requests nor hashes. Each failure counts
+//! until it is forgiven; failures are forgiven evenly over the period of the limit. A pending attempt
+//! counts like a failure, so that parallel attempts get no more guesses than sequential ones.
 
+use std::fmt;
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use super::bounded::Bounded;
 use super::keyed::UserDigest;
+use crate::time::{format_duration, parse_duration};
 
-/// How many sources that fail, users who are guessed at, and users who were let in are kept track
-/// of; the same bound for each. A failure gets in by a hash only, so a flood can't push others out
-/// faster than hashes are computed.
+/// The maximum number of sources with failures, of user names with failures, and of users with known
+/// sources. A failure is added after a hash only, so a flood evicts entries no faster than hashes are
+/// computed.
 const TRACKED: usize = 65_536;
 
-/// Known sources per user: those that were used most recently. So a user who comes from everywhere
-/// pushes out nobody else's.
+/// The maximum number of known sources per user, the most recent ones. So a user with many sources
+/// evicts only their own.
 const SOURCES_PER_USER: usize = 32;
 
-/// So many failures at once, and then as many more in each period.
+/// A number of failures per period. As many are possible at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limit {
     failures: u32,
@@ -28,28 +31,54 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// The most failures that a limit can allow.
+    /// The maximum number of failures.
     pub const MAX_FAILURES: u32 = 10_000;
-    /// The longest period.
+    /// The maximum period.
     pub const MAX_PERIOD: Duration = Duration::from_secs(24 * 60 * 60);
 
-    /// A limit of `failures` in each `period`; `None` if that is no number from 1 to [`Limit::MAX_FAILURES`] or
-    /// no time from a second to [`Limit::MAX_PERIOD`].
+    /// Makes a limit of 1 to [`Limit::MAX_FAILURES`] failures per 1 s to [`Limit::MAX_PERIOD`].
+    /// Returns `None` for other values.
     #[must_use]
-    pub fn new(failures: u32, period: Duration) -> Option<Self> {
-        let fits = (1..=Self::MAX_FAILURES).contains(&failures)
-            && (Duration::from_secs(1)..=Self::MAX_PERIOD).contains(&period);
-        fits.then_some(Self { failures, period })
+    pub const fn new(failures: u32, period: Duration) -> Option<Self> {
+        let seconds = period.as_secs();
+        let is_longer = seconds > Self::MAX_PERIOD.as_secs()
+            || (seconds == Self::MAX_PERIOD.as_secs() && period.subsec_nanos() > 0);
+        if failures == 0 || failures > Self::MAX_FAILURES || seconds == 0 || is_longer {
+            return None;
+        }
+        Some(Self { failures, period })
     }
 
-    /// How long it takes until one failure is forgiven.
+    /// Returns the time in which one failure is forgiven.
     fn each(self) -> Duration {
         self.period / self.failures
     }
 }
 
-/// Whoever fails is counted by this: an IPv4 address, or the /64 that an IPv6 address is in, since
-/// one customer has all of it. An IPv4 address in IPv6 clothes is an IPv4 address (RFC 4291 section 2.5.5.2).
+/// An error: the text is not a limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("expected 1 to {} failures per 1s to 24h, e.g. 10/1m", Limit::MAX_FAILURES)]
+pub struct LimitError;
+
+/// Parses the form `COUNT/PERIOD`, e.g. `10/1m`.
+impl FromStr for Limit {
+    type Err = LimitError;
+
+    fn from_str(text: &str) -> Result<Self, LimitError> {
+        let (failures, period) = text.split_once('/').ok_or(LimitError)?;
+        let (failures, period) = (failures.parse().ok(), parse_duration(period));
+        failures.zip(period).and_then(|(n, period)| Self::new(n, period)).ok_or(LimitError)
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.failures, format_duration(self.period))
+    }
+}
+
+/// The source of a request: an IPv4 address, or the /64 network of an IPv6 address, which belongs to
+/// one customer. An IPv4-mapped IPv6 address is an IPv4 address (RFC 4291 section 2.5.5.2).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Source {
     V4([u8; 4]),
@@ -68,97 +97,96 @@ impl Source {
     }
 }
 
-/// A try to be this user from this source.
+/// An attempt to log in as this user from this source.
 #[derive(Clone, Copy)]
-pub(super) struct Try {
+pub(super) struct LoginAttempt {
     pub(super) user: UserDigest,
     pub(super) source: Source,
 }
 
-/// Why a try may not be made now.
+/// The reason why an attempt is refused now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Refused {
-    /// Too many failures; one will be forgiven in this time.
+    /// Too many failures; one is forgiven in this time.
     Failed(Duration),
-    /// Too many tries are pending, and may be right for all we know.
+    /// Too many pending attempts, which may be right.
     Pending,
 }
 
 pub(super) struct Throttle {
-    sources: Option<Counts<Source>>,
-    users: Option<Counts<UserDigest>>,
-    /// Users who were let in before, and from where: what others do to their name is not their
-    /// fault.
+    sources: Option<FailureCounts<Source>>,
+    users: Option<FailureCounts<UserDigest>>,
+    /// The sources from which users have logged in: failures of other sources do not concern them.
     known: Bounded<UserDigest, KnownSources>,
 }
 
 impl Throttle {
-    /// `None` is no limit.
+    /// Makes a throttle with these limits; `None` is no limit.
     pub(super) fn new(source: Option<Limit>, user: Option<Limit>) -> Self {
         Self {
-            sources: source.map(Counts::new),
-            users: user.map(Counts::new),
-            known: Bounded::new(TRACKED),
+            sources: source.map(FailureCounts::new),
+            users: user.map(FailureCounts::new),
+            // Only the limit per user needs it.
+            known: Bounded::new(if user.is_some() { TRACKED } else { 0 }),
         }
     }
 
-    /// Whether the try may be made. Nothing is counted by that.
-    pub(super) fn check(&mut self, of: Try, now: Instant) -> Result<(), Refused> {
+    /// Checks whether an attempt is allowed, without counting it.
+    pub(super) fn check(&mut self, attempt: LoginAttempt, now: Instant) -> Result<(), Refused> {
         if let Some(sources) = &mut self.sources {
-            sources.check(&of.source, now)?;
+            sources.check(&attempt.source, now)?;
         }
         if let Some(users) = &mut self.users
-            && !self.known.get(&of.user).is_some_and(|sources| sources.refresh(of.source))
+            && !self.known.get(&attempt.user).is_some_and(|sources| sources.refresh(attempt.source))
         {
-            users.check(&of.user, now)?;
+            users.check(&attempt.user, now)?;
         }
         Ok(())
     }
 
-    /// Counts a try that is about to be made. Each is to be followed by one [`Throttle::end`].
-    pub(super) fn begin(&mut self, of: Try, now: Instant) {
+    /// Counts a pending attempt. One [`Throttle::end`] has to follow.
+    pub(super) fn begin(&mut self, attempt: LoginAttempt, now: Instant) {
         if let Some(sources) = &mut self.sources {
-            sources.begin(of.source, now);
+            sources.begin(attempt.source, now);
         }
         if let Some(users) = &mut self.users {
-            users.begin(of.user, now);
+            users.begin(attempt.user, now);
         }
     }
 
-    /// Counts what has become of it.
-    pub(super) fn end(&mut self, of: Try, outcome: Outcome, now: Instant) {
+    /// Ends a pending attempt, which failed or not.
+    pub(super) fn end(&mut self, attempt: LoginAttempt, failed: bool, now: Instant) {
         if let Some(sources) = &mut self.sources {
-            sources.end(of.source, outcome, now);
+            sources.end(attempt.source, failed, now);
         }
         if let Some(users) = &mut self.users {
-            users.end(of.user, outcome, now);
-        }
-        if outcome == Outcome::Right {
-            self.remember(of);
+            users.end(attempt.user, failed, now);
         }
     }
 
-    /// This user was let in from this source.
-    pub(super) fn remember(&mut self, of: Try) {
-        match self.known.get(&of.user) {
-            Some(sources) => sources.add(of.source),
-            None => self.known.insert(of.user, KnownSources(vec![of.source])),
+    /// Remembers that the user has logged in from this source.
+    pub(super) fn remember(&mut self, attempt: LoginAttempt) {
+        match self.known.get(&attempt.user) {
+            Some(sources) => sources.add(attempt.source),
+            None => self.known.insert(attempt.user, KnownSources(vec![attempt.source])),
         }
     }
 }
 
-/// The sources from which a user was let in, the one that was used last at the end.
+/// The sources from which a user has logged in, the most recent one last.
 struct KnownSources(Vec<Source>);
 
 impl KnownSources {
-    /// Returns whether the source is one of them, and counts it as used.
+    /// Returns true if the source is one of them, and counts it as used.
     fn refresh(&mut self, source: Source) -> bool {
-        let Some(place) = self.0.iter().rposition(|known| *known == source) else { return false };
-        self.0[place..].rotate_left(1);
+        let Some(position) = self.0.iter().rposition(|known| *known == source) else {
+            return false;
+        };
+        self.0[position..].rotate_left(1);
         true
     }
 
-    /// Adds a source, in place of the one that was not used for longest if there are too many.
+    /// Adds a source. Drops the least recent one if there are too many.
     fn add(&mut self, source: Source) {
         if self.refresh(source) {
             return;
@@ -170,28 +198,19 @@ impl KnownSources {
     }
 }
 
-/// What became of a try.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Outcome {
-    Right,
-    Wrong,
-    /// It was not found out.
-    Open,
-}
-
-struct Counts<K> {
+struct FailureCounts<K> {
     limit: Limit,
     counts: Bounded<K, Count>,
 }
 
 #[derive(Clone, Copy)]
 struct Count {
-    /// When the last failure will be forgiven.
+    /// The time when the last failure is forgiven.
     clear: Instant,
     pending: u32,
 }
 
-impl<K: Copy + Eq + Hash> Counts<K> {
+impl<K: Copy + Eq + Hash> FailureCounts<K> {
     fn new(limit: Limit) -> Self {
         Self { limit, counts: Bounded::new(TRACKED) }
     }
@@ -217,11 +236,11 @@ impl<K: Copy + Eq + Hash> Counts<K> {
         }
     }
 
-    fn end(&mut self, key: K, outcome: Outcome, now: Instant) {
-        // It may have been forgotten meanwhile.
+    fn end(&mut self, key: K, failed: bool, now: Instant) {
+        // It may have been evicted meanwhile.
         let mut count = *self.counts.get(&key).unwrap_or(&mut Count { clear: now, pending: 0 });
         count.pending = count.pending.saturating_sub(1);
-        if outcome == Outcome::Wrong {
+        if failed {
             count.clear = count.clear.max(now) + self.limit.each();
         }
         if count.pending == 0 && count.clear <= now {
@@ -236,7 +255,7 @@ impl<K: Copy + Eq + Hash> Counts<K> {
 mod tests {
     use super::*;
     use crate::auth::keyed::Keyed;
-    use crate::credential::UserName;
+    use crate::domain::UserName;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -244,7 +263,16 @@ mod tests {
         Source::of(address.parse().unwrap())
     }
 
-    /// Makes tries, at times that it is told.
+    /// The outcome of an attempt.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Outcome {
+        Right,
+        Wrong,
+        /// It was not verified.
+        Open,
+    }
+
+    /// Makes attempts at given times.
     struct Bench {
         keyed: Keyed,
         throttle: Throttle,
@@ -259,9 +287,9 @@ mod tests {
             Self { keyed: Keyed::new().unwrap(), throttle, start: Instant::now() }
         }
 
-        fn a_try(&self, user: &str, from: &str) -> Try {
+        fn attempt(&self, user: &str, from: &str) -> LoginAttempt {
             let user = self.keyed.user(&UserName::parse(user).unwrap());
-            Try { user, source: source(from) }
+            LoginAttempt { user, source: source(from) }
         }
 
         fn make(
@@ -271,11 +299,18 @@ mod tests {
             outcome: Outcome,
             at: u32,
         ) -> Result<(), Refused> {
-            let (of, now) = (self.a_try(user, from), self.start + SECOND * at);
+            let (of, now) = (self.attempt(user, from), self.start + SECOND * at);
             self.throttle.check(of, now)?;
             self.throttle.begin(of, now);
-            self.throttle.end(of, outcome, now);
+            self.end(of, outcome, now);
             Ok(())
+        }
+
+        fn end(&mut self, of: LoginAttempt, outcome: Outcome, now: Instant) {
+            if outcome == Outcome::Right {
+                self.throttle.remember(of);
+            }
+            self.throttle.end(of, outcome == Outcome::Wrong, now);
         }
     }
 
@@ -346,18 +381,18 @@ mod tests {
     #[test]
     fn pending_tries_count_until_they_end_and_are_not_called_failures() {
         let mut bench = Bench::new();
-        let of = bench.a_try("roy", "192.0.2.1");
+        let of = bench.attempt("roy", "192.0.2.1");
         let now = bench.start;
         for _ in 0..3 {
             bench.throttle.check(of, now).unwrap();
             bench.throttle.begin(of, now);
         }
         assert_eq!(bench.throttle.check(of, now), Err(Refused::Pending));
-        bench.throttle.end(of, Outcome::Wrong, now);
+        bench.end(of, Outcome::Wrong, now);
         assert_eq!(bench.throttle.check(of, now), Err(Refused::Pending));
-        bench.throttle.end(of, Outcome::Open, now);
+        bench.end(of, Outcome::Open, now);
         assert_eq!(bench.throttle.check(of, now), Ok(()));
-        bench.throttle.end(of, Outcome::Right, now);
+        bench.end(of, Outcome::Right, now);
         assert_eq!(bench.throttle.check(of, now), Ok(()));
     }
 
@@ -376,13 +411,13 @@ mod tests {
     fn the_tables_are_bounded() {
         let mut bench = Bench::new();
         let users: Vec<_> =
-            (0..10).map(|n| bench.a_try(&format!("user-{n}"), "192.0.2.1")).collect();
+            (0..10).map(|n| bench.attempt(&format!("user-{n}"), "192.0.2.1")).collect();
         let many = 3 * u32::try_from(TRACKED).unwrap();
         for n in 0..many {
-            let of = Try { source: Source::V4(n.to_be_bytes()), ..users[n as usize % 10] };
+            let of = LoginAttempt { source: Source::V4(n.to_be_bytes()), ..users[n as usize % 10] };
             bench.throttle.begin(of, bench.start);
             let outcome = if n % 2 == 0 { Outcome::Wrong } else { Outcome::Right };
-            bench.throttle.end(of, outcome, bench.start);
+            bench.end(of, outcome, bench.start);
         }
         assert!(bench.throttle.known.len() <= TRACKED);
         let known = &mut bench.throttle.known;
@@ -397,9 +432,9 @@ mod tests {
     fn user_from_everywhere_pushes_out_no_source_of_others() {
         let mut bench = Bench::new();
         bench.make("ann", "192.0.2.1", Outcome::Right, 0).unwrap();
-        let roy = bench.a_try("roy", "192.0.2.1");
+        let roy = bench.attempt("roy", "192.0.2.1");
         for n in 0..2 * u64::try_from(TRACKED).unwrap() {
-            bench.throttle.remember(Try { source: Source::V6Net(n.to_be_bytes()), ..roy });
+            bench.throttle.remember(LoginAttempt { source: Source::V6Net(n.to_be_bytes()), ..roy });
         }
         for n in 1..=5 {
             let from = format!("198.51.100.{n}");
@@ -417,11 +452,11 @@ mod tests {
             steps in proptest::collection::vec((0..3_usize, 0..40_u8, proptest::bool::ANY), 0..400)
         ) {
             let mut bench = Bench::new();
-            let users = ["roy", "ann", "bob"].map(|user| bench.a_try(user, "192.0.2.1").user);
+            let users = ["roy", "ann", "bob"].map(|user| bench.attempt(user, "192.0.2.1").user);
             // Of each user a list, the source that was used last at its end.
             let mut model = vec![Vec::<u8>::new(); users.len()];
             for (user, host, lets_in) in steps {
-                let of = Try { user: users[user], source: Source::V4([192, 0, 2, host]) };
+                let of = LoginAttempt { user: users[user], source: Source::V4([192, 0, 2, host]) };
                 let is_known = model[user].contains(&host);
                 if lets_in {
                     bench.throttle.remember(of);
@@ -437,6 +472,18 @@ mod tests {
                     model[user].drain(..surplus);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn limit_is_read_as_it_is_written() {
+        for text in ["10/1m", "1/1s", "10000/1d", "5/10m", "3/1h 30m"] {
+            let limit: Limit = text.parse().unwrap();
+            assert_eq!(limit.to_string().parse(), Ok(limit), "{text}");
+        }
+        assert_eq!("10/1m".parse::<Limit>().unwrap().to_string(), "10/1m");
+        for text in ["", "10", "0/1m", "10001/1m", "10/0s", "10/25h", "10/m", "-1/1m", "1/-1m"] {
+            assert_eq!(text.parse::<Limit>(), Err(LimitError), "{text}");
         }
     }
 

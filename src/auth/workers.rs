@@ -13,14 +13,14 @@ use std::thread::{self, JoinHandle};
 
 use rustix::process::setpriority_process;
 
-type Job = Box<dyn FnOnce() + Send>;
+type WorkerJob = Box<dyn FnOnce() + Send>;
 
 /// The niceness of the workers: setpriority(2) knows no lower priority.
 const NICE: i32 = 19;
 
 /// The threads. Dropped, they finish what they are at and what is queued, and end.
 pub(super) struct Workers {
-    queue: Arc<Queue>,
+    queue: Arc<JobQueue>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -34,14 +34,14 @@ pub(super) enum NotTaken {
 }
 
 #[derive(Default)]
-struct Queue {
-    state: Mutex<State>,
+struct JobQueue {
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    jobs: VecDeque<Job>,
+struct QueueState {
+    jobs: VecDeque<WorkerJob>,
     /// No more jobs are done than those that wait.
     closed: bool,
     alive: usize,
@@ -103,13 +103,13 @@ impl Workers {
     }
 }
 
-impl Queue {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl JobQueue {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next job; waits for one. `None` when there will be none any more.
-    fn next(&self) -> Option<Job> {
+    fn next(&self) -> Option<WorkerJob> {
         let mut state = self.state();
         loop {
             if let Some(job) = state.jobs.pop_front() {
@@ -124,7 +124,7 @@ impl Queue {
 }
 
 /// A thread that lives.
-struct Alive(Arc<Queue>);
+struct Alive(Arc<JobQueue>);
 
 impl Drop for Alive {
     fn drop(&mut self) {
@@ -151,7 +151,7 @@ impl Drop for Workers {
     }
 }
 
-fn work(queue: &Queue) {
+fn work(queue: &JobQueue) {
     // Of this thread alone: setpriority(2) says so for Linux.
     if let Err(e) = setpriority_process(None, NICE) {
         log::warn!("cannot lower the priority of a hash worker: {e}");

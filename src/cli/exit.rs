@@ -1,15 +1,15 @@
-//! How the program ends: its exit codes, and what it says on the way out.
+//! Exit codes, failures, and lines on standard output and standard error.
 
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use super::log;
-use crate::credential::{HashError, NameError, PasswordError};
-use crate::store::StoreError;
-use crate::users::PolicyError;
+use super::{advice, log};
+use crate::admin::{PolicyError, ReconcileError};
+use crate::domain::{HashError, NameError, PasswordError};
+use crate::store::{Location, StoreError};
 
-/// The exit codes: those of useradd, userdel, passwd and htpasswd where they agree.
+/// The exit codes, those of useradd, userdel, passwd and htpasswd where they agree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Exit {
     Done = 0,
@@ -55,7 +55,7 @@ impl Exit {
         }
     }
 
-    /// The table of all exit codes, for the help.
+    /// Returns the table of all exit codes for the help.
     pub(super) fn table() -> String {
         let rows = Self::ALL.map(|exit| format!("\n  {:>3}  {}", exit as u8, exit.meaning()));
         format!("Exit codes:{}", rows.concat())
@@ -68,7 +68,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a verb could not do what it was asked to.
+/// The failure of a command.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) exit: Exit,
@@ -81,12 +81,12 @@ impl Failure {
         Self { exit, why: why.to_string(), hint: None }
     }
 
-    /// Says what it is about, before why.
+    /// Adds the subject before the reason.
     pub(super) fn about(self, what: impl fmt::Display) -> Self {
         Self { why: format!("{what}: {}", self.why), ..self }
     }
 
-    /// As another exit code.
+    /// Changes the exit code.
     pub(super) fn exiting(self, exit: Exit) -> Self {
         Self { exit, ..self }
     }
@@ -95,7 +95,7 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
-    /// Says on stderr what could not be done, why, and what to do about it.
+    /// Writes the failed action, the reason and the hint to standard error.
     pub(super) fn report(&self, what: &str) {
         say(&format!("resttool: {what}: {}", self.why));
         if let Some(hint) = &self.hint {
@@ -111,8 +111,12 @@ impl From<StoreError> for Failure {
             StoreError::UserExists => (Exit::UserExists, None),
             StoreError::NoSuchUser => (Exit::NoSuchUser, None),
             StoreError::Busy => (Exit::Busy, Some("try again".to_owned())),
-            StoreError::Refused { hint, .. } => (Exit::Failed, hint),
-            StoreError::BadRecord { .. } | StoreError::Failed(_) => (Exit::Failed, None),
+            StoreError::Refused { path, problem } => {
+                (Exit::Failed, advice::fix(&problem, &Location::File(path)))
+            }
+            StoreError::BadRecord { .. } | StoreError::Unconfirmed(_) | StoreError::Failed(_) => {
+                (Exit::Failed, None)
+            }
         };
         Self { exit, why, hint }
     }
@@ -142,17 +146,28 @@ impl From<PolicyError> for Failure {
             PolicyError::TooShort { .. } => {
                 Self::new(Exit::Refused, format_args!("the password is refused: {e}"))
             }
-            PolicyError::Hash(_) | PolicyError::TooSlow { .. } => Self::new(Exit::Failed, e),
+            PolicyError::Hash(_) => Self::new(Exit::Failed, e),
         }
     }
 }
 
-/// One line for people.
+impl From<ReconcileError> for Failure {
+    /// The failure of a command for one user.
+    fn from(e: ReconcileError) -> Self {
+        match e {
+            ReconcileError::User { why, .. } | ReconcileError::Store(why) => why.into(),
+            ReconcileError::Groups { why, .. } => Self::new(Exit::Usage, why),
+            ReconcileError::Hash(_) => Self::new(Exit::Failed, e),
+        }
+    }
+}
+
+/// Writes a message to standard error.
 pub(super) fn say(line: &str) {
     log::write_line(line);
 }
 
-/// One line for programs.
+/// Writes a result to standard output.
 pub(super) fn print(line: &str) -> Result<(), Failure> {
     let mut out = io::stdout();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(cannot_print)

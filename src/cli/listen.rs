@@ -1,4 +1,4 @@
-//! Where the server listens: at an address, or at a socket in the file system.
+//! The sockets of the server: an address, or a Unix socket.
 
 use std::fmt;
 use std::fs::{self, Permissions};
@@ -12,30 +12,31 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, fstat, lstat};
 use rustix::io::Errno;
 
-use super::args;
 use super::exit::{Exit, Failure};
-use crate::aside::folder;
-use crate::server::Listener;
+use crate::config::ServeSettings;
+use crate::fs::{FileId, folder};
+use crate::http::Socket;
 use crate::text::printable;
 
-/// Where it is to listen.
-pub(super) enum Place {
-    Addresses(Vec<SocketAddr>),
-    Socket(PathBuf),
+/// The address to listen on.
+pub(super) enum ListenAddress {
+    Tcp(Vec<SocketAddr>),
+    Unix(PathBuf),
 }
 
-impl Place {
-    pub(super) fn of(args: &args::Serve) -> Result<Self, Failure> {
+impl ListenAddress {
+    /// Resolves the address of the settings.
+    pub(super) fn of(args: &ServeSettings) -> Result<Self, Failure> {
         match &args.unix_socket {
-            Some(path) => Ok(Self::Socket(path.clone())),
-            None => addresses(args).map(Self::Addresses),
+            Some(path) => Ok(Self::Unix(path.clone())),
+            None => addresses(args).map(Self::Tcp),
         }
     }
 
     /// Starts to listen.
-    pub(super) fn listen(&self, args: &args::Serve) -> Result<(Listener, Listening), Failure> {
+    pub(super) fn listen(&self, args: &ServeSettings) -> Result<(Socket, Listening), Failure> {
         match self {
-            Self::Addresses(addresses) => {
+            Self::Tcp(addresses) => {
                 let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
                 let bound = TcpListener::bind(&addresses[..]);
                 let listener = bound.map_err(|e| cannot_listen(args, &e))?;
@@ -45,7 +46,7 @@ impl Place {
                     Listening { url: format!("{scheme}://{address}"), socket: None },
                 ))
             }
-            Self::Socket(path) => {
+            Self::Unix(path) => {
                 let shown = printable(&path.to_string_lossy());
                 let (listener, file) = socket(path, args.unix_socket_mode).map_err(|e| {
                     let why = format_args!("cannot listen on {shown}: {e}");
@@ -62,13 +63,13 @@ impl Place {
     }
 }
 
-/// Where the server listens. Outlives the listener.
+/// A socket that the server listens on. Outlives the socket itself.
 pub(super) struct Listening {
     url: String,
     socket: Option<SocketFile>,
 }
 
-/// A socket that the server made.
+/// A Unix socket that the server created.
 struct SocketFile {
     path: PathBuf,
     /// Open, so that no other file gets its inode.
@@ -82,16 +83,13 @@ impl fmt::Display for Listening {
 }
 
 impl Listening {
-    /// Removes the socket, unless another one has its name: a server that was started meanwhile
-    /// made that.
+    /// Removes the Unix socket, unless a server that was started meanwhile has replaced it.
     pub(super) fn leave(self) {
         let Some(SocketFile { path, file }) = self.socket else { return };
         let remove = || -> io::Result<()> {
             let ours = fstat(&file)?;
             match lstat(&path) {
-                Ok(there) if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) => {
-                    fs::remove_file(&path)
-                }
+                Ok(there) if FileId::new(&there) == FileId::new(&ours) => fs::remove_file(&path),
                 Ok(_) | Err(Errno::NOENT) => Ok(()),
                 Err(e) => Err(e.into()),
             }
@@ -114,8 +112,8 @@ fn socket(path: &Path, mode: u32) -> io::Result<(UnixListener, OwnedFd)> {
         Err(e) if !fs::symlink_metadata(path)?.file_type().is_socket() => return Err(e),
         Err(_) => {}
     }
-    let aside = tempfile::Builder::new().prefix(".resttool-").tempdir_in(folder(path))?;
-    let made = aside.path().join("socket");
+    let temporary = tempfile::Builder::new().prefix(".resttool-").tempdir_in(folder(path))?;
+    let made = temporary.path().join("socket");
     let listener = UnixListener::bind(&made)?;
     fs::set_permissions(&made, Permissions::from_mode(mode))?;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -124,16 +122,16 @@ fn socket(path: &Path, mode: u32) -> io::Result<(UnixListener, OwnedFd)> {
     Ok((listener, file))
 }
 
-/// The addresses that the host stands for. Passwords must not leave the machine in the clear unasked.
-fn addresses(args: &args::Serve) -> Result<Vec<SocketAddr>, Failure> {
-    let host = printable(&args.address.host);
+/// Resolves the host. Passwords must not leave the machine in the clear by accident.
+fn addresses(args: &ServeSettings) -> Result<Vec<SocketAddr>, Failure> {
+    let host = printable(&args.listen.host);
     let bare = args
-        .address
+        .listen
         .host
         .strip_prefix('[')
         .and_then(|h| h.strip_suffix(']'))
-        .unwrap_or(&args.address.host);
-    let addresses: Vec<_> = (bare, args.address.port)
+        .unwrap_or(&args.listen.host);
+    let addresses: Vec<_> = (bare, args.listen.port)
         .to_socket_addrs()
         .map_err(|e| Failure::new(Exit::Usage, format_args!("--host {host} is no address: {e}")))?
         .collect();
@@ -148,13 +146,13 @@ fn addresses(args: &args::Serve) -> Result<Vec<SocketAddr>, Failure> {
     Ok(addresses)
 }
 
-fn cannot_listen(args: &args::Serve, e: &io::Error) -> Failure {
+fn cannot_listen(args: &ServeSettings, e: &io::Error) -> Failure {
     let failure = Failure::new(
         Exit::Failed,
         format_args!(
             "cannot listen on {} port {}: {e}",
-            printable(&args.address.host),
-            args.address.port
+            printable(&args.listen.host),
+            args.listen.port
         ),
     );
     match e.kind() {

@@ -1,47 +1,60 @@
-//! The command line: arguments, settings, prompts, output and exit codes.
+//! The command line: commands, prompts, output and exit codes.
 //!
-//! A verb is a struct in `args.rs` and a function in `verbs.rs` (for one user) or `bulk.rs` (for many); `serve.rs` wires
-//! the server together.
+//! Decides how users and scripts talk to the program. Each command is a file in `commands/`, with its
+//! arguments beside its action.
 
-mod args;
-mod bulk;
+mod advice;
+mod commands;
 mod exit;
-mod lines;
+mod input;
 mod listen;
 mod log;
-mod manual;
+mod many;
+mod options;
 mod output;
-mod print;
 mod progress;
 mod report;
 mod secret;
-mod serve;
+mod single;
 mod table;
 mod terminal;
-mod upkeep;
-mod verbs;
 
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, FromArgMatches};
+use clap::{CommandFactory, FromArgMatches, Parser};
 #[cfg(target_os = "linux")]
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
+use crate::config::StoreSettings;
 use crate::store;
 use crate::text::printable;
-use args::{Cli, Verb};
+use commands::Command;
 use exit::{Exit, Failure, print};
 use output::Inputs;
 
-/// Runs the program on the arguments and the environment of this process; what is returned is its
-/// exit code.
+/// Add HTTP Basic authentication to an API, with users and bcrypt hashes in one SQLite file
+#[derive(Parser, Debug)]
+#[command(name = "resttool", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_long_help = "Examples:
+  resttool useradd roy                          add the user roy and ask for a password
+  resttool serve --port 5000                    answer http://127.0.0.1:5000/rest-auth
+  curl -u roy http://127.0.0.1:5000/rest-auth   try it
+  resttool userdel roy                          refuse roy from the next request on")]
+struct Cli {
+    #[command(flatten)]
+    store: StoreSettings,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Runs the program on the arguments and the environment of this process. Returns its exit code.
 pub fn run() -> ExitCode {
     if let Err(e) = forbid_core_dumps() {
         Failure::new(Exit::Failed, e).report("cannot forbid core dumps");
@@ -54,7 +67,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Dropped, it flushes the log of the server, also when a panic ends the program.
+/// Flushes the log of the server when it is dropped, also when a panic ends the program.
 struct FlushLog;
 
 impl Drop for FlushLog {
@@ -63,29 +76,29 @@ impl Drop for FlushLog {
     }
 }
 
-/// The memory of every verb holds passwords, and a core dump would keep them.
+/// Core dumps would contain passwords.
 fn forbid_core_dumps() -> io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    // The limit does not hold for a program that takes the dump from a pipe (core(5)); this does.
+    // The limit does not apply to a program that reads the dump from a pipe (core(5)); this does.
     #[cfg(target_os = "linux")]
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())
 }
 
 fn dispatch(cli: Cli) -> Exit {
-    let what = cli.verb.to_string();
+    let what = cli.command.describe();
     let report = |failure: Failure| {
         failure.report(&format!("cannot {what}"));
         failure.exit
     };
-    let database = match database(cli.database) {
-        Ok(database) => database,
-        Err(failure) => return report(failure),
+    let Some(location) = cli.store.location() else {
+        let failure = Failure::new(Exit::Failed, "there is no home directory to keep the users in");
+        return report(failure.hint("name a file with --database"));
     };
-    // A shell may append both to the store.
-    let store = Inputs::of_store(&database);
+    // A shell may append standard output and standard error to the store.
+    let store = Inputs::of_store(&location);
     if store.spare(io::stderr()).is_err() {
-        // Nothing can be said there. What is left is standard output, if that is another file.
+        // No message can go there. Standard output is left, if it is another file.
         if store.spare(io::stdout()).is_ok() {
             let _ = print(
                 "resttool: cannot write to standard error: it is a file of the user database",
@@ -96,46 +109,24 @@ fn dispatch(cli: Cli) -> Exit {
     if let Err(e) = store.spare(io::stdout()) {
         return report(e.failure("write to standard output"));
     }
-    perform(cli.verb, &database).map_or_else(report, |()| Exit::Done)
+    cli.command.run(&location).map_or_else(report, |()| Exit::Done)
 }
 
-fn perform(verb: Verb, database: &Path) -> Result<(), Failure> {
-    match verb {
-        Verb::Serve(args) => serve::serve(&args, database),
-        Verb::Useradd(args) => verbs::useradd(&args, database),
-        Verb::Passwd(args) => verbs::passwd(&args, database),
-        Verb::Usermod(args) => verbs::usermod(&args, database),
-        Verb::Userdel(args) => verbs::userdel(&args, database),
-        Verb::Userlist(args) => verbs::userlist(&args, database),
-        Verb::Verify(args) => verbs::verify(&args, database),
-        Verb::Chpasswd(args) => bulk::chpasswd(&args, database),
-        Verb::Import(args) => bulk::import(&args, database),
-        Verb::Export(args) => bulk::export(&args, database),
-        Verb::Apply(args) => bulk::apply(&args, database),
-        Verb::Hash(args) => verbs::hash(&args),
-        Verb::Check(args) => upkeep::check(&args, database),
-        Verb::Backup(args) => upkeep::backup(&args, database),
-        Verb::Print(args) => print::print(&args),
-        Verb::Completions(args) => manual::completions(&args, command()),
-        Verb::Man(args) => manual::man(&args, command(), database),
-    }
-}
-
-/// The arguments with all their help.
-fn command() -> clap::Command {
+/// Returns the definition of all arguments, with their help.
+fn definition() -> clap::Command {
     let command = Cli::command()
         .long_version(format!("{}\n{}", env!("CARGO_PKG_VERSION"), store::engine()))
-        .mut_subcommands(|verb| verb.version(env!("CARGO_PKG_VERSION")));
+        .mut_subcommands(|command| command.version(env!("CARGO_PKG_VERSION")));
     let examples = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
     command.after_long_help(format!("{examples}\n\n{}", Exit::table()))
 }
 
-/// The arguments, or the exit code where everything has been said already.
+/// Parses the arguments. Returns the exit code if the program ends here.
 fn parse() -> Result<Cli, Exit> {
-    let mut command = command();
+    let mut command = definition();
     if let Some(unknown) = unknown_variable(&command) {
         Failure::new(Exit::Usage, format_args!("unknown environment variable {unknown}"))
-            .hint("'resttool --help' and 'resttool VERB --help' name those that there are")
+            .hint("'resttool --help' and 'resttool COMMAND --help' list the variables")
             .report("usage");
         return Err(Exit::Usage);
     }
@@ -143,7 +134,7 @@ fn parse() -> Result<Cli, Exit> {
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => Ok(cli),
         Err(e) if !e.use_stderr() => {
-            // Help or version; a reader that went away has seen enough of it.
+            // Help or version. A reader that has gone away has read enough.
             let _ = e.print();
             Err(Exit::Done)
         }
@@ -158,14 +149,14 @@ fn parse() -> Result<Cli, Exit> {
     }
 }
 
-/// clap's error in our form.
+/// Turns an error of clap into a failure.
 fn usage(e: &clap::Error) -> Failure {
     let unknown = match e.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(argument)) if e.kind() == ErrorKind::UnknownArgument => argument,
         _ => "-",
     };
     if !unknown.starts_with('-') {
-        // Not shown: it may well be a password, and this line may well be kept.
+        // Not shown: it may be a password, and this line may be logged.
         return Failure::new(Exit::Usage, "unexpected argument (not shown, it may be a password)")
             .hint(
                 "a password is never an argument: give --password-stdin or --password-file PATH",
@@ -174,7 +165,7 @@ fn usage(e: &clap::Error) -> Failure {
     if let Some(ContextValue::String(value)) = e.get(ContextKind::InvalidValue)
         && printable(value) != *value
     {
-        // clap shows the value as it came.
+        // clap shows the value unescaped.
         let argument = e.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
         let why = e.source().map(|e| format!(": {e}")).unwrap_or_default();
         let value = printable(value);
@@ -192,7 +183,7 @@ fn usage(e: &clap::Error) -> Failure {
     }
 }
 
-/// A variable that looks like one of ours and is none: it was meant to set something, and doesn't.
+/// Finds a variable with our prefix that no setting has. It was meant to set something.
 fn unknown_variable(command: &clap::Command) -> Option<String> {
     let known: BTreeSet<OsString> = std::iter::once(command)
         .chain(command.get_subcommands())
@@ -203,26 +194,4 @@ fn unknown_variable(command: &clap::Command) -> Option<String> {
         .map(|(name, _)| name)
         .find(|name| name.as_encoded_bytes().starts_with(b"RESTTOOL_") && !known.contains(name))
         .map(|name| printable(&name.to_string_lossy()))
-}
-
-/// The file that holds the users: as given, or in the user's data directory (XDG Base Directory
-/// Specification 0.8, which has relative paths in the variable ignored).
-fn database(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    let data = || {
-        std::env::var_os("XDG_DATA_HOME")
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-            .or_else(|| std::env::home_dir().map(|home| home.join(".local/share")))
-            .map(|data| data.join("resttool/resttool.db"))
-    };
-    given.or_else(data).ok_or_else(|| {
-        Failure::new(Exit::Failed, "there is no home directory to keep the users in")
-            .hint("name a file with --database")
-    })
-}
-
-/// Returns the path from the root, so that a command that contains it means the same file in every
-/// folder.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -1,4 +1,4 @@
-//! Reports changes: a line for people, a JSON object for programs, a line for the audit log.
+//! Reports changes: a message for people, a JSON object for programs, a line for the audit log.
 //!
 //! A change is reported after its commit. `docs/commands.md` describes the formats.
 
@@ -8,29 +8,29 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 
-use super::args;
 use super::exit::{Exit, Failure, cannot_print, say};
 use super::output::{self, Inputs};
-use crate::credential::{GroupName, Password, UserName};
-use crate::moment::Moment;
-use crate::store::{Account, Store};
+use crate::admin::{Change, ChangeKind, FieldChange};
+use crate::config::OutputSettings;
+use crate::domain::{Account, GroupName, Password};
+use crate::store::UserStore;
 use crate::text::printable;
-use crate::users::settle::{Change, Difference, Outcome};
+use crate::time::Timestamp;
 
-/// Where changes are told.
+/// The outputs of a command that changes users.
 pub(super) struct Report {
     pub(super) json: bool,
     quiet: bool,
-    /// Whether nothing is really done.
+    /// Nothing is changed.
     dry_run: bool,
     audit: Option<Box<dyn Write>>,
     out: BufWriter<io::Stdout>,
 }
 
 impl Report {
-    /// As asked for. It fails before anything is changed that could not be told.
-    pub(super) fn open(args: &args::Output, inputs: &Inputs) -> Result<Self, Failure> {
-        let audit: Option<Box<dyn Write>> = match &args.audit_log {
+    /// Opens the outputs. Fails before a change that could not be reported.
+    pub(super) fn open(settings: &OutputSettings, inputs: &Inputs) -> Result<Self, Failure> {
+        let audit: Option<Box<dyn Write>> = match &settings.audit_log {
             Some(path) => {
                 let file = output::append(path, inputs).map_err(|e| {
                     let path = printable(&path.to_string_lossy());
@@ -38,39 +38,45 @@ impl Report {
                 })?;
                 Some(Box::new(BufWriter::new(file)))
             }
-            // People at a terminal have just seen what they did.
-            None if args.quiet || io::stderr().is_terminal() => None,
+            // A user at a terminal sees the messages.
+            None if settings.quiet.quiet || io::stderr().is_terminal() => None,
             None => Some(Box::new(BufWriter::new(io::stderr()))),
         };
         let out = BufWriter::new(io::stdout());
-        Ok(Self { json: args.json.json, quiet: args.quiet, dry_run: false, audit, out })
+        Ok(Self {
+            json: settings.json.json,
+            quiet: settings.quiet.quiet,
+            dry_run: false,
+            audit,
+            out,
+        })
     }
 
-    /// Of what would be done.
+    /// Reports changes that would be made.
     pub(super) fn of_dry_run(self) -> Self {
         Self { dry_run: true, ..self }
     }
 
-    /// A line for people.
+    /// Writes a message for people.
     pub(super) fn say(&self, line: &str) {
         if !self.quiet {
             say(&format!("resttool: {line}"));
         }
     }
 
-    /// Tells programs and the audit log of a change, and of the password that was made up for it.
-    pub(super) fn tell(
+    /// Reports a change, with its generated password, to programs and to the audit log.
+    pub(super) fn record(
         &mut self,
         change: &Change,
         generated: Option<&Password>,
     ) -> Result<(), Failure> {
         self.audit(change)?;
         if self.json {
-            let object = Object {
+            let object = ChangeJson {
                 name: change.name.as_str(),
-                changed: change.outcome != Outcome::Unchanged,
-                outcome: change.outcome.to_string(),
-                changes: change.differences.iter().map(ToString::to_string).collect(),
+                changed: change.kind != ChangeKind::Unchanged,
+                outcome: change.kind.to_string(),
+                changes: change.fields.iter().map(ToString::to_string).collect(),
                 password: generated.map(Password::reveal),
                 dry_run: self.dry_run,
             };
@@ -79,17 +85,17 @@ impl Report {
         Ok(())
     }
 
-    /// A line on standard output.
+    /// Writes a line to standard output.
     pub(super) fn print(&mut self, line: &str) -> Result<(), Failure> {
         writeln!(self.out, "{line}").map_err(cannot_print)
     }
 
-    /// Makes sure that what was printed has been.
+    /// Flushes standard output.
     pub(super) fn flush_output(&mut self) -> Result<(), Failure> {
         self.out.flush().map_err(cannot_print)
     }
 
-    /// Makes sure that all of it has been said. What can't be told to one is told to the other all the same.
+    /// Flushes all outputs, also if one of them fails.
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         let printed = self.flush_output();
         let audited = self.audit.as_mut().map_or(Ok(()), Write::flush);
@@ -98,32 +104,32 @@ impl Report {
 
     fn audit(&mut self, change: &Change) -> Result<(), Failure> {
         let Some(audit) = self.audit.as_mut().filter(|_| !self.dry_run) else { return Ok(()) };
-        if change.outcome == Outcome::Unchanged {
+        if change.kind == ChangeKind::Unchanged {
             return Ok(());
         }
         let by = rustix::process::getuid().as_raw();
         let mut line = format!(
             "[{} INFO  audit] action={} user={} by={by}",
-            Moment::now(),
-            change.outcome,
+            Timestamp::now(),
+            change.kind,
             change.name
         );
-        for (n, difference) in change.differences.iter().enumerate() {
-            // Writing to a text can't fail.
-            let _ = write!(line, "{}{difference}", if n == 0 { " changes=" } else { "," });
+        for (n, field) in change.fields.iter().enumerate() {
+            // Writing to a string cannot fail.
+            let _ = write!(line, "{}{field}", if n == 0 { " changes=" } else { "," });
         }
         writeln!(audit, "{line}").map_err(|e| cannot_audit(&e))
     }
 }
 
-/// An object, as a line for programs.
+/// Formats an object as a line for programs.
 pub(super) fn json(object: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string(object).map_err(|e| Failure::new(Exit::Failed, e))
 }
 
-/// A change, for programs.
+/// A change as JSON.
 #[derive(Serialize)]
-struct Object<'a> {
+struct ChangeJson<'a> {
     name: &'a str,
     changed: bool,
     outcome: String,
@@ -141,47 +147,48 @@ fn cannot_audit(e: &io::Error) -> Failure {
     )
 }
 
-/// A change for people, in the form of a diff.
+/// Formats a change for people, like a diff.
 pub(super) fn diff(change: &Change) -> String {
-    let sign = match change.outcome {
-        Outcome::Added => '+',
-        Outcome::Changed => '~',
-        Outcome::Removed => '-',
-        Outcome::Unchanged => '=',
+    let sign = match change.kind {
+        ChangeKind::Added => '+',
+        ChangeKind::Changed => '~',
+        ChangeKind::Removed => '-',
+        ChangeKind::Unchanged => '=',
     };
     let mut line = format!("{sign} {}", change.name);
-    for (n, difference) in change.differences.iter().enumerate() {
-        let what = match difference {
-            Difference::Password => "another password".to_owned(),
-            Difference::Joined(group) => format!("joins {group}"),
-            Difference::Left(group) => format!("leaves {group}"),
-            Difference::Locked => "locked".to_owned(),
-            Difference::Unlocked => "unlocked".to_owned(),
-            Difference::Expires(None) => "never expires".to_owned(),
-            Difference::Expires(Some(moment)) => format!("expires {moment}"),
-            Difference::Renamed(name) => format!("renamed to {name}"),
-            Difference::Times => "other times".to_owned(),
+    for (n, field) in change.fields.iter().enumerate() {
+        let what = match field {
+            FieldChange::Password => "another password".to_owned(),
+            FieldChange::Joined(group) => format!("joins {group}"),
+            FieldChange::Left(group) => format!("leaves {group}"),
+            FieldChange::Locked => "locked".to_owned(),
+            FieldChange::Unlocked => "unlocked".to_owned(),
+            FieldChange::Expires(None) => "never expires".to_owned(),
+            FieldChange::Expires(Some(time)) => format!("expires {time}"),
+            FieldChange::Renamed(name) => format!("renamed to {name}"),
+            FieldChange::Times => "other times".to_owned(),
         };
-        // Writing to a text can't fail.
+        // Writing to a string cannot fail.
         let _ = write!(line, "{} {what}", if n == 0 { ":" } else { "," });
     }
     line
 }
 
-/// How many were added, changed, removed and left, as far as there are any.
+/// Counts the changes of each kind.
 pub(super) fn summary(changes: &[Change]) -> String {
-    let outcomes = [Outcome::Added, Outcome::Changed, Outcome::Removed, Outcome::Unchanged];
-    let counted = outcomes.into_iter().filter_map(|outcome| {
-        let count = changes.iter().filter(|change| change.outcome == outcome).count();
-        (count > 0).then(|| format!("{count} {outcome}"))
+    let kinds =
+        [ChangeKind::Added, ChangeKind::Changed, ChangeKind::Removed, ChangeKind::Unchanged];
+    let counted = kinds.into_iter().filter_map(|kind| {
+        let count = changes.iter().filter(|change| change.kind == kind).count();
+        (count > 0).then(|| format!("{count} {kind}"))
     });
     let counted: Vec<_> = counted.collect();
     if counted.is_empty() { "nothing to do".to_owned() } else { counted.join(", ") }
 }
 
-/// Writes a line for each user that has one, as they come.
+/// Writes a line for each user that has one, without collecting them.
 pub(super) fn write_each(
-    store: &dyn Store,
+    store: &dyn UserStore,
     out: &mut impl Write,
     mut line: impl FnMut(&Account) -> Result<Option<String>, Failure>,
     failed: impl Fn(io::Error) -> Failure,
@@ -198,43 +205,29 @@ pub(super) fn write_each(
     out.flush().map_err(failed)
 }
 
-/// A user, for programs: all but the hash.
+/// A user as JSON, without the hash.
 #[derive(Serialize)]
-pub(super) struct Shown<'a> {
+pub(super) struct UserJson<'a> {
     name: &'a str,
     groups: Vec<&'a str>,
     locked: bool,
     expires_at: Option<String>,
-    /// `null` where the hash can't be used.
+    /// `null` if the hash is unusable.
     cost: Option<u8>,
     created_at: String,
     updated_at: String,
 }
 
-impl<'a> Shown<'a> {
+impl<'a> UserJson<'a> {
     pub(super) fn new(account: &'a Account) -> Self {
         Self {
             name: account.name.as_str(),
             groups: account.groups.iter().map(GroupName::as_str).collect(),
             locked: account.locked,
-            expires_at: account.expires.map(|moment| moment.to_string()),
+            expires_at: account.expires.map(|time| time.to_string()),
             cost: account.hash.as_ref().ok().map(|hash| hash.cost().get()),
             created_at: account.created.to_string(),
             updated_at: account.changed.to_string(),
         }
-    }
-}
-
-/// Whether a password was right, for programs.
-#[derive(Serialize)]
-pub(super) struct Verified<'a> {
-    name: &'a str,
-    verified: bool,
-    reason: Option<&'static str>,
-}
-
-impl<'a> Verified<'a> {
-    pub(super) fn new(name: &'a UserName, reason: Option<&'static str>) -> Self {
-        Self { name: name.as_str(), verified: reason.is_none(), reason }
     }
 }

@@ -1,51 +1,86 @@
-//! Where a password or a hash comes from: a pipe, a file, the terminal, or chance. Never from an
-//! argument or the environment, which other users of the machine can read.
+//! Passwords and hashes from a pipe, a file, the terminal or the random generator.
+//!
+//! Never from an argument or the environment, which other users of the machine can read.
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use zeroize::Zeroizing;
 
-use super::args::{KnownPassword, NewSecret, PasswordSource};
 use super::exit::{Exit, Failure};
 use super::terminal;
-use crate::credential::{Password, PasswordHash};
+use crate::domain::{Password, PasswordHash};
 use crate::text::printable;
 
-/// More than any password or hash that can be right, in bytes.
+/// The limit of a password or hash, in bytes, above any valid one.
 const MAX_INPUT: u64 = 4096;
 
-/// A new password, how to come by one, or its hash.
+/// Options for an existing password.
+#[derive(Args, Debug)]
+pub(super) struct PasswordOptions {
+    /// Read the password from the first line of standard input
+    #[arg(long, help_heading = "Password")]
+    password_stdin: bool,
+
+    /// Read the password from the first line of this file
+    #[arg(long, value_name = "PATH", help_heading = "Password")]
+    pub(super) password_file: Option<PathBuf>,
+}
+
+/// Options for a new password.
+#[derive(Args, Debug)]
+pub(super) struct NewPasswordOptions {
+    #[command(flatten)]
+    pub(super) known: PasswordOptions,
+
+    /// Generate a random password and print it on standard output
+    #[arg(long, help_heading = "Password")]
+    pub(super) generate: bool,
+}
+
+/// Options for a new password or its hash.
+#[derive(Args, Debug)]
+pub(super) struct NewSecretOptions {
+    #[command(flatten)]
+    pub(super) password: NewPasswordOptions,
+
+    /// Read a bcrypt hash ($2a$, $2b$ or $2y$) from standard input instead of a password
+    #[arg(long, help_heading = "Password")]
+    hash_stdin: bool,
+}
+
+/// A new password or its hash.
 #[derive(Debug)]
-pub(super) enum New {
-    Password(Source),
+pub(super) enum NewSecret {
+    Password(PasswordInput),
     Hash(PasswordHash),
 }
 
-impl New {
+impl NewSecret {
     /// Reads a piped password or a password file. Does not prompt.
-    pub(super) fn open(args: &NewSecret) -> Result<Self, Failure> {
+    pub(super) fn open(args: &NewSecretOptions) -> Result<Self, Failure> {
         only_one(&args.password.known, args.password.generate, args.hash_stdin)?;
         if args.hash_stdin {
             let hash = PasswordHash::parse(&one_line(io::stdin(), "standard input")?)?;
             return Ok(Self::Hash(hash));
         }
-        Source::open(&args.password).map(Self::Password)
+        PasswordInput::open(&args.password).map(Self::Password)
     }
 }
 
-/// A password that is known, or how to come by one.
+/// A password, or the way to get it.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum PasswordInput {
     Given(Password),
     Generate,
-    Ask,
+    Prompt,
 }
 
-impl Source {
+impl PasswordInput {
     /// Reads a piped password or a password file. Does not prompt.
-    pub(super) fn open(args: &PasswordSource) -> Result<Self, Failure> {
+    pub(super) fn open(args: &NewPasswordOptions) -> Result<Self, Failure> {
         only_one(&args.known, args.generate, false)?;
         if args.generate {
             return Ok(Self::Generate);
@@ -53,19 +88,19 @@ impl Source {
         Self::given(&args.known, "give --password-stdin, --password-file PATH or --generate")
     }
 
-    /// The same for a password that there is already.
-    pub(super) fn open_known(args: &KnownPassword) -> Result<Self, Failure> {
+    /// Does the same for an existing password.
+    pub(super) fn open_known(args: &PasswordOptions) -> Result<Self, Failure> {
         only_one(args, false, false)?;
         Self::given(args, "give --password-stdin or --password-file PATH")
     }
 
-    fn given(args: &KnownPassword, without_terminal: &str) -> Result<Self, Failure> {
+    fn given(args: &PasswordOptions, without_terminal: &str) -> Result<Self, Failure> {
         if args.password_stdin {
             Ok(Self::Given(Password::parse(&one_line(io::stdin(), "standard input")?)?))
         } else if let Some(path) = &args.password_file {
             Ok(Self::Given(password_in(path)?))
         } else if terminal::is_there() {
-            Ok(Self::Ask)
+            Ok(Self::Prompt)
         } else {
             Err(Failure::new(Exit::Usage, "there is no terminal to ask for the password on")
                 .hint(without_terminal))
@@ -75,7 +110,7 @@ impl Source {
     /// Returns an existing password; prompts once if none was given.
     pub(super) fn known(self) -> Result<Password, Failure> {
         match self {
-            Self::Ask => Ok(Password::parse(&terminal::ask("Password: ")?)?),
+            Self::Prompt => Ok(Password::parse(&terminal::ask("Password: ")?)?),
             given => given.password(),
         }
     }
@@ -87,7 +122,7 @@ impl Source {
             Self::Generate => Password::generate().map_err(|e| {
                 Failure::new(Exit::Failed, format_args!("there are no random numbers: {e}"))
             }),
-            Self::Ask => {
+            Self::Prompt => {
                 let password = Password::parse(&terminal::ask("Password: ")?)?;
                 let again = terminal::ask("Password again: ")?;
                 match Password::parse(&again) {
@@ -99,9 +134,8 @@ impl Source {
     }
 }
 
-/// Refuses several sources at once. clap could, but it takes a variable that is set to `false` for one
-/// that is given.
-fn only_one(known: &KnownPassword, generate: bool, hash_stdin: bool) -> Result<(), Failure> {
+/// Refuses several options together.
+fn only_one(known: &PasswordOptions, generate: bool, hash_stdin: bool) -> Result<(), Failure> {
     let given: Vec<_> = [
         (known.password_stdin, "--password-stdin"),
         (known.password_file.is_some(), "--password-file"),
@@ -120,7 +154,7 @@ fn only_one(known: &KnownPassword, generate: bool, hash_stdin: bool) -> Result<(
     Ok(())
 }
 
-/// The password that stands in a file.
+/// Reads a password file.
 pub(super) fn password_in(path: &Path) -> Result<Password, Failure> {
     let name = printable(&path.to_string_lossy());
     let file = File::open(path)
@@ -128,10 +162,10 @@ pub(super) fn password_in(path: &Path) -> Result<Password, Failure> {
     Ok(Password::parse(&one_line(file, &name)?)?)
 }
 
-/// The one line that `input` holds, without its LF or CRLF.
+/// Reads the only line of `input`, without its LF or CRLF.
 fn one_line(input: impl Read, name: &str) -> Result<Zeroizing<String>, Failure> {
     let refused = |why| Failure::new(Exit::Refused, format_args!("{name} {why}"));
-    // Room for all of it, so that no grown buffer leaves a copy behind.
+    // Reserve the maximum, so that a growing buffer leaves no copy behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(2 * MAX_INPUT as usize));
     input
         .take(MAX_INPUT + 1)

@@ -1,8 +1,8 @@
-//! Columns for people.
+//! Tables for people.
 
 use unicode_width::UnicodeWidthStr;
 
-/// Lines of columns that are as wide as what is in them, but for the last.
+/// Formats rows in aligned columns.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> impl Iterator<Item = String> {
     let mut widths = [0; N];
     for row in rows {
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up_also_with_wide_characters() {
+    fn columns_are_aligned_with_wide_characters() {
         let rows = [["name", "cost"], ["日本", "12"], ["é", "4"]].map(|row| row.map(str::to_owned));
         let lines: Vec<_> = table(&rows).collect();
         assert_eq!(lines, ["name  cost", "日本  12", "é     4"]);

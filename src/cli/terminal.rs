@@ -1,7 +1,7 @@
-//! Asking on the terminal for what must not be seen.
+//! Prompts on the terminal without echo.
 //!
-//! The terminal is standard input, and only where that is one: a script that feeds standard input from
-//! elsewhere wants no questions. What is asked goes to stderr, since stdout is for results.
+//! The terminal is standard input. If standard input is something else, a script runs the command, and
+//! there is no prompt. Prompts go to standard error, since standard output is for results.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::exit::{Exit, Failure, say};
 
-/// The longest line that a terminal gives in one piece, in bytes.
+/// The longest line that a terminal returns in one read, in bytes.
 const MAX_LINE: usize = 4096;
 
 /// Returns true if standard input is a terminal.
@@ -21,7 +21,7 @@ pub(super) fn is_there() -> bool {
     io::stdin().is_terminal()
 }
 
-/// Asks, and gives the line that was typed, without showing it.
+/// Prompts, and returns the typed line, which is not echoed.
 pub(super) fn ask(question: &str) -> Result<Zeroizing<String>, Failure> {
     let failed =
         |e: io::Error| Failure::new(Exit::Failed, format_args!("cannot ask on the terminal: {e}"));
@@ -43,8 +43,8 @@ pub(super) fn ask(question: &str) -> Result<Zeroizing<String>, Failure> {
     Ok(Zeroizing::new(line.to_owned()))
 }
 
-/// While it lives, the terminal shows nothing of what is typed, and Ctrl-C ends the line instead of the
-/// program: the program could not restore the terminal any more.
+/// Turns echo off until it is dropped. Ctrl-C ends the line instead of the program, which could not
+/// restore the terminal any more.
 struct Silence {
     before: Termios,
 }
@@ -56,7 +56,7 @@ impl Silence {
         silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
         silent.special_codes[SpecialCodeIndex::VEOL] =
             before.special_codes[SpecialCodeIndex::VINTR];
-        // What was typed before the question is dropped: it was seen, and may not be the answer.
+        // Drops earlier input: it was echoed, and may not be the answer.
         tcsetattr(io::stdin(), OptionalActions::Flush, &silent)?;
         Ok(Self { before })
     }

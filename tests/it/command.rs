@@ -205,7 +205,7 @@ fn environment_sets_options_and_unknown_variables_are_named() {
     let overruled = with(&[("RESTTOOL_COST", "15")], "hash --password-stdin --cost 10");
     assert_eq!(&overruled.stdout[..7], "$2y$10$", "an argument overrules the environment");
     let why = "usage: unknown environment variable RESTTOOL_COTS
-hint: 'resttool --help' and 'resttool VERB --help' name those that there are";
+hint: 'resttool --help' and 'resttool COMMAND --help' list the variables";
     assert_eq!(with(&[("RESTTOOL_COTS", "10")], "hash --password-stdin"), failed(2, why));
     let wrong = with(&[("RESTTOOL_COST", "ten")], "hash --password-stdin");
     assert_eq!((wrong.code, wrong.stderr.contains("--cost <N>")), (2, true), "{}", wrong.stderr);

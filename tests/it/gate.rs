@@ -8,7 +8,8 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 
 use crate::support::client::{Connection, Request, Response, basic, whole};
 use crate::support::server::{Server, with_roy};
-use crate::support::store::{StubStore, TempStore};
+use crate::support::store::TempStore;
+use crate::support::{Call, MockStore};
 
 const GRANTED: &str = "200
 cache-control: no-store
@@ -407,11 +408,14 @@ fn gated() -> (Server, Receiver<()>, Sender<Lookup>) {
     let (started, lookups) = channel();
     let (results, result) = channel();
     let result = Mutex::new(result);
-    let store = StubStore::new(move |_| {
+    let store = MockStore::with_hook(move |call| {
+        if call != Call::Find {
+            return Ok(());
+        }
         started.send(()).unwrap();
         let result = result.lock().unwrap_or_else(PoisonError::into_inner).recv().unwrap();
         match result {
-            Lookup::NoSuchUser => None,
+            Lookup::NoSuchUser => Ok(()),
             Lookup::Panic => panic!("on purpose"),
         }
     });

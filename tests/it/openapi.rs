@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::client::{Request, Response};
 use crate::support::server::{Server, unlimited};
 use crate::support::store::TempStore;
-use crate::support::{AuthSettings, GroupName, Limit};
+use crate::support::{AuthConfig, GroupName, Limit};
 
 fn document() -> Value {
     serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap()
@@ -69,7 +69,7 @@ fn every_response_is_documented_and_every_documented_one_occurs() {
     store.add("roy", "open-sesame");
     store.add("ann", "open-sesame");
     store.change("INSERT INTO memberships VALUES ('roy', 'staff')");
-    let settings = AuthSettings {
+    let settings = AuthConfig {
         require_groups: vec![GroupName::parse("staff").unwrap()],
         source_limit: Limit::new(3, Limit::MAX_PERIOD),
         ..unlimited()

@@ -413,7 +413,7 @@ fn audit_log_has_a_line_for_every_uncached_decision() {
         "outcome=denied reason=unknown-user source=2001:db8::7",
         "outcome=throttled reason=too-many-failures source=127.0.0.1",
     ];
-    let remembered = "outcome=granted reason=remembered source=127.0.0.1 user=roy";
+    let cached = "outcome=granted reason=cached source=127.0.0.1 user=roy";
     for hits in [false, true] {
         let flags = if hits { "--audit-hits" } else { "" };
         let server =
@@ -437,7 +437,7 @@ fn audit_log_has_a_line_for_every_uncached_decision() {
         assert_eq!(status(&server, "roy", "wrong"), 429);
         let mut expected = expected.to_vec();
         if hits {
-            expected.insert(4, remembered);
+            expected.insert(4, cached);
         }
         assert_eq!(server.stop(), expected);
     }
@@ -507,7 +507,7 @@ fn log_is_json_on_request() {
     let address = message.strip_prefix("listening on http://").unwrap().parse().unwrap();
     assert_eq!(
         (&listening["level"], &listening["target"]),
-        (&"INFO".into(), &"resttool::cli::serve".into())
+        (&"INFO".into(), &"resttool::cli::commands::serve".into())
     );
     let time = listening["time"].as_str().unwrap();
     assert!(time.len() == "2026-11-24T10:00:00Z".len() && time.ends_with('Z'), "{time}");
@@ -619,7 +619,7 @@ fn gate_options_take_effect() {
         for _ in 0..2 {
             assert_eq!(status(&server, "roy", "open-sesame"), 200);
         }
-        server.stop().iter().filter(|line| line.contains("remembered")).count()
+        server.stop().iter().filter(|line| line.contains("cached")).count()
     };
     assert_eq!((hits(""), hits("--cache-entries 0"), hits("--cache-lifetime 1h")), (1, 0, 1));
 

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::ServerSettings;
+use crate::support::HttpConfig;
 use crate::support::cli::{ServerProcess, command};
 use crate::support::client::{Connection, Request};
 use crate::support::server::Server;
@@ -41,7 +41,7 @@ fn beside_a_client<T>(server: &Server, slow: impl FnOnce() -> T) -> T {
 /// B-12: in a later request too.
 #[test]
 fn a_head_that_does_not_end_ends_the_connection_whichever_it_is() {
-    assert!(ServerSettings::PATIENCE <= Duration::from_secs(10), "by default");
+    assert!(HttpConfig::IO_TIMEOUT <= Duration::from_secs(10), "by default");
     let (_store, server) = server_with_short_timeout();
     for answered in 0..3 {
         let mut slow = Connection::open(server.address);

@@ -98,7 +98,7 @@ fn wal_stays_bounded_under_ten_thousand_changes_with_readers() {
                         let mut account = changes.find(&user).unwrap().unwrap();
                         account.locked = n % 2 == 0;
                         changes.put(&account).unwrap();
-                        changes.commit().unwrap();
+                        changes.commit().wait().unwrap();
                         largest.fetch_max(fs::metadata(wal).unwrap().len(), Ordering::Relaxed);
                     }
                 })

@@ -9,6 +9,7 @@ pub mod client;
 pub mod server;
 pub mod store;
 
-pub use resttool::{
-    AuthSettings, Cost, Delays, GroupName, Limit, PasswordHash, ServerSettings, Tls, User,
+pub use resttool::testing::{
+    Account, AuthConfig, Call, Cost, Delays, GroupName, HttpConfig, Limit, MockStore, PasswordHash,
+    Tls,
 };

@@ -6,12 +6,14 @@ use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use resttool::{Authenticator, Counts, Realm, Store, run_server};
+use resttool::testing::{
+    Authenticator, Counters, Listener, Realm, Service, UserReader, run_server,
+};
 use tokio::sync::oneshot;
 
 use super::client::{Request, Response};
 use super::store::{TempStore, min_cost};
-use super::{AuthSettings, Delays, ServerSettings, Tls};
+use super::{AuthConfig, Delays, HttpConfig, Tls};
 
 /// A running server. Stops when it is dropped.
 pub struct Server {
@@ -23,33 +25,42 @@ pub struct Server {
 
 impl Server {
     /// Serves from `store` without limits on failures.
-    pub fn start(store: Box<dyn Store>) -> Self {
+    pub fn start(store: Box<dyn UserReader>) -> Self {
         Self::start_with(store, &unlimited(), &[])
     }
 
     /// Serves with these settings and trusted proxies, and answers refusals without a delay.
-    pub fn start_with(store: Box<dyn Store>, settings: &AuthSettings, proxies: &[&str]) -> Self {
+    pub fn start_with(store: Box<dyn UserReader>, settings: &AuthConfig, proxies: &[&str]) -> Self {
         Self::start_with_delays(store, settings, proxies, Delays::NONE)
     }
 
     /// Serves with these settings, trusted proxies and delays of refusals.
     pub fn start_with_delays(
-        store: Box<dyn Store>,
-        settings: &AuthSettings,
+        store: Box<dyn UserReader>,
+        settings: &AuthConfig,
         proxies: &[&str],
         delays: Delays,
     ) -> Self {
         let trusted_proxies = proxies.iter().map(|proxy| proxy.parse().unwrap()).collect();
-        Self::spawn(store, settings, ServerSettings { trusted_proxies, delays, ..plain_http() })
+        Self::spawn(store, settings, HttpConfig { trusted_proxies, delays, ..http() }, None)
     }
 
     /// Serves with this timeout for slow clients, over TLS if it is given.
-    pub fn start_with_timeout(store: Box<dyn Store>, tls: Option<Tls>, timeout: Duration) -> Self {
-        let settings = ServerSettings { tls, patience: timeout, ..plain_http() };
-        Self::spawn(store, &unlimited(), settings)
+    pub fn start_with_timeout(
+        store: Box<dyn UserReader>,
+        tls: Option<Tls>,
+        timeout: Duration,
+    ) -> Self {
+        let http = HttpConfig { io_timeout: timeout, ..http() };
+        Self::spawn(store, &unlimited(), http, tls)
     }
 
-    fn spawn(store: Box<dyn Store>, settings: &AuthSettings, http: ServerSettings) -> Self {
+    fn spawn(
+        store: Box<dyn UserReader>,
+        settings: &AuthConfig,
+        http: HttpConfig,
+        tls: Option<Tls>,
+    ) -> Self {
         let authenticator = Arc::new(Authenticator::new(store, settings).unwrap());
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -61,18 +72,24 @@ impl Server {
                 ready.send(()).unwrap();
                 Ok(async { stopped.await.unwrap() })
             };
-            run_server(listener, decides, &http, ready).unwrap();
+            let listener = Listener { socket: listener.into(), tls, service: Service::Gate };
+            run_server(vec![listener], decides, &http, ready).unwrap();
         });
         is_ready.recv().unwrap();
         Self { address, authenticator, stop: Some(stop), thread: Some(thread) }
     }
 
-    pub fn counts(&self) -> Counts {
-        self.authenticator.counts()
+    pub fn counters(&self) -> Counters {
+        self.authenticator.counters()
+    }
+
+    /// Returns the number of requests with this reason in the audit log.
+    pub fn count(&self, reason: &str) -> u64 {
+        self.counters().outcome(reason).unwrap()
     }
 
     pub fn hashes_computed(&self) -> u64 {
-        self.counts().hashes
+        self.counters().hashes
     }
 
     pub fn send(&self, request: &Request) -> Response {
@@ -100,26 +117,20 @@ impl Drop for Server {
     }
 }
 
-/// Settings of a server without TLS, trusted proxies and delays.
-fn plain_http() -> ServerSettings {
-    ServerSettings {
+/// The configuration of a server without trusted proxies and delays.
+fn http() -> HttpConfig {
+    HttpConfig {
         realm: Realm::new(Realm::DEFAULT).unwrap(),
         trusted_proxies: Vec::new(),
         delays: Delays::NONE,
-        patience: ServerSettings::PATIENCE,
-        tls: None,
-        max_connections: ServerSettings::MAX_CONNECTIONS,
+        io_timeout: HttpConfig::IO_TIMEOUT,
+        max_connections: HttpConfig::MAX_CONNECTIONS,
     }
 }
 
 /// Settings with the lowest cost, and without limits on failures: tests fail often.
-pub fn unlimited() -> AuthSettings {
-    AuthSettings {
-        cost: min_cost(),
-        source_limit: None,
-        user_limit: None,
-        ..AuthSettings::default()
-    }
+pub fn unlimited() -> AuthConfig {
+    AuthConfig { cost: min_cost(), source_limit: None, user_limit: None, ..AuthConfig::default() }
 }
 
 /// Returns a store with the user roy, whose password is `open-sesame`, and a server on it.

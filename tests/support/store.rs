@@ -1,18 +1,15 @@
-//! A store in a temporary folder, and a store that calls a closure.
+//! A store in a temporary folder.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Instant;
 
-use resttool::{
-    Account, Existing, Groups, Missing, Moment, Password, Policy, Revision, Rule, Secret, Store,
-    StoreError, Transaction, UserName, Wanted, open_store, remove_user, settle,
+use resttool::testing::{
+    DesiredPassword, DesiredUser, Groups, IfExists, IfMissing, Location, Password, Policy,
+    ReconcileOptions, Timestamp, UserName, UserStore, open_store, reconcile, remove_user,
 };
 use tempfile::TempDir;
 
 use super::server::Server;
-use super::{Cost, PasswordHash, User};
+use super::{Account, Cost, PasswordHash};
 
 /// A temporary folder with a store in it.
 pub struct TempStore(TempDir);
@@ -30,8 +27,8 @@ impl TempStore {
         self.0.path().join("users.db")
     }
 
-    pub fn open(&self) -> Box<dyn Store> {
-        open_store(&self.database()).unwrap()
+    pub fn open(&self) -> Box<dyn UserStore> {
+        open_store(&Location::File(self.database())).unwrap()
     }
 
     pub fn serve(&self) -> Server {
@@ -39,25 +36,31 @@ impl TempStore {
     }
 
     pub fn add(&self, user: &str, password: &str) {
-        let password = Secret::Password(Password::parse(password).unwrap());
-        self.insert(Wanted::new(name(user), password));
+        let password = DesiredPassword::Password(Password::parse(password).unwrap());
+        self.insert(DesiredUser::new(name(user), password));
     }
 
     /// Adds a user with this hash.
     pub fn add_hash(&self, user: &str, hash: &str) {
-        let secret = Secret::Hash(PasswordHash::parse(hash).unwrap());
-        self.insert(Wanted::new(name(user), secret));
+        let password = DesiredPassword::Hash(PasswordHash::parse(hash).unwrap());
+        self.insert(DesiredUser::new(name(user), password));
     }
 
-    fn insert(&self, wanted: Wanted) {
-        let rule = Rule::new(Missing::Add, Existing::Refuse, min_cost());
-        settle(&*self.open(), &[wanted], &rule, Moment::now(), &|_, _| {}).unwrap();
+    fn insert(&self, desired: DesiredUser) {
+        self.reconcile(desired, ReconcileOptions::new(IfMissing::Add, IfExists::Refuse));
     }
 
     pub fn rename(&self, from: &str, to: &str) {
-        let wanted = Wanted { rename: Some(name(to)), ..Wanted::new(name(from), Secret::Keep) };
-        let rule = Rule::new(Missing::Refuse, Existing::Replace, min_cost());
-        settle(&*self.open(), &[wanted], &rule, Moment::now(), &|_, _| {}).unwrap();
+        let desired = DesiredUser {
+            rename: Some(name(to)),
+            ..DesiredUser::new(name(from), DesiredPassword::Keep)
+        };
+        self.reconcile(desired, ReconcileOptions::new(IfMissing::Refuse, IfExists::Replace));
+    }
+
+    fn reconcile(&self, desired: DesiredUser, options: ReconcileOptions) {
+        let options = ReconcileOptions { cost: min_cost(), ..options };
+        reconcile(&*self.open(), &[desired], &options, Timestamp::now(), &|_, _| {}).unwrap();
     }
 
     pub fn remove(&self, user: &str) {
@@ -76,39 +79,6 @@ impl TempStore {
     }
 }
 
-/// A store that finds users with a closure. It has no other function that a server needs.
-pub struct StubStore<F>(F);
-
-impl<F: Fn(&UserName) -> Option<User>> StubStore<F> {
-    pub fn new(find: F) -> Self {
-        Self(find)
-    }
-}
-
-impl<F: Fn(&UserName) -> Option<User> + Send + Sync> Store for StubStore<F> {
-    fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        Ok((self.0)(name))
-    }
-    fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
-        Ok(self.find(name)?.map(|user| (user, Arc::default())))
-    }
-    fn revision(&self, _: Instant) -> Result<Revision, StoreError> {
-        Ok(Revision(1))
-    }
-    fn contains(&self, _: &UserName) -> Result<bool, StoreError> {
-        unreachable!("not called by the server")
-    }
-    fn is_empty(&self) -> Result<bool, StoreError> {
-        unreachable!("not called by the server")
-    }
-    fn each(&self, _: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {
-        unreachable!("not called by the server")
-    }
-    fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
-        unreachable!("not called by the server")
-    }
-}
-
 pub fn name(raw: &str) -> UserName {
     UserName::parse(raw).unwrap()
 }
@@ -121,4 +91,18 @@ pub fn hash_of(password: &str) -> PasswordHash {
 
 pub fn min_cost() -> Cost {
     Cost::new(Cost::MIN).unwrap()
+}
+
+/// Returns the record of a user without groups.
+pub fn account(user: &str, password: &str) -> Account {
+    let now = Timestamp::now();
+    Account {
+        name: name(user),
+        hash: Ok(hash_of(password)),
+        groups: Groups::default(),
+        locked: false,
+        expires: None,
+        created: now,
+        changed: now,
+    }
 }

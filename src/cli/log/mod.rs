@@ -16,9 +16,9 @@ use env_logger::{Builder, Target};
 use log::kv::{Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record};
 
-use super::args::LogFormat;
-use crate::moment::Moment;
-use queue::Queue;
+use crate::config::LogFormat;
+use crate::time::Timestamp;
+use queue::LogQueue;
 
 /// Memory for lines that wait to be written, in bytes.
 const CAPACITY: usize = 1024 * 1024;
@@ -26,14 +26,14 @@ const CAPACITY: usize = 1024 * 1024;
 /// How long the end of the program waits for lines that wait to be written.
 const LAST_FLUSH: Duration = Duration::from_secs(1);
 
-static QUEUE: OnceLock<Queue> = OnceLock::new();
+static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
 /// Starts the log. At level info, libraries log warnings and errors only.
 ///
 /// # Errors
 /// If the system refuses the thread.
 pub(super) fn start(level: LevelFilter, format: LogFormat) -> io::Result<()> {
-    let queue = Queue::start(
+    let queue = LogQueue::start(
         CAPACITY,
         |line| io::stderr().write_all(line),
         move |dropped| dropped_lines(format, dropped),
@@ -95,7 +95,7 @@ fn dropped_lines(format: LogFormat, dropped: u64) -> Vec<u8> {
 }
 
 fn write_record(out: &mut impl Write, format: LogFormat, record: &Record<'_>) -> io::Result<()> {
-    let (time, message) = (Moment::now().to_string(), record.args().to_string());
+    let (time, message) = (Timestamp::now().to_string(), record.args().to_string());
     match format {
         LogFormat::Text => {
             // Further lines are indented, so that none passes for a record.

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 /// The queue. All clones are the same one.
 #[derive(Clone)]
-pub(super) struct Queue(Arc<Shared>);
+pub(super) struct LogQueue(Arc<LogBuffer>);
 
-struct Shared {
+struct LogBuffer {
     /// In bytes.
     capacity: usize,
-    state: Mutex<State>,
+    state: Mutex<BufferState>,
     /// There is something to write.
     filled: Condvar,
     /// There is nothing to write.
@@ -23,7 +23,7 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct State {
+struct BufferState {
     lines: Vec<Vec<u8>>,
     /// Memory that `lines` take, in bytes.
     size: usize,
@@ -33,13 +33,13 @@ struct State {
     writing: bool,
 }
 
-impl State {
+impl BufferState {
     fn is_empty(&self) -> bool {
         self.lines.is_empty() && self.dropped == 0
     }
 }
 
-impl Queue {
+impl LogQueue {
     /// Starts a thread that calls `write` for each line, in order. A line for which `write` fails
     /// counts as dropped. After a gap, `write` gets the line that `report` makes of the number of
     /// dropped lines, as soon as it succeeds.
@@ -54,7 +54,7 @@ impl Queue {
         write: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static,
         report: impl Fn(u64) -> Vec<u8> + Send + 'static,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LogBuffer {
             capacity,
             state: Mutex::default(),
             filled: Condvar::new(),
@@ -89,14 +89,14 @@ impl Queue {
 
     /// Waits until everything is written or reported, for at most `limit`. Returns whether it is.
     pub(super) fn flush_within(&self, limit: Duration) -> bool {
-        let pending = |state: &mut State| state.writing || !state.is_empty();
+        let pending = |state: &mut BufferState| state.writing || !state.is_empty();
         let waited = self.0.idle.wait_timeout_while(self.0.state(), limit, pending);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 
 /// For loggers: each call of `write` appends one line.
-impl io::Write for Queue {
+impl io::Write for LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
         Ok(line.len())
@@ -107,8 +107,8 @@ impl io::Write for Queue {
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl LogBuffer {
+    fn state(&self) -> MutexGuard<'_, BufferState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -175,7 +175,7 @@ mod tests {
     }
 
     impl Reader {
-        fn start(capacity: usize) -> (Queue, Self) {
+        fn start(capacity: usize) -> (LogQueue, Self) {
             let (line, lines) = channel();
             let (go_on, may_go_on) = channel::<()>();
             let broken = Arc::new(AtomicBool::new(false));
@@ -188,7 +188,7 @@ mod tests {
                 may_go_on.recv().map_err(io::Error::other)
             };
             let report = |dropped| format!("{dropped} dropped").into_bytes();
-            (Queue::start(capacity, write, report).unwrap(), Self { lines, go_on, broken })
+            (LogQueue::start(capacity, write, report).unwrap(), Self { lines, go_on, broken })
         }
 
         /// The line that is being written.

@@ -14,8 +14,8 @@ use rustix::fs::{FileType, Mode, Stat, fstat, stat};
 use rustix::io::Errno;
 
 use super::exit::{Exit, Failure};
-use crate::aside::{Aside, folder};
-use crate::store;
+use crate::fs::{AtomicFile, FileId, folder};
+use crate::store::Location;
 use target::Target;
 
 /// The mode of a file that holds hashes.
@@ -26,7 +26,7 @@ pub(super) const PUBLIC: Mode = PRIVATE.union(Mode::RGRP).union(Mode::ROTH);
 /// An open output.
 pub(super) enum Output {
     /// A file that replaces another one, or none, when it is finished.
-    Whole(Aside),
+    Whole(AtomicFile),
     /// A pipe, a device, or a file that is open already.
     Stream(File),
 }
@@ -49,7 +49,7 @@ impl Output {
             Target::Name { folder, name, is } => {
                 inputs.spare_name(&folder, &name)?;
                 is.map_or(Ok(()), |is| inputs.spare_file(&is))?;
-                Ok(Self::Whole(Aside::create(folder, &name, mode)?))
+                Ok(Self::Whole(AtomicFile::create(folder, &name, mode)?))
             }
         }
     }
@@ -57,7 +57,7 @@ impl Output {
     /// Makes what was written count.
     pub(super) fn finish(self) -> io::Result<()> {
         match self {
-            Self::Whole(aside) => aside.put_in_place(),
+            Self::Whole(file) => file.commit(),
             Self::Stream(_) => Ok(()),
         }
     }
@@ -66,7 +66,7 @@ impl Output {
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Whole(aside) => aside.file().write(bytes),
+            Self::Whole(file) => file.file().write(bytes),
             Self::Stream(file) => file.write(bytes),
         }
     }
@@ -112,19 +112,16 @@ pub(super) struct Inputs {
     names: Vec<(FileId, OsString)>,
 }
 
-/// Device and inode.
-type FileId = (u64, u64);
-
 const STORE: &str = "it is a file of the user database";
 const INPUT: &str = "the command reads it";
 
 impl Inputs {
     /// The store with its companions.
-    pub(super) fn of_store(database: &Path) -> Self {
-        let store = store::files(database);
+    pub(super) fn of_store(store: &Location) -> Self {
+        let store = store.files();
         let names = store.iter().filter_map(|path| {
             let folder = stat(folder(path)).ok()?;
-            Some((id(&folder), path.file_name()?.to_owned()))
+            Some((FileId::new(&folder), path.file_name()?.to_owned()))
         });
         let mut inputs = Self { files: Vec::new(), names: names.collect() };
         inputs.add(store.iter().map(stat), STORE);
@@ -132,8 +129,8 @@ impl Inputs {
     }
 
     /// The store with its companions, standard input, and the files that the command reads.
-    pub(super) fn new<'a>(database: &Path, read: impl IntoIterator<Item = &'a Path>) -> Self {
-        let mut inputs = Self::of_store(database);
+    pub(super) fn new<'a>(store: &Location, read: impl IntoIterator<Item = &'a Path>) -> Self {
+        let mut inputs = Self::of_store(store);
         inputs.add(read.into_iter().map(stat).chain([fstat(io::stdin())]), INPUT);
         inputs
     }
@@ -141,7 +138,7 @@ impl Inputs {
     fn add(&mut self, files: impl Iterator<Item = rustix::io::Result<Stat>>, what: &'static str) {
         // A terminal or /dev/null may be input and output.
         let files = files.filter_map(Result::ok).filter(is_file);
-        self.files.extend(files.map(|is| (id(&is), what)));
+        self.files.extend(files.map(|is| (FileId::new(&is), what)));
     }
 
     /// Refuses an output that is one of them, by whichever name.
@@ -150,14 +147,14 @@ impl Inputs {
     }
 
     fn spare_file(&self, is: &Stat) -> Result<(), Refusal> {
-        match self.files.iter().find(|(file, _)| *file == id(is)) {
+        match self.files.iter().find(|(file, _)| *file == FileId::new(is)) {
             Some((_, why)) => Err(Refusal::new(why, "name another file")),
             None => Ok(()),
         }
     }
 
     fn spare_name(&self, folder: &OwnedFd, name: &OsStr) -> Result<(), Refusal> {
-        let folder = id(&fstat(folder)?);
+        let folder = FileId::new(&fstat(folder)?);
         match self.names.iter().any(|(store, file)| *store == folder && file == name) {
             true => Err(Refusal::new(STORE, "name another file")),
             false => Ok(()),
@@ -167,10 +164,6 @@ impl Inputs {
 
 fn is_file(is: &Stat) -> bool {
     FileType::from_raw_mode(is.st_mode).is_file()
-}
-
-fn id(is: &Stat) -> FileId {
-    (is.st_dev, is.st_ino)
 }
 
 /// Why an output was not opened.

@@ -1,0 +1,18 @@
+//! Administration of users: the password policy, and reconciling users with a desired state.
+//!
+//! Decides which changes are made. Knows neither arguments nor terminals, and not where passwords come
+//! from.
+
+mod change;
+mod desired;
+mod policy;
+mod reconcile;
+#[cfg(test)]
+mod tests;
+
+pub use change::{Change, ChangeKind, FieldChange};
+pub use desired::{
+    DesiredPassword, DesiredUser, GroupsEdit, IfExists, IfMissing, ReconcileOptions,
+};
+pub use policy::{Policy, PolicyError, Warning};
+pub use reconcile::{ReconcileError, reconcile, remove};

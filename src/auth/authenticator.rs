@@ -1,0 +1,324 @@
+//! Decides on login attempts: cache, throttle, queue, worker.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::{Shared, WeakShared};
+use tokio::sync::oneshot;
+
+use super::keyed::Key;
+use super::throttle::{LoginAttempt, Refused, Source};
+use super::verifier::Verifier;
+use super::workers::{NotTaken, Workers};
+use super::{AccessRequest, AuthConfig, Decision, Grant, Outcome};
+use crate::domain::{Credentials, EncodedCredentials, GroupName};
+use crate::store::{Revision, UserReader};
+
+/// Decides on login attempts. Hashes are computed on its own threads, never on the caller's.
+pub struct Authenticator {
+    verifier: Arc<Verifier>,
+    workers: Workers,
+    /// Attempts that no worker has taken yet, by their credentials.
+    queued: Arc<Mutex<Queued>>,
+    queue_limit: Option<usize>,
+    require_groups: Vec<GroupName>,
+}
+
+type Queued = HashMap<Key, WeakShared<oneshot::Receiver<Outcome>>>;
+
+/// The outcome of an attempt that a worker verifies. Identical attempts share it.
+type Answer = Shared<oneshot::Receiver<Outcome>>;
+
+/// The reason why a request is rejected before its credentials are verified.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rejection {
+    /// It has no credentials.
+    NoCredentials,
+    /// No user can have its credentials.
+    Malformed,
+    /// Its head or its framing is malformed.
+    MalformedRequest,
+    /// Its head is over the limit.
+    HeadTooLong,
+}
+
+impl From<Rejection> for Outcome {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::NoCredentials => Self::NoCredentials,
+            Rejection::Malformed => Self::Malformed,
+            Rejection::MalformedRequest => Self::MalformedRequest,
+            Rejection::HeadTooLong => Self::HeadTooLong,
+        }
+    }
+}
+
+impl Authenticator {
+    /// Starts the hash workers.
+    ///
+    /// # Errors
+    /// Fails if the system gives no threads or no random numbers.
+    pub fn new(store: Box<dyn UserReader>, config: &AuthConfig) -> io::Result<Self> {
+        let workers = Workers::start(config.workers)?;
+        let verifier = Verifier::new(store, config)?;
+        Ok(Self {
+            verifier: Arc::new(verifier),
+            workers,
+            queued: Arc::default(),
+            queue_limit: config.queue,
+            require_groups: config.require_groups.clone(),
+        })
+    }
+
+    /// Decides on the credentials of a request from `peer`.
+    pub async fn decide(
+        &self,
+        peer: IpAddr,
+        encoded: EncodedCredentials<'_>,
+        access: &AccessRequest<'_>,
+    ) -> Decision {
+        let verifier = &*self.verifier;
+        let source = Source::of(peer);
+        let now = Instant::now();
+        let revision = verifier.revision(now);
+        let lookup = |key: &Key| verifier.lookup_cache(key, source, revision?, now);
+        let key = verifier.keyed.encoded(encoded);
+        if let Some(grant) = lookup(&key) {
+            return self.conclude(Outcome::Cached(grant), peer, None, access);
+        }
+        let Some(credentials) = encoded.decode() else {
+            return self.reject(peer, Rejection::Malformed, access);
+        };
+        // Only normalized credentials are cached, so that a password has one entry in every spelling.
+        let normalized = verifier.keyed.credentials(&credentials);
+        if normalized != key
+            && let Some(grant) = lookup(&normalized)
+        {
+            return self.conclude(Outcome::Cached(grant), peer, None, access);
+        }
+        // Boxed, since its size would count for every request.
+        Box::pin(self.verify(peer, normalized, source, credentials, revision, access)).await
+    }
+
+    /// Waits for a worker to verify credentials that the cache does not have.
+    async fn verify(
+        &self,
+        peer: IpAddr,
+        key: Key,
+        source: Source,
+        credentials: Credentials,
+        revision: Option<Revision>,
+        access: &AccessRequest<'_>,
+    ) -> Decision {
+        let credentials = Arc::new(credentials);
+        let outcome = match self.enqueue(key, source, &credentials, revision) {
+            Ok(answer) => answer.await.unwrap_or_else(|_| self.worker_failed()),
+            Err(outcome) => outcome,
+        };
+        self.conclude(outcome, peer, Some(&credentials), access)
+    }
+
+    /// Rejects a request whose credentials are not verified.
+    pub fn reject(&self, peer: IpAddr, why: Rejection, access: &AccessRequest<'_>) -> Decision {
+        self.conclude(why.into(), peer, None, access)
+    }
+
+    /// Checks the groups, counts and logs the outcome, and derives the decision.
+    fn conclude(
+        &self,
+        outcome: Outcome,
+        peer: IpAddr,
+        credentials: Option<&Credentials>,
+        access: &AccessRequest<'_>,
+    ) -> Decision {
+        let outcome = self.check_groups(outcome, access);
+        let user = match &outcome {
+            Outcome::Cached(grant) | Outcome::Verified(grant) | Outcome::Forbidden(grant) => {
+                Some(&grant.user)
+            }
+            refused => credentials.filter(|_| refused.names_user()).map(|shown| &shown.user),
+        };
+        self.verifier.audit.record(&outcome, peer, user, access.target);
+        outcome.decision()
+    }
+
+    /// Turns a grant to a user without a required group into a refusal. A request can require more
+    /// than the configuration, never less.
+    fn check_groups(&self, outcome: Outcome, access: &AccessRequest<'_>) -> Outcome {
+        let admitted = |required: &[GroupName], grant: &Grant| {
+            required.is_empty() || required.iter().any(|group| grant.groups.contains(group))
+        };
+        match outcome {
+            Outcome::Cached(grant) | Outcome::Verified(grant)
+                if !(admitted(&self.require_groups, &grant) && admitted(access.groups, &grant)) =>
+            {
+                Outcome::Forbidden(grant)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Queues an attempt for a worker, if the throttle allows it.
+    ///
+    /// An attempt with the same credentials as a queued one shares its outcome. It cannot share the
+    /// outcome of an attempt that a worker has taken: that may have read what is outdated for a later
+    /// request.
+    fn enqueue(
+        &self,
+        key: Key,
+        source: Source,
+        credentials: &Arc<Credentials>,
+        revision: Option<Revision>,
+    ) -> Result<Answer, Outcome> {
+        let verifier = &self.verifier;
+        let attempt = LoginAttempt { user: verifier.keyed.user(&credentials.user), source };
+        let mut queued = lock(&self.queued);
+        verifier.throttle().check(attempt, Instant::now()).map_err(|refused| match refused {
+            Refused::Failed(retry_after) => Outcome::Throttled { retry_after },
+            // The pending attempts may all be right. Then the next one is possible when they end.
+            Refused::Pending => Outcome::Throttled { retry_after: Duration::from_secs(1) },
+        })?;
+        if let Some(answer) = queued.get(&key).and_then(WeakShared::upgrade) {
+            return Ok(answer);
+        }
+        let pending = PendingAttempt::begin(verifier, attempt);
+        let (reply, answer) = oneshot::channel();
+        let answer = answer.shared();
+        let credentials = Arc::clone(credentials);
+        let all_queued = Arc::clone(&self.queued);
+        let job = move || {
+            let verifier = Arc::clone(&pending.verifier);
+            lock(&all_queued).remove(&key);
+            if reply.is_closed() {
+                return; // all clients that waited for it have gone
+            }
+            let (outcome, weak) = verifier.verify(&key, &credentials, source, revision);
+            pending.end(&outcome);
+            // The clients may have gone by now. Then the outcome is dropped.
+            let _ = reply.send(outcome);
+            if let Some(weak) = weak {
+                verifier.rehash(&credentials, &weak);
+            }
+        };
+        let workers = self.workers.threads();
+        let limit = self.queue_limit.unwrap_or_else(|| verifier.hashes.in_two_seconds(workers));
+        self.workers.submit(limit, job).map_err(|why| match why {
+            NotTaken::Full => Outcome::Overloaded,
+            NotTaken::Dead => self.worker_failed(),
+        })?;
+        queued.extend(answer.downgrade().map(|answer| (key, answer)));
+        Ok(answer)
+    }
+
+    fn worker_failed(&self) -> Outcome {
+        self.verifier.audit.failure(&"cannot check credentials: a hash worker failed");
+        Outcome::Unavailable
+    }
+
+    /// Finishes: returns when the workers have ended their jobs, all audit lines are logged, and the
+    /// store is in one file. An attempt that needs a worker after that is unavailable.
+    pub fn finish(&self) {
+        self.workers.finish();
+        self.verifier.audit.flush();
+        if let Err(e) = self.verifier.store.checkpoint() {
+            log::warn!("cannot checkpoint the write-ahead log: {e}");
+        }
+    }
+
+    /// Returns true if users can be looked up. Logs the failure otherwise.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.verifier
+            .store
+            .is_empty()
+            .inspect_err(|e| self.verifier.audit.failure(&format_args!("not ready: {e}")))
+            .is_ok()
+    }
+
+    /// Returns the counters since the start.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let Verifier { audit, hashes, .. } = &*self.verifier;
+        Counters {
+            outcomes: audit.counters(),
+            waiting: self.workers.waiting(),
+            hashes: hashes.count(),
+            hash_time: hashes.total(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
+    #[cfg(test)]
+    pub(super) fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        lock(&self.queued).len()
+    }
+}
+
+/// A panic while it was locked has left the map whole: each call on it is one step.
+fn lock(queued: &Mutex<Queued>) -> MutexGuard<'_, Queued> {
+    queued.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counters since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counters {
+    /// Requests by outcome, in the order of [`Outcome::LABELS`].
+    outcomes: [u64; Outcome::COUNT],
+    /// The attempts that wait for a hash worker now.
+    pub waiting: usize,
+    /// Computed hashes.
+    pub hashes: u64,
+    /// The time of the computed hashes, of all workers together.
+    pub hash_time: Duration,
+}
+
+impl Counters {
+    /// Returns the number of requests whose outcome has this reason in the audit log, or `None` if
+    /// there is no such reason.
+    #[must_use]
+    pub fn outcome(&self, reason: &str) -> Option<u64> {
+        let index = Outcome::LABELS.iter().position(|label| label.reason == reason)?;
+        self.outcomes.get(index).copied()
+    }
+}
+
+/// An attempt that counts as pending until it ends. Dropped before that, it has not failed: the
+/// client has gone, the queue is full, or a worker has panicked.
+struct PendingAttempt {
+    verifier: Arc<Verifier>,
+    attempt: LoginAttempt,
+    failed: bool,
+}
+
+impl PendingAttempt {
+    fn begin(verifier: &Arc<Verifier>, attempt: LoginAttempt) -> Self {
+        verifier.throttle().begin(attempt, Instant::now());
+        Self { verifier: Arc::clone(verifier), attempt, failed: false }
+    }
+
+    fn end(mut self, outcome: &Outcome) {
+        self.failed = outcome.counts_as_failure();
+        if outcome.grant().is_some() {
+            self.verifier.throttle().remember(self.attempt);
+        }
+    }
+}
+
+impl Drop for PendingAttempt {
+    fn drop(&mut self) {
+        self.verifier.throttle().end(self.attempt, self.failed, Instant::now());
+    }
+}

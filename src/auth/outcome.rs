@@ -1,0 +1,163 @@
+//! The outcome of a request: the one place that lists all of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Decision, Grant};
+
+/// The outcome of a request. Each request has exactly one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    /// Granted by a cache entry.
+    Cached(Arc<Grant>),
+    /// Granted after a hash.
+    Verified(Arc<Grant>),
+    /// The request has no credentials: the client waits for the challenge.
+    NoCredentials,
+    /// No user can have these credentials.
+    Malformed,
+    UnknownUser,
+    WrongPassword,
+    Locked,
+    Expired,
+    /// The credentials are right, but the user is in none of the required groups.
+    Forbidden(Arc<Grant>),
+    /// Too many failures or pending attempts.
+    Throttled {
+        retry_after: Duration,
+    },
+    /// The queue for hash workers is full.
+    Overloaded,
+    /// A failure on this side.
+    Unavailable,
+    /// The request itself is malformed.
+    MalformedRequest,
+    /// The head of the request is over the limit.
+    HeadTooLong,
+}
+
+/// How the audit log and the counters name an outcome.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Label {
+    pub(crate) outcome: &'static str,
+    pub(crate) reason: &'static str,
+}
+
+const fn label(outcome: &'static str, reason: &'static str) -> Label {
+    Label { outcome, reason }
+}
+
+impl Outcome {
+    /// The labels of all outcomes, by [`Outcome::index`].
+    pub(crate) const LABELS: [Label; 14] = [
+        label("granted", "cached"),
+        label("granted", "verified"),
+        label("challenged", "no-credentials"),
+        label("denied", "malformed"),
+        label("denied", "unknown-user"),
+        label("denied", "wrong-password"),
+        label("denied", "locked"),
+        label("denied", "expired"),
+        label("forbidden", "not-in-group"),
+        label("throttled", "too-many-failures"),
+        label("overloaded", "too-many-waiting"),
+        label("unavailable", "failure"),
+        label("rejected", "malformed-request"),
+        label("rejected", "head-too-long"),
+    ];
+
+    /// The number of outcomes.
+    pub(crate) const COUNT: usize = Self::LABELS.len();
+
+    /// Returns the index of the counter and the label.
+    pub(crate) const fn index(&self) -> usize {
+        match self {
+            Self::Cached(_) => 0,
+            Self::Verified(_) => 1,
+            Self::NoCredentials => 2,
+            Self::Malformed => 3,
+            Self::UnknownUser => 4,
+            Self::WrongPassword => 5,
+            Self::Locked => 6,
+            Self::Expired => 7,
+            Self::Forbidden(_) => 8,
+            Self::Throttled { .. } => 9,
+            Self::Overloaded => 10,
+            Self::Unavailable => 11,
+            Self::MalformedRequest => 12,
+            Self::HeadTooLong => 13,
+        }
+    }
+
+    /// Returns the decision that the client learns.
+    pub(crate) fn decision(self) -> Decision {
+        match self {
+            Self::Cached(grant) | Self::Verified(grant) => Decision::Granted(grant),
+            Self::Forbidden(_) => Decision::Forbidden,
+            Self::NoCredentials
+            | Self::Malformed
+            | Self::UnknownUser
+            | Self::WrongPassword
+            | Self::Locked
+            | Self::Expired
+            | Self::MalformedRequest
+            | Self::HeadTooLong => Decision::Denied,
+            Self::Throttled { retry_after } => Decision::Throttled { retry_after },
+            Self::Overloaded => Decision::Overloaded,
+            Self::Unavailable => Decision::Unavailable,
+        }
+    }
+
+    /// Returns true if the attempt counts as a failure of its source and its user.
+    pub(crate) fn counts_as_failure(&self) -> bool {
+        matches!(self, Self::UnknownUser | Self::WrongPassword | Self::Locked | Self::Expired)
+    }
+
+    /// Returns true if the name in the refused credentials is known to be a user's, so that it may be
+    /// logged. Another name may be a password in the wrong field.
+    pub(crate) fn names_user(&self) -> bool {
+        matches!(self, Self::WrongPassword | Self::Locked | Self::Expired)
+    }
+
+    /// Returns the grant if the credentials are right and admitted.
+    pub(crate) fn grant(&self) -> Option<&Arc<Grant>> {
+        match self {
+            Self::Cached(grant) | Self::Verified(grant) => Some(grant),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::UserName;
+
+    #[test]
+    fn every_outcome_has_a_counter_and_a_label_of_its_own() {
+        let user = UserName::parse("roy").unwrap();
+        let grant = Arc::new(Grant { user, groups: Arc::default() });
+        let outcomes = [
+            (Outcome::Cached(Arc::clone(&grant)), "granted cached"),
+            (Outcome::Verified(Arc::clone(&grant)), "granted verified"),
+            (Outcome::NoCredentials, "challenged no-credentials"),
+            (Outcome::Malformed, "denied malformed"),
+            (Outcome::UnknownUser, "denied unknown-user"),
+            (Outcome::WrongPassword, "denied wrong-password"),
+            (Outcome::Locked, "denied locked"),
+            (Outcome::Expired, "denied expired"),
+            (Outcome::Forbidden(grant), "forbidden not-in-group"),
+            (Outcome::Throttled { retry_after: Duration::ZERO }, "throttled too-many-failures"),
+            (Outcome::Overloaded, "overloaded too-many-waiting"),
+            (Outcome::Unavailable, "unavailable failure"),
+            (Outcome::MalformedRequest, "rejected malformed-request"),
+            (Outcome::HeadTooLong, "rejected head-too-long"),
+        ];
+        for (index, (outcome, label)) in outcomes.iter().enumerate() {
+            assert_eq!(outcome.index(), index, "{outcome:?}");
+            let is = Outcome::LABELS[index];
+            assert_eq!(format!("{} {}", is.outcome, is.reason), *label);
+        }
+        assert_eq!(outcomes.len(), Outcome::COUNT);
+    }
+}

@@ -1,0 +1,308 @@
+//! Every order in which a login attempt, a change, the lease and the cache can meet, on the real code:
+//! no order grants the old password after the command has returned.
+//!
+//! The threads run one at a time, from step to step. A step is a call of the store or of the cache. A
+//! schedule chooses the next thread at each step. The next schedule differs at the last step that had
+//! another choice.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use super::*;
+use crate::admin::{
+    DesiredPassword, DesiredUser, IfExists, IfMissing, ReconcileOptions, reconcile, remove,
+};
+use crate::domain::Password;
+use crate::hashing::HashingError;
+use crate::store::contract::add;
+
+thread_local! {
+    static ACTOR: RefCell<Option<(usize, Arc<Stage>)>> = const { RefCell::new(None) };
+}
+
+/// Waits until it is the turn of the calling actor. Other threads do not wait.
+pub(in crate::auth) fn step() {
+    let actor = ACTOR.with_borrow(Clone::clone);
+    if let Some((actor, stage)) = actor {
+        stage.wait(actor);
+    }
+}
+
+/// The actors of one schedule. The one that completes the waiting actors chooses the next one.
+struct Stage {
+    state: Mutex<State>,
+    turns: [Condvar; ACTORS],
+}
+
+const ACTORS: usize = 2;
+
+struct State {
+    /// The choices to make. It is extended by the first one of each further step.
+    schedule: Vec<usize>,
+    /// The number of choices at each step so far.
+    choices: Vec<usize>,
+    acting: usize,
+    waiting: Vec<usize>,
+    turn: Option<usize>,
+}
+
+impl Stage {
+    fn new(schedule: &[usize]) -> Self {
+        let schedule = schedule.to_owned();
+        let (choices, waiting) = (Vec::new(), Vec::new());
+        let state = State { schedule, choices, acting: ACTORS, waiting, turn: None };
+        Self { state: Mutex::new(state), turns: Default::default() }
+    }
+
+    fn wait(&self, actor: usize) {
+        let mut state = self.state.lock().unwrap();
+        state.waiting.push(actor);
+        self.choose(&mut state);
+        while state.turn != Some(actor) {
+            state = self.turns[actor].wait(state).unwrap();
+        }
+        state.turn = None;
+    }
+
+    fn end(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.acting -= 1;
+        self.choose(&mut state);
+    }
+
+    fn choose(&self, state: &mut State) {
+        if state.waiting.is_empty() || state.waiting.len() < state.acting {
+            return;
+        }
+        state.waiting.sort_unstable();
+        let step = state.choices.len();
+        if state.schedule.len() == step {
+            state.schedule.push(0);
+        }
+        state.choices.push(state.waiting.len());
+        let next = state.waiting.remove(state.schedule[step]);
+        state.turn = Some(next);
+        self.turns[next].notify_one();
+    }
+
+    /// Returns the schedule that was played, and the number of choices at each step.
+    fn played(&self) -> (Vec<usize>, Vec<usize>) {
+        let state = self.state.lock().unwrap();
+        (state.schedule.clone(), state.choices.clone())
+    }
+}
+
+/// Plays every schedule. Returns their number.
+fn play_all(mut play: impl FnMut(&mut Vec<usize>) -> Vec<usize>) -> usize {
+    let mut schedule = Vec::new();
+    for played in 1.. {
+        let choices = play(&mut schedule);
+        let last = (0..choices.len()).rfind(|&n| schedule[n] + 1 < choices[n]);
+        let Some(last) = last else { return played };
+        schedule.truncate(last + 1);
+        schedule[last] += 1;
+    }
+    unreachable!("the schedules end")
+}
+
+const OLD: &str = "$2y$04$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui";
+const NEW: &str = "$2y$04$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+
+fn with_hash(hash: &str) -> Account {
+    Account { hash: Ok(PasswordHash::parse(hash).unwrap()), ..account("roy") }
+}
+
+/// Faster than bcrypt: `old` matches one hash, and any other password the other one.
+fn quickly(password: &Password, hash: &PasswordHash) -> Result<bool, HashingError> {
+    Ok(hash.as_str() == if password.reveal() == "old" { OLD } else { NEW })
+}
+
+/// The way of a request, without the queue. Returns true if it is granted.
+fn request(verifier: &Verifier, password: &str) -> bool {
+    let credentials = credentials(password);
+    let key = verifier.keyed.credentials(&credentials);
+    let source = Source::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let now = Instant::now();
+    let revision = verifier.revision(now);
+    revision.is_some_and(|revision| verifier.lookup_cache(&key, source, revision, now).is_some())
+        || verifier.verify(&key, &credentials, source, revision).0.grant().is_some()
+}
+
+/// What is known before the actors begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Start {
+    Unknown,
+    /// The old password is cached at the current revision.
+    Cached,
+    /// The old password is cached, and another user was changed since.
+    Outdated,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Change {
+    Remove,
+    NewHash,
+    Lock,
+    Expire,
+}
+
+impl Change {
+    /// Changes roy by the code of the commands.
+    fn run(self, store: &MockStore) {
+        let keep = || DesiredUser::new(name(), DesiredPassword::Keep);
+        let now = Timestamp::now();
+        let desired = match self {
+            // The result of a command is not the subject here, but what it has done when it returns.
+            Self::Remove => return drop(remove(store, &name())),
+            Self::NewHash => {
+                let hash = PasswordHash::parse(NEW).unwrap();
+                DesiredUser::new(name(), DesiredPassword::Hash(hash))
+            }
+            Self::Lock => DesiredUser { locked: Some(true), ..keep() },
+            Self::Expire => DesiredUser { expires: Some(Timestamp::from_seconds(0)), ..keep() },
+        };
+        let options = ReconcileOptions::new(IfMissing::Refuse, IfExists::Replace);
+        drop(reconcile(store, &[desired], &options, now, &|_, _| {}));
+    }
+
+    /// Does the same in one step, like another process that commits and does not wait.
+    fn commit_without_wait(self, store: &MockStore) {
+        step();
+        match self {
+            Self::Remove => store.remove(&name()),
+            Self::NewHash => store.put(with_hash(NEW)),
+            Self::Lock => store.put(locked(with_hash(OLD))),
+            Self::Expire => store.put(expired(with_hash(OLD))),
+        }
+    }
+}
+
+/// How the transaction of the command ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Committed,
+    /// The command finds nothing to change: another process has just committed the same change.
+    NoOp,
+    /// The commit takes effect, but the command gets an error.
+    UnknownOutcome,
+}
+
+/// A store that takes a step at the calls that matter.
+fn store(end: End, waits: bool) -> MockStore {
+    let store = MockStore::with_still_clock(move |call| {
+        let acts = ACTOR.with_borrow(Option::is_some);
+        match call {
+            Call::Find | Call::FindWithGroups | Call::Revision | Call::ReadRevision => step(),
+            Call::Commit | Call::Wait => step(),
+            _ => {}
+        }
+        match call {
+            Call::Wait if acts && !waits => Err(StoreError::Failed("dropped".to_owned())),
+            Call::Committed if acts && end == End::UnknownOutcome => {
+                Err(StoreError::Failed("connection lost".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    });
+    store.put(with_hash(OLD));
+    store
+}
+
+/// One actor uses the old password. The other one runs a command, and then uses the old password.
+/// Returns the choices, and whether the request after the command was granted.
+fn play(
+    start: Start,
+    change: Change,
+    end: End,
+    waits: bool,
+    schedule: &mut Vec<usize>,
+) -> (Vec<usize>, bool) {
+    let store = store(end, waits);
+    // Small tables: they are made for every schedule.
+    let config = AuthConfig {
+        cache_entries: 4,
+        source_limit: None,
+        user_limit: None,
+        ..AuthConfig::default()
+    };
+    let mut verifier = Verifier::new(Box::new(store.clone()), &config).unwrap();
+    verifier.hashes.compute = quickly;
+    if start != Start::Unknown {
+        assert!(request(&verifier, "old"));
+    }
+    if start == Start::Outdated {
+        add(&store, "ann").unwrap();
+    }
+    let stage = Arc::new(Stage::new(schedule));
+    let enter = |actor| ACTOR.set(Some((actor, Arc::clone(&stage))));
+    let granted = thread::scope(|scope| {
+        scope.spawn(|| {
+            enter(0);
+            request(&verifier, "old");
+            stage.end();
+        });
+        let command = scope.spawn(|| {
+            enter(1);
+            if end == End::NoOp {
+                change.commit_without_wait(&store);
+            }
+            change.run(&store);
+            let granted = request(&verifier, "old");
+            stage.end();
+            granted
+        });
+        command.join().unwrap()
+    });
+    let choices;
+    (*schedule, choices) = stage.played();
+    if waits {
+        assert!(!request(&verifier, "old"), "granted in the end: {schedule:?}");
+        let new = change == Change::NewHash;
+        assert_eq!(request(&verifier, "new"), new, "the new password: {schedule:?}");
+    }
+    (choices, granted)
+}
+
+/// B-06
+#[test]
+fn no_interleaving_grants_after_the_command_has_returned() {
+    let changes = [Change::Remove, Change::NewHash, Change::Lock, Change::Expire];
+    let committed = changes.into_iter().flat_map(|change| {
+        [Start::Unknown, Start::Cached].map(|start| (start, change, End::Committed))
+    });
+    let others = [
+        (Start::Outdated, Change::Remove, End::Committed),
+        (Start::Cached, Change::Remove, End::NoOp),
+        (Start::Cached, Change::Lock, End::NoOp),
+        (Start::Cached, Change::Remove, End::UnknownOutcome),
+        (Start::Cached, Change::Lock, End::UnknownOutcome),
+    ];
+    for (start, change, end) in committed.chain(others) {
+        let played = play_all(|schedule| {
+            let (choices, granted) = play(start, change, end, true, schedule);
+            assert!(!granted, "{start:?}, {change:?}, {end:?}: {schedule:?}");
+            choices
+        });
+        assert!(played > 20, "{played} are too few to be all");
+    }
+}
+
+/// B-06: so the test above would notice a command that returns without the wait.
+#[test]
+fn without_the_wait_some_interleaving_grants() {
+    for end in [End::Committed, End::NoOp, End::UnknownOutcome] {
+        for change in [Change::Remove, Change::Lock] {
+            let mut seen = false;
+            play_all(|schedule| {
+                let (choices, granted) = play(Start::Cached, change, end, false, schedule);
+                seen |= granted;
+                // The first one is enough.
+                if granted { Vec::new() } else { choices }
+            });
+            assert!(seen, "{end:?}, {change:?}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! `resttool check`
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::advice;
+use crate::cli::exit::{Exit, Failure, print, say};
+use crate::cli::report::json;
+use crate::config::{CostSetting, JsonSetting, QuietSetting};
+use crate::domain::UserName;
+use crate::store::{self, Location, Problem};
+
+/// Check the database for problems and suggest fixes; exits with 0 if none were found, 1 otherwise
+#[derive(Args, Debug)]
+#[command(
+    after_long_help = "It checks the modes and owners of the folder and the files, the integrity and the version of
+the database, and the record of each user. It changes nothing.
+
+Examples:
+  resttool check --cost 4
+  resttool check --json | jq -r .fix"
+)]
+pub(in crate::cli) struct Check {
+    /// The lowest cost of a hash that is no problem.
+    #[command(flatten)]
+    minimum: CostSetting,
+
+    #[command(flatten)]
+    json: JsonSetting,
+
+    #[command(flatten)]
+    quiet: QuietSetting,
+}
+
+impl Check {
+    pub(super) fn describe(&self) -> String {
+        "check the store".to_owned()
+    }
+
+    pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
+        let problems = store::check(location, self.minimum.cost()?)?;
+        for problem in &problems {
+            let description = match problem {
+                Problem::File(problem) => problem.with_path(),
+                other => other.to_string(),
+            };
+            let fix = advice::fix(problem, location);
+            if self.json.json {
+                let user = problem.user().map(UserName::as_str);
+                let object = ProblemJson { problem: &description, user, fix: fix.as_deref() };
+                print(&json(&object)?)?;
+            } else {
+                print(&description)?;
+                if let Some(fix) = fix {
+                    print(&format!("  fix: {fix}"))?;
+                }
+            }
+        }
+        let problems = match problems.len() {
+            0 => {
+                if !self.quiet.quiet {
+                    say(&format!("resttool: found no problems in {location}"));
+                }
+                return Ok(());
+            }
+            1 => "1 problem".to_owned(),
+            n => format!("{n} problems"),
+        };
+        Err(Failure::new(Exit::Failed, format_args!("found {problems} in {location}")))
+    }
+}
+
+#[derive(Serialize)]
+struct ProblemJson<'a> {
+    problem: &'a str,
+    user: Option<&'a str>,
+    fix: Option<&'a str>,
+}

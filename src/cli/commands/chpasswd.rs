@@ -1,0 +1,70 @@
+//! `resttool chpasswd`
+
+use clap::Args;
+
+use crate::admin::{DesiredPassword, DesiredUser, IfExists, IfMissing, ReconcileOptions};
+use crate::cli::exit::Failure;
+use crate::cli::input::{Input, bad_line, lines};
+use crate::cli::many::{Lines, Warnings, reconcile_many, record_many};
+use crate::cli::output::Inputs;
+use crate::cli::report::Report;
+use crate::config::{HashingSettings, OutputSettings};
+use crate::domain::{Password, UserName};
+use crate::store::{self, Location};
+
+/// Change many passwords in one transaction, from name:password lines on standard input
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:
+  resttool chpasswd <passwords
+  printf 'ann:%s\\nbob:%s\\n' \"$ANN\" \"$BOB\" | resttool chpasswd --create")]
+pub(in crate::cli) struct Chpasswd {
+    /// Add users that do not exist
+    #[arg(long)]
+    create: bool,
+
+    #[command(flatten)]
+    hashing: HashingSettings,
+
+    #[command(flatten)]
+    output: OutputSettings,
+}
+
+impl Chpasswd {
+    pub(super) fn describe(&self) -> String {
+        "change passwords".to_owned()
+    }
+
+    pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
+        let policy = self.hashing.policy()?;
+        let input = Input::stdin().read_secret()?;
+        let mut warnings = Warnings::default();
+        let mut desired = Lines::default();
+        for (number, line) in lines(&input) {
+            let line = line?;
+            if line.is_empty() {
+                continue;
+            }
+            let (name, password) =
+                line.split_once(':').ok_or_else(|| bad_line(number, "there is no colon in it"))?;
+            let name = UserName::parse(name).map_err(|e| {
+                let why = "what stands before the colon can't be a user's name";
+                bad_line(number, format_args!("{why}: {e}"))
+            })?;
+            let refused = |why: &dyn std::fmt::Display| {
+                bad_line(number, format_args!("the password of {name} is refused: {why}"))
+            };
+            let password = Password::parse(password).map_err(|e| refused(&e))?;
+            warnings.add(&name, policy.judge(&password, Some(&name)).map_err(|e| refused(&e))?);
+            desired.add(number, DesiredUser::new(name, DesiredPassword::Password(password)));
+        }
+        warnings.say();
+        let mut report = Report::open(&self.output, &Inputs::new(location, []))?;
+        let missing = if self.create { IfMissing::Add } else { IfMissing::Refuse };
+        let options = ReconcileOptions::new(missing, IfExists::Replace);
+        let options = ReconcileOptions { cost: policy.cost, ..options };
+        let store = store::open(location)?;
+        let position = |index| desired.position(index);
+        let changes = reconcile_many(&*store, &desired.users, &options, &position)?;
+        record_many(&mut report, &changes)
+    }
+}

@@ -1,0 +1,132 @@
+//! `resttool print`: configurations of other programs, from `snippets/`. Names in double braces are
+//! replaced.
+
+use clap::{Args, ValueEnum};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::cli::exit::{Exit, Failure, print};
+use crate::cli::options::group_name;
+use crate::config::ListenSettings;
+use crate::domain::GroupName;
+use crate::store::Location;
+
+/// Print a configuration that runs resttool or puts it in front of an API
+#[derive(Args, Debug)]
+#[command(after_long_help = "--host and --port name the address of resttool, as for serve.
+
+Examples:
+  resttool print nginx --upstream 127.0.0.1:8000
+  resttool print caddy --group admin,staff                  any of these groups
+  resttool print systemd --port 5000 >resttool.service")]
+pub(in crate::cli) struct Print {
+    /// The program to print a configuration for
+    snippet: Snippet,
+
+    #[command(flatten)]
+    address: ListenSettings,
+
+    /// Forward requests to the API at this address
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:8000",
+        value_parser = authority
+    )]
+    upstream: String,
+
+    /// Let the proxy listen on this address
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:8080",
+        value_parser = authority
+    )]
+    listen: String,
+
+    /// Admit only users in one of these groups; may be repeated, or separated by commas
+    #[arg(long, value_name = "GROUP", value_delimiter = ',', value_parser = group_name)]
+    group: Vec<GroupName>,
+}
+
+/// A program to print a configuration for.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
+enum Snippet {
+    /// A server block
+    Nginx,
+    /// A Caddyfile
+    Caddy,
+    /// A file for Traefik's file provider
+    Traefik,
+    /// A frontend with the Lua script that it needs
+    Haproxy,
+    /// A service unit
+    Systemd,
+    /// A compose.yml for Docker Compose
+    Compose,
+    /// A filter with its jail
+    Fail2ban,
+}
+
+/// Parses a host and a port that need no quoting in any configuration.
+fn authority(text: &str) -> Result<String, String> {
+    let fit = |host: &str| {
+        let fit = |c: char| c.is_ascii_alphanumeric() || ".-_[]:".contains(c);
+        !host.is_empty() && host.chars().all(fit)
+    };
+    match text.rsplit_once(':') {
+        Some((host, port)) if fit(host) && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        _ => Err("expected a host and a port, e.g. 127.0.0.1:8000".to_owned()),
+    }
+}
+
+impl Print {
+    pub(super) fn describe(&self) -> String {
+        "print a configuration".to_owned()
+    }
+
+    pub(super) fn run(&self, _: &Location) -> Result<(), Failure> {
+        self.configuration().and_then(|text| print(&text))
+    }
+
+    fn configuration(&self) -> Result<String, Failure> {
+    let template = match self.snippet {
+        Snippet::Nginx => include_str!("snippets/nginx.conf"),
+        Snippet::Caddy => include_str!("snippets/Caddyfile"),
+        Snippet::Traefik => include_str!("snippets/traefik.yml"),
+        Snippet::Haproxy => include_str!("snippets/haproxy.cfg"),
+        Snippet::Systemd => include_str!("snippets/resttool.service"),
+        Snippet::Compose => include_str!("snippets/compose.yml"),
+        Snippet::Fail2ban => include_str!("snippets/fail2ban.conf"),
+    };
+    let ListenSettings { host, port } = &self.address;
+    if !host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:".contains(c)) {
+        return Err(Failure::new(Exit::Usage, "--host can't stand in a configuration as it is"));
+    }
+    let gate =
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    // No character is left with a meaning in one of these formats.
+    let groups = self
+        .group
+        .iter()
+        .map(|group| format!("group={}", utf8_percent_encode(group.as_str(), NON_ALPHANUMERIC)));
+    let groups = groups.collect::<Vec<_>>().join("&");
+    let query = if groups.is_empty() { String::new() } else { format!("?{groups}") };
+    // It was checked by `authority`.
+    let (listen_host, listen_port) = self.listen.rsplit_once(':').unwrap_or_default();
+    let mut text = template.trim_end().to_owned();
+    for (name, value) in [
+        ("gate", gate.as_str()),
+        ("host", host.as_str()),
+        ("port", port.to_string().as_str()),
+        ("upstream", self.upstream.as_str()),
+        ("listen", self.listen.as_str()),
+        ("listen_host", listen_host.trim_matches(['[', ']'])),
+        ("listen_port", listen_port),
+        ("groups", groups.as_str()),
+        ("query", query.as_str()),
+    ] {
+        text = text.replace(&format!("{{{{{name}}}}}"), value);
+    }
+    Ok(text)
+}
+}

@@ -1,0 +1,185 @@
+//! `resttool serve`: wires the server together. Every setting is checked before the first connection is
+//! accepted.
+
+use std::future::Future;
+use std::io;
+use std::num::NonZeroUsize;
+use std::pin::pin;
+use std::sync::Arc;
+
+use clap::Args;
+use futures_util::future::select;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::auth::Authenticator;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::listen::ListenAddress;
+use crate::cli::log as server_log;
+use crate::config::ServeSettings;
+use crate::fs::absolute;
+use crate::http::{self, HttpConfig, Listener, Service, Tls};
+use crate::store::{self, Location};
+use crate::text::shell_word;
+
+/// Answer /rest-auth and /auth: check the user name and password of each request
+#[derive(Args, Debug)]
+#[command(after_help = "'resttool serve --help' lists all options, routes and examples")]
+#[command(after_long_help = "Routes:
+  GET /rest-auth   200 with valid credentials, 401 without, 403 without the group, 429 after too
+                   many failed logins, 503 if the server cannot check
+  /auth            the same for reverse proxies: 200 with Remote-User and Remote-Groups, 401 or 403;
+                   ?group=admin requires a group
+  GET /healthz     200 while the server runs
+  GET /readyz      200 if users can be looked up, 503 if not
+  GET /openapi.json   an OpenAPI 3.1 description of these routes
+
+SIGTERM and SIGINT (Ctrl-C) let requests in flight finish. A second signal ends the server at once.
+SIGHUP reloads the certificate.
+
+Examples:
+  resttool serve
+  resttool serve --port 0 --realm 'Wine cellar'
+  resttool serve --trusted-proxy 127.0.0.1 --source-failures 5/10m
+  resttool serve --host 0.0.0.0 --tls-cert /etc/resttool/cert.pem --tls-key /etc/resttool/key.pem
+  resttool serve --unix-socket resttool.sock --unix-socket-mode 660
+  RESTTOOL_PORT=8080 resttool serve")]
+pub(in crate::cli) struct Serve {
+    #[command(flatten)]
+    settings: ServeSettings,
+}
+
+impl Serve {
+    pub(super) fn describe(&self) -> String {
+        "serve".to_owned()
+    }
+
+    pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
+        let settings = &self.settings;
+        // Before anything else, so that failures are logged.
+        server_log::start(settings.log.log_level, settings.log.log_format)
+            .map_err(|e| Failure::new(Exit::Failed, format_args!("cannot start the log: {e}")))?;
+        let http = settings
+            .http_config()
+            .map_err(|e| Failure::new(Exit::Usage, format_args!("--realm: {e}")))?;
+        let tls = tls(settings)?;
+        let limit = raise_descriptor_limit();
+        let http =
+            HttpConfig { max_connections: max_connections(http.max_connections, limit), ..http };
+        let address = ListenAddress::of(settings)?;
+        let store = store::open(location)?;
+        let (socket, listening) = address.listen(settings)?;
+        if store.is_empty()? {
+            let location = location.shell_word();
+            log::warn!("there is no user yet, add one: resttool useradd NAME --database {location}");
+        }
+        let authenticator = Authenticator::new(store, &settings.auth_config()?).map_err(|e| {
+            Failure::new(Exit::Failed, format_args!("cannot start hash workers: {e}"))
+        })?;
+        let listeners = vec![Listener { socket, tls: tls.clone(), service: Service::Gate }];
+        http::run(listeners, Arc::new(authenticator), &http, || {
+            let stop = signals(tls)?;
+            log::info!("listening on {listening}");
+            tell_systemd(NotifyState::Ready);
+            Ok(stop)
+        })
+        .map_err(|e| Failure::new(Exit::Failed, e))?;
+        listening.leave();
+        log::info!("stopped");
+        Ok(())
+    }
+}
+
+/// Opens the certificate, if there is one.
+fn tls(settings: &ServeSettings) -> Result<Option<Tls>, Failure> {
+    let (Some(certificate), Some(key)) = (&settings.tls_cert, &settings.tls_key) else {
+        return Ok(None);
+    };
+    Tls::open(certificate, key).map(Some).map_err(|e| {
+        let failure = Failure::new(Exit::Failed, format_args!("cannot speak TLS: {e}"));
+        if e.key_is_public() {
+            return failure.hint(format!("chmod 600 {}", shell_word(absolute(key))));
+        }
+        failure
+    })
+}
+
+/// Notifies systemd in a unit of `Type=notify`. Does nothing elsewhere.
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(e) = sd_notify::notify(&[state]) {
+        log::warn!("systemd could not be told how the server is: {e}");
+    }
+}
+
+/// Raises the soft limit of open files to the hard limit, and returns it. `None` is no limit.
+fn raise_descriptor_limit() -> Option<u64> {
+    let Rlimit { maximum, current } = getrlimit(Resource::Nofile);
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum,
+        Err(e) => {
+            log::warn!("cannot raise the limit of open files: {e}");
+            current
+        }
+    }
+}
+
+/// Returns how many connections can be allowed. Each takes a descriptor, as do those that wait for
+/// a seat. Without this, one source could take all descriptors below the limit of connections, and
+/// keep others out.
+fn max_connections(wanted: NonZeroUsize, descriptors: Option<u64>) -> NonZeroUsize {
+    const RESERVED: u64 = 64;
+    let Some(limit) = descriptors else { return wanted };
+    let free = limit.saturating_sub(RESERVED).max(limit / 4);
+    let most = usize::try_from(free / 5 * 4).unwrap_or(usize::MAX);
+    let most = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
+    if most < wanted {
+        log::warn!(
+            "{wanted} connections do not fit into the limit of {limit} open files: allowing {most}"
+        );
+    }
+    wanted.min(most)
+}
+
+/// Returns at the first SIGTERM or SIGINT. A second one ends the program at once, without waiting for
+/// requests in flight.
+///
+/// SIGHUP reloads the certificate. Without a handler it would end the program.
+fn signals(tls: Option<Tls>) -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                tls.iter().for_each(Tls::reload);
+            }
+        });
+        select(pin!(terminate.recv()), pin!(interrupt.recv())).await;
+        log::info!("stopping: requests in flight may finish");
+        tell_systemd(NotifyState::Stopping);
+        tokio::spawn(async move {
+            select(pin!(terminate.recv()), pin!(interrupt.recv())).await;
+            log::warn!("stopped at once: requests in flight are cut off");
+            server_log::flush();
+            std::process::exit(i32::from(Exit::Failed as u8));
+        });
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R-05
+    #[test]
+    fn connections_fit_into_the_limit_of_open_files() {
+        let most = |wanted, limit| max_connections(NonZeroUsize::new(wanted).unwrap(), limit).get();
+        assert_eq!(most(10_000, None), 10_000);
+        assert_eq!(most(10_000, Some(1_048_576)), 10_000);
+        assert_eq!(most(10_000, Some(4096)), 3224);
+        assert_eq!(most(200, Some(4096)), 200);
+        assert_eq!(most(10_000, Some(64)), 12);
+        assert_eq!(most(1, Some(1)), 1);
+    }
+}

@@ -1,0 +1,104 @@
+//! `resttool userlist`
+
+use std::io;
+use std::ops::ControlFlow;
+use std::time::SystemTime;
+
+use clap::Args;
+use wildmatch::WildMatch;
+
+use crate::cli::exit::{Failure, cannot_print, print};
+use crate::cli::options::group_name;
+use crate::cli::report::{UserJson, json, write_each};
+use crate::cli::table::table;
+use crate::config::JsonSetting;
+use crate::domain::{Account, GroupName};
+use crate::hashing::needs_rehash;
+use crate::store::{self, Location};
+
+/// List users, without their hashes
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:
+  resttool userlist
+  resttool userlist 'ci-*'
+  resttool userlist --group admin --json
+  resttool userlist --cost-below 12                         users with a weak hash")]
+pub(in crate::cli) struct Userlist {
+    /// List users whose name matches; * stands for any text, ? for any character
+    pattern: Option<String>,
+
+    /// List users in this group
+    #[arg(long, value_name = "GROUP", value_parser = group_name)]
+    group: Option<GroupName>,
+
+    /// List locked users
+    #[arg(long)]
+    locked: bool,
+
+    /// List expired users
+    #[arg(long)]
+    expired: bool,
+
+    /// List users whose hash costs less than this
+    #[arg(long, value_name = "N")]
+    cost_below: Option<u8>,
+
+    #[command(flatten)]
+    json: JsonSetting,
+}
+
+impl Userlist {
+    pub(super) fn describe(&self) -> String {
+        "list users".to_owned()
+    }
+
+    pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
+        let now = SystemTime::now();
+        let pattern = self.pattern.as_deref().map(WildMatch::new);
+        let matches = |user: &Account| {
+            pattern.as_ref().is_none_or(|pattern| pattern.matches(user.name.as_str()))
+                && self.group.as_ref().is_none_or(|group| user.groups.contains(group))
+                && (!self.locked || user.locked)
+                && (!self.expired || user.has_expired(now))
+                && self.cost_below.is_none_or(|minimum| {
+                    user.hash.as_ref().is_ok_and(|hash| needs_rehash(hash, minimum))
+                })
+        };
+        let store = store::open(location)?;
+        if self.json.json {
+            let mut out = io::BufWriter::new(io::stdout().lock());
+            let line = |user: &Account| match matches(user) {
+                true => json(&UserJson::new(user)).map(Some),
+                false => Ok(None),
+            };
+            return write_each(&*store, &mut out, line, cannot_print);
+        }
+        let head = ["NAME", "GROUPS", "STATE", "COST", "CREATED", "CHANGED"];
+        let mut rows = vec![head.map(str::to_owned)];
+        store.each(&mut |user| {
+            if matches(&user) {
+                rows.push(row(&user, now));
+            }
+            ControlFlow::Continue(())
+        })?;
+        let lines: Vec<_> = table(&rows).collect();
+        print(&lines.join("\n"))
+    }
+}
+
+fn row(user: &Account, now: SystemTime) -> [String; 6] {
+    let groups = if user.groups.is_empty() { "-".to_owned() } else { user.groups.to_string() };
+    let state = match (user.locked, user.has_expired(now), user.expires) {
+        (true, true, _) => "locked, expired".to_owned(),
+        (true, false, _) => "locked".to_owned(),
+        (false, true, _) => "expired".to_owned(),
+        (false, false, Some(end)) => format!("until {end}"),
+        (false, false, None) => "active".to_owned(),
+    };
+    let cost = user
+        .hash
+        .as_ref()
+        .map_or_else(|_| "unusable".to_owned(), |hash| hash.cost().get().to_string());
+    let (created, changed) = (user.created.to_string(), user.changed.to_string());
+    [user.name.to_string(), groups, state, cost, created, changed]
+}

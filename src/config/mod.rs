@@ -1,0 +1,14 @@
+//! Settings: flags that also have an environment variable, and their defaults.
+//!
+//! Decides which values a setting can have, and turns settings into the configuration of the modules
+//! below. A default stands once: here, or as a constant of the module that it configures. An option
+//! that says what one command does is no setting, and stands with its command.
+
+mod serve;
+mod shared;
+mod values;
+
+pub(crate) use serve::{ListenSettings, LogFormat, ServeSettings};
+pub(crate) use shared::{
+    CostSetting, HashingSettings, JsonSetting, OutputSettings, QuietSetting, StoreSettings,
+};

@@ -1,0 +1,23 @@
+//! User names, groups, passwords, hashes, credentials and user records: values that are valid by
+//! construction.
+//!
+//! Decides which values are valid. Knows neither HTTP nor the store nor the terminal, and computes no
+//! hash. Passwords and hashes have no `Display`, and their `Debug` shows no content.
+
+mod credentials;
+mod groups;
+mod password;
+mod password_hash;
+mod user;
+mod user_name;
+
+pub use credentials::{Credentials, EncodedCredentials};
+pub use groups::{GroupName, Groups, TooManyGroups};
+pub use password::{Password, PasswordError};
+pub use password_hash::{Cost, HashError, PasswordHash};
+pub use user::{Account, BadRecord, User};
+pub use user_name::{NameError, UserName};
+
+/// The longest raw name or password in bytes. Longer input is refused before any work is spent on
+/// it. No text above this limit can shrink to a permitted length.
+const MAX_RAW_BYTES: usize = 1024;

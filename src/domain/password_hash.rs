@@ -1,0 +1,209 @@
+//! bcrypt hashes and their cost. Nothing is computed here.
+
+use std::fmt;
+
+/// The cost of a bcrypt hash: it takes 2 to the power of this number of rounds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Cost(u8);
+
+impl Cost {
+    /// The lowest cost of bcrypt.
+    pub const MIN: u8 = 4;
+    /// The highest accepted cost, about 2 s a hash. With a higher one, a stored hash could block a
+    /// worker for minutes.
+    pub const MAX: u8 = 15;
+    /// The default cost of new hashes.
+    pub const DEFAULT: Self = Self(12);
+
+    /// Checks a cost.
+    ///
+    /// # Errors
+    /// Fails if `n` is not from [`Cost::MIN`] to [`Cost::MAX`].
+    pub fn new(n: u8) -> Result<Self, HashError> {
+        if (Self::MIN..=Self::MAX).contains(&n) { Ok(Self(n)) } else { Err(HashError::Cost(n)) }
+    }
+
+    /// Returns the cost as a number.
+    #[must_use]
+    pub fn get(self) -> u8 {
+        self.0
+    }
+
+    /// Returns true below 10, the minimum that OWASP recommends (Password Storage Cheat Sheet).
+    #[must_use]
+    pub fn is_weak(self) -> bool {
+        self.0 < 10
+    }
+}
+
+/// A bcrypt hash, 60 characters: `$2b$12$`, 22 of salt, 31 of digest. `$2a$`, `$2b$` and `$2y$` mean
+/// the same.
+///
+/// It is well-formed: bcrypt can compute it, at a cost of at most [`Cost::MAX`]. Its `Debug` shows no
+/// content.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordHash {
+    text: String,
+    cost: Cost,
+}
+
+impl PasswordHash {
+    /// Length in bytes.
+    pub const LEN: usize = 60;
+
+    /// Parses a hash.
+    ///
+    /// # Errors
+    /// Fails if `text` is not a hash that bcrypt can compute. The error contains no part of it.
+    pub fn parse(text: &str) -> Result<Self, HashError> {
+        match text.as_bytes() {
+            [b'$', b'2', b'a' | b'b' | b'y', b'$', ..] => {}
+            [b'$', b'2', b'x', b'$', ..] => return Err(HashError::Flawed),
+            _ => return Err(HashError::NotBcrypt),
+        }
+        if text.len() != Self::LEN {
+            return Err(HashError::Length(text.len()));
+        }
+        let (head, rest) = text.as_bytes().split_at(7);
+        let (salt, digest) = rest.split_at(22);
+        let [tens @ b'0'..=b'9', ones @ b'0'..=b'9', b'$'] = head[4..] else {
+            return Err(HashError::Malformed);
+        };
+        let cost = Cost::new((tens - b'0') * 10 + (ones - b'0'))?;
+        // 16 bytes of salt leave 4 unused bits in the last character, 23 bytes of digest leave 2.
+        // Programs disagree about their meaning, so a hash that sets them is refused, instead of
+        // accepted and never matched.
+        if !ends_clean(salt, 16)? || !ends_clean(digest, 4)? {
+            return Err(HashError::Padding);
+        }
+        Ok(Self { text: text.to_owned(), cost })
+    }
+
+    /// Returns a dummy hash of this cost, so that an unknown user name takes as long as a known one.
+    #[must_use]
+    pub fn dummy(cost: Cost) -> Self {
+        let text = format!("$2y${:02}${}", cost.get(), ".".repeat(Self::LEN - 7));
+        Self { text, cost }
+    }
+
+    /// Returns the 60 characters.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns the cost of computing it.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        self.cost
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PasswordHash(cost {}, not shown)", self.cost.0)
+    }
+}
+
+/// Returns true if the value of the last of these base64 characters is a multiple of `step`.
+fn ends_clean(characters: &[u8], step: u8) -> Result<bool, HashError> {
+    let mut last = 0;
+    for c in characters {
+        last = match c {
+            b'.' => 0,
+            b'/' => 1,
+            b'A'..=b'Z' => c - b'A' + 2,
+            b'a'..=b'z' => c - b'a' + 28,
+            b'0'..=b'9' => c - b'0' + 54,
+            _ => return Err(HashError::Malformed),
+        };
+    }
+    Ok(last % step == 0)
+}
+
+/// The reason why a text is not a usable hash.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HashError {
+    /// No prefix `$2a$`, `$2b$` or `$2y$`.
+    #[error("it is no bcrypt hash: it does not begin with $2a$, $2b$ or $2y$")]
+    NotBcrypt,
+    /// `$2x$`, of a program whose bug makes different passwords equal.
+    #[error("it is a $2x$ hash, made by a flawed program")]
+    Flawed,
+    /// This many bytes instead of [`PasswordHash::LEN`].
+    #[error("it has {0} bytes, and a bcrypt hash has {len}", len = PasswordHash::LEN)]
+    Length(usize),
+    /// A cost outside of [`Cost::MIN`] to [`Cost::MAX`].
+    #[error("its cost is {0}, and only {min} to {max} are permitted", min = Cost::MIN, max = Cost::MAX)]
+    Cost(u8),
+    /// A character that is not allowed at its position.
+    #[error("it holds a character that no bcrypt hash has there")]
+    Malformed,
+    /// Unused bits of the salt or the digest that are set.
+    #[error("unused bits of its salt or digest are set")]
+    Padding,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: &str = "$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+
+    fn hash(text: &str) -> Result<u8, HashError> {
+        PasswordHash::parse(text).map(|hash| hash.cost().get())
+    }
+
+    /// C-01, C-05, C-06, C-07, C-08
+    #[test]
+    fn a_hash_is_sixty_characters_that_bcrypt_can_compute() {
+        for ident in ["2a", "2b", "2y"] {
+            assert_eq!(hash(&HASH.replacen("2b", ident, 1)), Ok(5));
+        }
+        let with = |from, to| HASH.replacen(from, to, 1);
+        assert_eq!(hash(&with("2b", "2x")), Err(HashError::Flawed));
+        assert_eq!(hash(&with("2b", "2z")), Err(HashError::NotBcrypt));
+        assert_eq!(hash(""), Err(HashError::NotBcrypt));
+        assert_eq!(hash("$apr1$aaaaaaaa$bbbbbbbbbbbbbbbbbbbbbb"), Err(HashError::NotBcrypt));
+        assert_eq!(hash(&HASH[..59]), Err(HashError::Length(59)));
+        assert_eq!(hash(&format!("{HASH}\n")), Err(HashError::Length(61)));
+        assert_eq!(hash(&with("05", "04")), Ok(4));
+        assert_eq!(hash(&with("05", "15")), Ok(15));
+        assert_eq!(hash(&with("05", "03")), Err(HashError::Cost(3)));
+        assert_eq!(hash(&with("05", "16")), Err(HashError::Cost(16)));
+        assert_eq!(hash(&with("05", "99")), Err(HashError::Cost(99)));
+        assert_eq!(hash(&with("05", "+5")), Err(HashError::Malformed));
+        assert_eq!(hash(&with("05", "-5")), Err(HashError::Malformed));
+        assert_eq!(hash(&with("05$", "050")), Err(HashError::Malformed));
+        assert_eq!(hash(&with("CC", "C!")), Err(HashError::Malformed));
+        assert_eq!(hash(&with("CC", "é")), Err(HashError::Malformed), "60 bytes, not ASCII");
+        assert_eq!(hash(&with("C.E5", "CGE5")), Err(HashError::Padding), "bits of the salt");
+        assert_eq!(hash(&with("OeW", "OeX")), Err(HashError::Padding), "bits of the digest");
+    }
+
+    #[test]
+    fn dummy_is_a_hash_of_the_given_cost() {
+        for cost in [4, 12, 15] {
+            let dummy = PasswordHash::dummy(Cost::new(cost).unwrap());
+            assert_eq!(PasswordHash::parse(dummy.as_str()), Ok(dummy.clone()));
+            assert_eq!(dummy.cost().get(), cost);
+        }
+    }
+
+    ///
+    #[test]
+    fn hash_is_not_shown_by_debug() {
+        let hash = PasswordHash::parse(HASH).unwrap();
+        assert_eq!(format!("{hash:?}"), "PasswordHash(cost 5, not shown)");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_hash_is_kept_as_it_was_given(text in "\\$2[abxy]\\$[0-9]{2}\\$[./A-Za-z0-9]{50,55}") {
+            if let Ok(hash) = PasswordHash::parse(&text) {
+                assert_eq!(hash.as_str(), text);
+                assert!((Cost::MIN..=Cost::MAX).contains(&hash.cost().get()));
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! User names (RFC 8265 section 3.4).
+
+use std::borrow::Cow;
+use std::fmt;
+
+use precis_profiles::UsernameCasePreserved;
+use precis_profiles::precis_core::Error as PrecisError;
+use precis_profiles::precis_core::profile::PrecisFastInvocation;
+
+use super::MAX_RAW_BYTES;
+
+/// A user name: the profile `UsernameCasePreserved` of RFC 8265 section 3.4, without a colon (RFC
+/// 7617 section 2), at most [`UserName::MAX_BYTES`] long.
+///
+/// Case matters. A name contains no white space and no control or formatting character that could
+/// break a line, so it can be printed unchanged.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct UserName(String);
+
+impl UserName {
+    /// The longest name in bytes of UTF-8, after mapping and normalization.
+    pub const MAX_BYTES: usize = 128;
+
+    /// Parses a name: maps full-width characters, then applies NFC.
+    ///
+    /// # Errors
+    /// Fails if `raw` is not a valid user name.
+    pub fn parse(raw: &str) -> Result<Self, NameError> {
+        if raw.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if raw.len() > MAX_RAW_BYTES {
+            return Err(NameError::TooLong);
+        }
+        // The profile leaves printable ASCII unchanged (RFC 8264 section 9.11).
+        if raw.len() <= Self::MAX_BYTES && raw.bytes().all(|c| c.is_ascii_graphic() && c != b':') {
+            return Ok(Self(raw.to_owned()));
+        }
+        let enforced = |raw: &str| {
+            UsernameCasePreserved::enforce(raw).map(Cow::into_owned).map_err(|e| match e {
+                PrecisError::BadCodepoint(info) => NameError::Character(info.cp),
+                PrecisError::Invalid | PrecisError::Unexpected(_) => NameError::Direction,
+            })
+        };
+        // Twice, because the profile checks characters before it composes them: `=` and U+0338 are
+        // valid, but their composition U+2260 is not (RFC 8264 section 7: until stable).
+        let name = enforced(&enforced(raw)?)?;
+        if name.contains(':') {
+            return Err(NameError::Character(u32::from(':')));
+        }
+        if name.len() > Self::MAX_BYTES {
+            return Err(NameError::TooLong);
+        }
+        Ok(Self(name))
+    }
+
+    /// Returns the name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The reason why a text is not a user name or a group name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NameError {
+    /// No text.
+    #[error("it is empty")]
+    Empty,
+    /// Longer than [`UserName::MAX_BYTES`].
+    #[error("it is longer than {} bytes", UserName::MAX_BYTES)]
+    TooLong,
+    /// A code point that is not allowed, or not at this position.
+    #[error("{}", describe(*.0))]
+    Character(u32),
+    /// A mix of writing directions that RFC 5893 forbids.
+    #[error("it mixes left-to-right and right-to-left characters ambiguously")]
+    Direction,
+}
+
+/// Describes a forbidden code point.
+fn describe(code_point: u32) -> String {
+    match code_point {
+        0x20 => "it holds a space".to_owned(),
+        0x2C => "it holds a comma, which stands between groups".to_owned(),
+        0x3A => "it holds a colon, which HTTP Basic can't carry".to_owned(),
+        other => format!("it holds U+{other:04X}, which is not allowed there"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(raw: &str) -> Result<String, NameError> {
+        UserName::parse(raw).map(|name| name.as_str().to_owned())
+    }
+
+    /// C-10
+    #[test]
+    fn a_user_name_is_a_precis_user_name_without_a_colon() {
+        assert_eq!(name("roy").as_deref(), Ok("roy"));
+        assert_eq!(name("Roy").as_deref(), Ok("Roy"), "case is kept");
+        assert_eq!(name("juliet@example.com").as_deref(), Ok("juliet@example.com"));
+        assert_eq!(name("ｒｏｙ").as_deref(), Ok("roy"), "full-width letters are mapped");
+        assert_eq!(name("Jose\u{301}").as_deref(), Ok("José"), "NFD becomes NFC");
+        assert_eq!(name(""), Err(NameError::Empty));
+        assert_eq!(name("foo bar"), Err(NameError::Character(0x20)));
+        assert_eq!(name("a:b"), Err(NameError::Character(0x3A)));
+        assert_eq!(name("ａ：ｂ"), Err(NameError::Character(0x3A)), "a colon after mapping counts");
+        assert_eq!(name("admin\u{200B}"), Err(NameError::Character(0x200B)));
+        assert_eq!(name("a\u{202E}b"), Err(NameError::Character(0x202E)));
+        assert_eq!(name("a\nb"), Err(NameError::Character(0x0A)));
+        assert_eq!(name("a\0b"), Err(NameError::Character(0)));
+        assert_eq!(name("x\u{5D0}"), Err(NameError::Direction));
+        assert_eq!(name("a\u{2260}"), Err(NameError::Character(0x2260)));
+        assert_eq!(name("a=\u{338}"), Err(NameError::Character(0x2260)), "that is the same in NFD");
+    }
+
+    /// C-10: the short way gives what the long one would.
+    #[test]
+    fn every_ascii_name_is_what_the_profile_says() {
+        for one in 0..=0x7Fu8 {
+            let raw = format!("a{}b", char::from(one));
+            let expected =
+                UsernameCasePreserved::enforce(raw.as_str()).ok().filter(|_| one != b':');
+            assert_eq!(name(&raw).ok().as_deref(), expected.as_deref(), "{one:#x}");
+        }
+    }
+
+    /// C-10, B-15
+    #[test]
+    fn a_user_name_has_at_most_128_bytes() {
+        let longest = "n".repeat(128);
+        assert_eq!(name(&longest).as_deref(), Ok(longest.as_str()));
+        assert_eq!(name(&"n".repeat(129)), Err(NameError::TooLong));
+        assert_eq!(name(&"é".repeat(65)), Err(NameError::TooLong), "bytes count, not characters");
+        assert_eq!(name(&"ｎ".repeat(128)).as_deref(), Ok(longest.as_str()), "after mapping");
+        assert_eq!(name(&" ".repeat(5000)), Err(NameError::TooLong), "nothing of it is looked at");
+    }
+
+    proptest::proptest! {
+        /// C-10: whatever is typed, what comes out is a name, and the same one again.
+        #[test]
+        fn a_name_that_was_made_is_its_own_name(raw in "\\PC{0,40}") {
+            if let Ok(made) = UserName::parse(&raw) {
+                let text = made.as_str();
+                assert_eq!(UserName::parse(text), Ok(made.clone()));
+                assert!((1..=UserName::MAX_BYTES).contains(&text.len()) && !text.contains(':'));
+                assert!(!text.chars().any(|c| c.is_control() || c.is_whitespace()));
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! File formats: htpasswd lines, JSON lines and the TOML of a desired state.
+//!
+//! Decides how users are written down and which lines are valid. Reads no files and knows no store.
+
+pub mod desired_state;
+pub mod htpasswd;
+pub mod jsonl;

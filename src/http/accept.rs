@@ -1,0 +1,113 @@
+//! A connection from its accept to its close: a seat, a TLS handshake, HTTP, and a close that loses
+//! no response.
+
+use std::hint::black_box;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_http::error::{DispatchError, ParseError};
+use actix_service::Service;
+use actix_web::rt::net::{TcpStream, UnixStream};
+use actix_web::rt::time::sleep;
+
+use super::HttpConfig;
+use super::admission::Admission;
+use super::connection::{Connection, Stream};
+use super::gate::Gate;
+use super::linger::Lingering;
+use super::peer::is_trusted;
+use super::tls::Tls;
+use crate::auth::{Rejection, Source};
+
+/// mimalloc gives pages back a second after they became free, but not before some thread takes a
+/// new page.
+const AFTER_A_CROWD: Duration = Duration::from_secs(2);
+/// A block of so many bytes takes a new page.
+const NEW_PAGE: usize = 1024 * 1024;
+
+/// What all connections of a server share.
+pub(super) struct Acceptor {
+    config: HttpConfig,
+    admission: Arc<Admission>,
+    lingering: Lingering,
+}
+
+/// A connection that was accepted.
+pub(super) enum Accepted {
+    Tcp(TcpStream, Option<Tls>),
+    Unix(UnixStream),
+}
+
+impl Acceptor {
+    pub(super) fn new(config: &HttpConfig) -> Self {
+        Self {
+            config: config.clone(),
+            admission: Arc::new(Admission::new(config.max_connections.get())),
+            lingering: Lingering::new(),
+        }
+    }
+
+    /// Returns the memory of many connections to the system after they have left. Runs for ever.
+    pub(super) async fn give_memory_back(&self) {
+        loop {
+            self.admission.crowd_left().await;
+            sleep(AFTER_A_CROWD).await;
+            drop(black_box(Vec::<u8>::with_capacity(NEW_PAGE)));
+        }
+    }
+
+    /// Serves a connection to its end.
+    pub(super) async fn serve<H>(
+        self: Arc<Self>,
+        accepted: Accepted,
+        http: Rc<H>,
+        gate: Arc<Gate>,
+    ) -> Result<(), ()>
+    where
+        H: Service<(Connection, Option<SocketAddr>), Response = (), Error = DispatchError>,
+    {
+        let peer = match &accepted {
+            // A client without an address has gone already.
+            Accepted::Tcp(stream, _) => stream.peer_addr().map_err(|_| ())?,
+            Accepted::Unix(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        };
+        let seat = self.admission.enter(self.source(&accepted, peer.ip())).await;
+        let Some(Ok(stream)) = seat.hold(self.begin(accepted)).await else { return Err(()) };
+        // From here on the connection itself learns that it is evicted: that costs a request less.
+        let connection = Connection::new(stream, seat.occupant());
+        let served = http.call((connection.clone(), Some(peer))).await;
+        if let Err(DispatchError::Parse(why)) = served {
+            let why = match why {
+                ParseError::TooLarge => Rejection::HeadTooLong,
+                _ => Rejection::MalformedRequest,
+            };
+            gate.reject(peer.ip(), why);
+        }
+        if let Some(stream) = connection.into_unread() {
+            // Closed at once if it is evicted.
+            seat.hold(self.lingering.close(stream)).await;
+        }
+        Ok(())
+    }
+
+    /// The source that a connection counts for; `None` if it is exempt from eviction.
+    fn source(&self, accepted: &Accepted, peer: IpAddr) -> Option<Source> {
+        match accepted {
+            Accepted::Tcp(..) if !is_trusted(&self.config.trusted_proxies, peer) => {
+                Some(Source::of(peer))
+            }
+            Accepted::Tcp(..) | Accepted::Unix(_) => None,
+        }
+    }
+
+    async fn begin(&self, accepted: Accepted) -> io::Result<Stream> {
+        let io_timeout = self.config.io_timeout;
+        match accepted {
+            Accepted::Tcp(stream, tls) => Stream::over_tcp(stream, tls, io_timeout).await,
+            Accepted::Unix(stream) => Ok(Stream::over_unix(stream, io_timeout)),
+        }
+    }
+}

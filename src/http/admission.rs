@@ -1,0 +1,441 @@
+//! Which connections are kept when there are more than the limit.
+//!
+//! There is no share per source while there is room. When all seats are taken, the source with the
+//! most connections loses the one that has been idle for longest. A source with one connection
+//! keeps it. Exempt connections (trusted proxies, Unix sockets) are never evicted. A connection
+//! that nothing can be evicted for waits for a free seat.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::{Notify, oneshot};
+
+use crate::auth::Source;
+
+/// So many connections that leave are a crowd, whose memory is worth a look.
+const CROWD: u64 = 256;
+
+/// All connections of a server.
+pub(super) struct Admission {
+    start: Instant,
+    seats: Mutex<Seats>,
+    /// Told when a crowd has left.
+    crowd_left: Notify,
+}
+
+#[derive(Default)]
+struct Seats {
+    table: SeatTable,
+    next: Id,
+    left: u64,
+    /// The connections that wait. Dropping a sender is the message that there is a seat.
+    waiting: HashMap<Id, oneshot::Sender<()>>,
+}
+
+/// The right to be served. Dropped, it makes room for another connection.
+pub(super) struct Seat {
+    id: Id,
+    admission: Arc<Admission>,
+    occupant: Arc<Occupant>,
+}
+
+/// A connection, as it is known here.
+pub(super) struct Occupant {
+    start: Instant,
+    /// When its last request was read, in nanoseconds since the start of the server.
+    last_active: AtomicU64,
+    evicted: AtomicBool,
+    /// The task of the connection.
+    task: AtomicWaker,
+}
+
+impl Admission {
+    /// Allows `most` connections at once.
+    pub(super) fn new(most: usize) -> Self {
+        let seats = Seats { table: SeatTable { most, ..SeatTable::default() }, ..Seats::default() };
+        Self { start: Instant::now(), seats: Mutex::new(seats), crowd_left: Notify::new() }
+    }
+
+    /// Waits for a seat. A connection without a source is exempt.
+    pub(super) async fn enter(self: &Arc<Self>, source: Option<Source>) -> Seat {
+        let occupant = Arc::new(Occupant::new(self.start));
+        occupant.note_activity();
+        let (seat, is_seated) = {
+            let mut seats = self.seats();
+            let id = seats.next;
+            seats.next += 1;
+            let seat = Seat { id, admission: Arc::clone(self), occupant: Arc::clone(&occupant) };
+            let is_seated = match seats.table.enter(id, source, occupant) {
+                Entered::Seated => None,
+                Entered::InPlaceOf(victim) => {
+                    victim.evict();
+                    None
+                }
+                Entered::Waiting => {
+                    let (seated, is_seated) = oneshot::channel();
+                    seats.waiting.insert(id, seated);
+                    Some(is_seated)
+                }
+            };
+            (seat, is_seated)
+        };
+        if let Some(is_seated) = is_seated {
+            let _ = is_seated.await;
+        }
+        seat
+    }
+
+    /// Returns when many connections have left since it returned last.
+    pub(super) async fn crowd_left(&self) {
+        self.crowd_left.notified().await;
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    pub(super) fn occupant(&self) -> Arc<Occupant> {
+        Arc::clone(&self.occupant)
+    }
+
+    /// Does something until the connection is evicted; returns `None` if that came first.
+    pub(super) async fn hold<T>(&self, doing: impl Future<Output = T>) -> Option<T> {
+        let mut doing = pin!(doing);
+        poll_fn(|context| match doing.as_mut().poll(context) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending if self.occupant.is_evicted(context) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seats = self.admission.seats();
+        seats.waiting.remove(&self.id);
+        seats.left += 1;
+        if seats.left.is_multiple_of(CROWD) {
+            self.admission.crowd_left.notify_one();
+        }
+        if let Some(next) = seats.table.leave(self.id) {
+            seats.waiting.remove(&next);
+        }
+    }
+}
+
+impl Occupant {
+    fn new(start: Instant) -> Self {
+        Self {
+            start,
+            last_active: AtomicU64::new(0),
+            evicted: AtomicBool::new(false),
+            task: AtomicWaker::new(),
+        }
+    }
+
+    /// Notes that the connection was in use.
+    pub(super) fn note_activity(&self) {
+        let since = self.start.elapsed();
+        let nanoseconds = since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos());
+        self.last_active.store(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// The connection is to be closed in favour of another one. Wakes the task when that happens
+    /// later.
+    pub(super) fn is_evicted(&self, context: &mut Context<'_>) -> bool {
+        self.task.register(context.waker());
+        self.evicted.load(Ordering::Acquire)
+    }
+
+    fn evict(&self) {
+        self.evicted.store(true, Ordering::Release);
+        self.task.wake();
+    }
+}
+
+type Id = u64;
+
+/// A pure state machine: who has a seat, and who waits.
+#[derive(Default)]
+struct SeatTable {
+    most: usize,
+    seated: HashMap<Id, Seated>,
+    /// The connections of each source, the longest idle first, by the time that was last looked at.
+    /// It may be too early, and is corrected when a connection is to be evicted.
+    sources: HashMap<Source, BTreeSet<(u64, Id)>>,
+    /// The sources by the number of their connections.
+    largest: BTreeSet<(usize, Source)>,
+    waiting: VecDeque<(Id, Option<Source>, Arc<Occupant>)>,
+}
+
+struct Seated {
+    source: Option<Source>,
+    /// Under which time it stands in its source.
+    noted: u64,
+    occupant: Arc<Occupant>,
+}
+
+enum Entered {
+    Seated,
+    /// Seated, and this connection is to be evicted.
+    InPlaceOf(Arc<Occupant>),
+    Waiting,
+}
+
+impl SeatTable {
+    fn enter(&mut self, id: Id, source: Option<Source>, occupant: Arc<Occupant>) -> Entered {
+        if self.seated.len() < self.most {
+            self.seat(id, source, occupant);
+            return Entered::Seated;
+        }
+        let Some(victim) = self.victim(source).and_then(|victim| self.remove(victim)) else {
+            self.waiting.push_back((id, source, occupant));
+            return Entered::Waiting;
+        };
+        self.seat(id, source, occupant);
+        Entered::InPlaceOf(victim)
+    }
+
+    /// Frees the seat or the place in the queue; returns the connection that has a seat now.
+    fn leave(&mut self, id: Id) -> Option<Id> {
+        if self.remove(id).is_none() {
+            self.waiting.retain(|(waiting, ..)| *waiting != id);
+            return None;
+        }
+        let (next, source, occupant) = self.waiting.pop_front()?;
+        self.seat(next, source, occupant);
+        Some(next)
+    }
+
+    /// The connection that makes room for one of `source`.
+    fn victim(&mut self, source: Option<Source>) -> Option<Id> {
+        let (most, largest) = *self.largest.last()?;
+        let own = source.map_or(0, |source| self.sources.get(&source).map_or(0, BTreeSet::len));
+        // Another source has to have more even afterwards: two sources do not push each other out
+        // by turns.
+        let loser = match source {
+            _ if most > own + 1 => largest,
+            Some(source) if own > 1 => source,
+            _ => return None,
+        };
+        self.longest_idle(loser)
+    }
+
+    fn longest_idle(&mut self, source: Source) -> Option<Id> {
+        let idle = self.sources.get_mut(&source)?;
+        loop {
+            let (noted, id) = *idle.first()?;
+            let seated = self.seated.get_mut(&id)?;
+            seated.noted = seated.occupant.last_active.load(Ordering::Relaxed);
+            if seated.noted <= noted {
+                seated.noted = noted;
+                return Some(id);
+            }
+            idle.remove(&(noted, id));
+            idle.insert((seated.noted, id));
+        }
+    }
+
+    fn seat(&mut self, id: Id, source: Option<Source>, occupant: Arc<Occupant>) {
+        let noted = occupant.last_active.load(Ordering::Relaxed);
+        if let Some(source) = source {
+            let connections = self.sources.entry(source).or_default();
+            self.largest.remove(&(connections.len(), source));
+            connections.insert((noted, id));
+            self.largest.insert((connections.len(), source));
+        }
+        self.seated.insert(id, Seated { source, noted, occupant });
+    }
+
+    fn remove(&mut self, id: Id) -> Option<Arc<Occupant>> {
+        let Seated { source, noted, occupant } = self.seated.remove(&id)?;
+        if let Some(source) = source
+            && let Some(connections) = self.sources.get_mut(&source)
+        {
+            self.largest.remove(&(connections.len(), source));
+            connections.remove(&(noted, id));
+            if connections.is_empty() {
+                self.sources.remove(&source);
+            } else {
+                self.largest.insert((connections.len(), source));
+            }
+        }
+        Some(occupant)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    fn source(n: u8) -> Source {
+        Source::of(IpAddr::V4(Ipv4Addr::new(192, 0, 2, n)))
+    }
+
+    /// A table, and the time at which each connection was last active.
+    struct Bench {
+        table: SeatTable,
+        occupants: Vec<Arc<Occupant>>,
+    }
+
+    /// [`Entered`], with the connection that is evicted by its number.
+    #[derive(PartialEq, Eq, Debug)]
+    enum Seen {
+        Seated,
+        InPlaceOf(Id),
+        Waiting,
+    }
+
+    impl Bench {
+        fn new(most: usize) -> Self {
+            Self { table: SeatTable { most, ..SeatTable::default() }, occupants: Vec::new() }
+        }
+
+        /// The next connection comes from this source; 0 is exempt.
+        fn enter(&mut self, from: u8, now: u64) -> Seen {
+            let id = self.occupants.len() as Id;
+            let occupant = Arc::new(Occupant::new(Instant::now()));
+            occupant.last_active.store(now, Ordering::Relaxed);
+            self.occupants.push(Arc::clone(&occupant));
+            let of = (from > 0).then(|| source(from));
+            let entered = self.table.enter(id, of, occupant);
+            self.check();
+            match entered {
+                Entered::Seated => Seen::Seated,
+                Entered::Waiting => Seen::Waiting,
+                Entered::InPlaceOf(victim) => {
+                    let is_victim = |one: &Arc<Occupant>| Arc::ptr_eq(one, &victim);
+                    Seen::InPlaceOf(self.occupants.iter().position(is_victim).unwrap() as Id)
+                }
+            }
+        }
+
+        fn leave(&mut self, id: Id) -> Option<Id> {
+            let next = self.table.leave(id);
+            self.check();
+            next
+        }
+
+        fn check(&self) {
+            let SeatTable { most, seated, sources, largest, waiting } = &self.table;
+            assert!(seated.len() <= *most);
+            assert!(waiting.is_empty() || seated.len() == *most, "a free seat is taken");
+            let counted = seated.values().filter(|one| one.source.is_some()).count();
+            assert_eq!(sources.values().map(BTreeSet::len).sum::<usize>(), counted);
+            let sizes: BTreeSet<_> = sources.iter().map(|(of, all)| (all.len(), *of)).collect();
+            assert_eq!(sizes, *largest);
+        }
+    }
+
+    ///
+    #[test]
+    fn largest_source_loses_its_longest_idle_connection() {
+        let mut bench = Bench::new(5);
+        for (now, from) in [1, 1, 1, 1, 2].into_iter().enumerate() {
+            assert_eq!(bench.enter(from, now as u64), Seen::Seated, "no share while there is room");
+        }
+        // The first one was used since.
+        bench.occupants[0].last_active.store(10, Ordering::Relaxed);
+        assert_eq!(bench.enter(3, 11), Seen::InPlaceOf(1));
+        assert_eq!(bench.enter(1, 12), Seen::InPlaceOf(2), "its own, since it has the most");
+        assert_eq!(bench.enter(2, 13), Seen::InPlaceOf(3));
+        assert_eq!(bench.leave(3), None, "evicted before");
+    }
+
+    ///
+    #[test]
+    fn source_with_one_connection_keeps_it() {
+        let mut bench = Bench::new(3);
+        for from in [1, 2, 3] {
+            assert_eq!(bench.enter(from, 0), Seen::Seated);
+        }
+        for from in [4, 1, 0] {
+            assert_eq!(bench.enter(from, 1), Seen::Waiting);
+        }
+        assert_eq!(bench.leave(1), Some(3), "first come, first served");
+        assert_eq!(bench.leave(4), None, "it has stopped waiting");
+        assert_eq!(bench.leave(3), Some(5));
+        assert_eq!(bench.leave(5), None);
+    }
+
+    /// proxies and Unix sockets.
+    #[test]
+    fn exempt_connections_are_never_evicted() {
+        let mut bench = Bench::new(3);
+        for from in [0, 0, 1] {
+            assert_eq!(bench.enter(from, 0), Seen::Seated);
+        }
+        assert_eq!(bench.enter(2, 1), Seen::Waiting);
+        assert_eq!(bench.leave(0), Some(3));
+        assert_eq!(bench.enter(0, 1), Seen::Waiting);
+        assert_eq!(bench.leave(2), Some(4));
+    }
+
+    /// whatever happens, the table is consistent and one source never keeps another one out.
+    #[test]
+    fn every_short_history_keeps_the_rules() {
+        // Each step is a connection from one of three sources, the exempt one, or the end of one of
+        // four connections.
+        let steps = 8_usize;
+        for history in 0..steps.pow(6) {
+            let mut bench = Bench::new(3);
+            let mut gone = Vec::new();
+            for n in 0..6 {
+                let step = history / steps.pow(n) % steps;
+                if step >= 4 {
+                    let id = (step - 4) as Id;
+                    if (id as usize) < bench.occupants.len() && !gone.contains(&id) {
+                        gone.push(id);
+                        bench.leave(id);
+                    }
+                    continue;
+                }
+                let from = step as u8;
+                let sizes = bench.table.largest.clone();
+                let own = sizes.iter().find(|(_, of)| from > 0 && *of == source(from));
+                let own = own.map_or(0, |(size, _)| *size);
+                match bench.enter(from, n.into()) {
+                    Seen::Seated => {}
+                    Seen::Waiting => {
+                        let most = sizes.last().map_or(0, |(size, _)| *size);
+                        assert!(own < 2 && most < own + 2, "something could have been evicted");
+                    }
+                    Seen::InPlaceOf(victim) => {
+                        gone.push(victim);
+                        let sizes = &bench.table.largest;
+                        let alone = sizes.iter().all(|(size, _)| *size > 0);
+                        assert!(alone && victim < bench.occupants.len() as Id - 1);
+                    }
+                }
+            }
+        }
+    }
+
+    /// also while it waits for something else.
+    #[test]
+    fn evicted_connection_learns_of_it() {
+        use futures_executor::block_on;
+        let admission = Arc::new(Admission::new(2));
+        let [first, second] = [1, 1].map(|n| block_on(admission.enter(Some(source(n)))));
+        assert_eq!(block_on(first.hold(async { 7 })), Some(7));
+        let waits = std::thread::spawn(move || block_on(first.hold(std::future::pending::<()>())));
+        let third = block_on(admission.enter(Some(source(2))));
+        assert_eq!(waits.join().unwrap(), None);
+        // A seat that becomes free is taken.
+        let fourth = std::thread::spawn(move || block_on(admission.enter(Some(source(3)))));
+        drop(third);
+        assert!(!fourth.join().unwrap().occupant.evicted.load(Ordering::Acquire));
+        drop(second);
+    }
+}

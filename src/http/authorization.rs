@@ -1,0 +1,82 @@
+//! Reads the Authorization field (RFC 7617 section 2, RFC 9110 section 11.6.2).
+//!
+//! It is strict: a field that two parsers could read differently is refused. It does not decode,
+//! hash or look up anything.
+
+use actix_web::http::header::{AUTHORIZATION, HeaderMap};
+
+use crate::domain::EncodedCredentials;
+
+/// The limit of the field, in bytes, far above the longest valid one.
+const MAX_FIELD: usize = 8 * 1024;
+
+/// The reason why a request has no credentials to decide on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoCredentials {
+    /// There is no Authorization field: the client waits for the challenge.
+    Missing,
+    /// The field is not of the Basic scheme.
+    Malformed,
+    /// There are several fields.
+    Repeated,
+    /// The field is over 8 KiB.
+    TooLong,
+}
+
+/// Returns the credentials of a request, still encoded: cached credentials are recognized in this
+/// form.
+///
+/// # Errors
+/// See [`NoCredentials`].
+pub fn credentials(headers: &HeaderMap) -> Result<EncodedCredentials<'_>, NoCredentials> {
+    let mut fields = headers.get_all(AUTHORIZATION);
+    let field = fields.next().ok_or(NoCredentials::Missing)?;
+    if fields.next().is_some() {
+        return Err(NoCredentials::Repeated);
+    }
+    if field.len() > MAX_FIELD {
+        return Err(NoCredentials::TooLong);
+    }
+    parse(field.as_bytes()).ok_or(NoCredentials::Malformed)
+}
+
+fn parse(field: &[u8]) -> Option<EncodedCredentials<'_>> {
+    let space = field.iter().position(|&c| c == b' ')?;
+    let (scheme, rest) = field.split_at(space);
+    if !scheme.eq_ignore_ascii_case(b"Basic") {
+        return None;
+    }
+    let spaces = rest.iter().take_while(|&&c| c == b' ').count();
+    Some(EncodedCredentials::new(&rest[spaces..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+    use crate::domain::{Password, UserName};
+
+    proptest::proptest! {
+        /// P-05
+        #[test]
+        fn encoded_credentials_are_decoded_unchanged(user in "\\PC{1,20}", password in "\\PC{1,20}") {
+            let (Ok(user), Ok(password)) = (UserName::parse(&user), Password::parse(&password)) else {
+                return Ok(());
+            };
+            let pair = format!("{user}:{}", password.reveal());
+            let field = format!("Basic {}", STANDARD.encode(pair));
+            let shown = parse(field.as_bytes()).and_then(EncodedCredentials::decode).unwrap();
+            assert_eq!((shown.user, shown.password.reveal()), (user, password.reveal()));
+        }
+
+        /// P-03
+        #[test]
+        fn arbitrary_field_does_not_panic(field: Vec<u8>, encoded: Vec<u8>) {
+            let _ = parse(&field).and_then(EncodedCredentials::decode);
+            let field = format!("Basic {}", STANDARD.encode(encoded));
+            let _ = parse(field.as_bytes()).and_then(EncodedCredentials::decode);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The configuration of HTTP, with its defaults.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use super::{Network, Realm};
+use crate::auth::Decision;
+
+/// The configuration of all listeners.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// The realm of the challenge.
+    pub realm: Realm,
+    /// The proxies whose X-Forwarded-For is trusted.
+    pub trusted_proxies: Vec<Network>,
+    /// The delays of some responses.
+    pub delays: Delays,
+    /// The time after which a connection without progress ends: a head or a body that does not end, a
+    /// response that is not read. It ends after half of this time at the earliest.
+    pub io_timeout: Duration,
+    /// The maximum number of connections. At the limit, the source with the most connections makes
+    /// room for others.
+    pub max_connections: NonZeroUsize,
+}
+
+impl HttpConfig {
+    /// The value of [`HttpConfig::io_timeout`].
+    pub const IO_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// The default of [`HttpConfig::max_connections`].
+    pub const MAX_CONNECTIONS: NonZeroUsize = match NonZeroUsize::new(10_000) {
+        Some(n) => n,
+        None => NonZeroUsize::MIN,
+    };
+}
+
+/// The delays of responses that cost nothing. Without a delay, a client that repeats a request at
+/// once would take the cores from other clients.
+#[derive(Clone, Copy, Debug)]
+pub struct Delays {
+    /// For throttled requests.
+    pub throttled: Duration,
+    /// For requests that find the queue full.
+    pub overloaded: Duration,
+}
+
+impl Delays {
+    /// No delays.
+    pub const NONE: Self = Self { throttled: Duration::ZERO, overloaded: Duration::ZERO };
+
+    pub(super) fn before(self, decision: &Decision) -> Option<Duration> {
+        match decision {
+            Decision::Throttled { .. } => Some(self.throttled),
+            Decision::Overloaded => Some(self.overloaded),
+            Decision::Granted(_)
+            | Decision::Forbidden
+            | Decision::Denied
+            | Decision::Unavailable => None,
+        }
+    }
+}
+
+impl Default for Delays {
+    fn default() -> Self {
+        Self { throttled: Duration::from_secs(1), overloaded: Duration::from_millis(20) }
+    }
+}

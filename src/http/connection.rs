@@ -1,0 +1,518 @@
+//! The bytes of a connection, handed to the HTTP library one request at a time.
+//!
+//! The library would take all pipelined requests at once, keep their heads, and serve them in one
+//! go while every other connection of the thread waits. Here the next head is handed over when the
+//! response before it has been sent, after the other connections of the thread had their turn.
+
+use std::cell::{Cell, RefCell};
+use std::error::Error;
+use std::future::Future;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::rt::net::{TcpStream, UnixStream};
+use actix_web::rt::task::yield_now;
+use actix_web::rt::time::timeout;
+use actix_web::web::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::admission::Occupant;
+use super::exchange::Exchange;
+use super::io_timeout::IoTimeout;
+use super::strict_head::Framing;
+use super::tls::Tls;
+
+/// How much of a head is read at once, and how much of a response is encoded at once, in bytes. A
+/// client that pipelines costs up to one such piece beyond the buffers of the HTTP library.
+pub(super) const PIECE: usize = 2048;
+
+/// A connection with a client. Clones are the same connection.
+#[derive(Clone)]
+pub(super) struct Connection {
+    inner: Rc<RefCell<Inner>>,
+    exchange: CurrentExchange,
+}
+
+/// The exchange that a connection is at, shared with the body of its response.
+#[derive(Clone, Default)]
+pub(super) struct CurrentExchange(Rc<Cell<Exchange>>);
+
+struct Inner {
+    stream: Stream,
+    framing: Framing,
+    /// Bytes that were read and belong to later requests.
+    ahead: Vec<u8>,
+    occupant: Arc<Occupant>,
+}
+
+/// What a connection is made over.
+pub(super) enum Stream {
+    Plain(IoTimeout<TcpStream>),
+    // Boxed, since it is many times as large.
+    Tls(Box<TlsStream<IoTimeout<TcpStream>>>),
+    Local(IoTimeout<UnixStream>),
+}
+
+impl Stream {
+    /// Begins a connection over TCP, with a TLS handshake if there is a certificate.
+    pub(super) async fn over_tcp(
+        stream: TcpStream,
+        tls: Option<Tls>,
+        io_timeout: Duration,
+    ) -> io::Result<Self> {
+        // Otherwise the first response over TLS waits until the client has acknowledged the
+        // handshake.
+        stream.set_nodelay(true)?;
+        let stream = IoTimeout::new(stream, io_timeout);
+        let Some(tls) = tls else { return Ok(Self::Plain(stream)) };
+        let stream = timeout(io_timeout, TlsAcceptor::from(tls.config).accept(stream)).await??;
+        Ok(Self::Tls(Box::new(stream)))
+    }
+
+    /// Begins a connection with a client on this machine.
+    pub(super) fn over_unix(stream: UnixStream, io_timeout: Duration) -> Self {
+        Self::Local(IoTimeout::new(stream, io_timeout))
+    }
+
+    /// Notes that the server owes the client a response from now on.
+    fn owe(&mut self) {
+        match self {
+            Self::Plain(stream) => stream.owe(),
+            Self::Tls(stream) => stream.get_mut().0.owe(),
+            Self::Local(stream) => stream.owe(),
+        }
+    }
+}
+
+macro_rules! each {
+    ($stream:expr, $each:ident => $call:expr) => {
+        match $stream.get_mut() {
+            Stream::Plain(stream) => {
+                let $each = Pin::new(stream);
+                $call
+            }
+            Stream::Tls(stream) => {
+                let $each = Pin::new(stream);
+                $call
+            }
+            Stream::Local(stream) => {
+                let $each = Pin::new(stream);
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, stream => stream.poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => stream.poll_write(context, bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => stream.poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => stream.poll_shutdown(context))
+    }
+}
+
+impl Inner {
+    /// Reads the next bytes of the current request.
+    fn read(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<bool>> {
+        let Self { stream, framing, ahead, .. } = self;
+        let room = buffer.remaining();
+        if framing.certain() >= room as u64 {
+            let before = buffer.filled().len();
+            ready!(Pin::new(stream).poll_read(context, buffer))?;
+            return Poll::Ready(Ok(framing.accept(&mut buffer.filled_mut()[before..]).whole));
+        }
+        if !ahead.is_empty() {
+            let some = ahead.len().min(room);
+            let accepted = framing.accept(&mut ahead[..some]);
+            buffer.put_slice(&ahead[..accepted.bytes]);
+            ahead.drain(..accepted.bytes);
+            if ahead.is_empty() {
+                *ahead = Vec::new();
+            }
+            stream.owe();
+            return Poll::Ready(Ok(accepted.whole));
+        }
+        let mut space = [MaybeUninit::uninit(); PIECE];
+        let mut piece = ReadBuf::uninit(&mut space[..PIECE.min(room)]);
+        ready!(Pin::new(stream).poll_read(context, &mut piece))?;
+        let read = piece.filled_mut();
+        let accepted = framing.accept(read);
+        let (request, later) = read.split_at(accepted.bytes);
+        buffer.put_slice(request);
+        *ahead = later.to_vec();
+        Poll::Ready(Ok(accepted.whole))
+    }
+
+    /// Reads what belongs to later requests, at most one piece of it: so the end of the connection
+    /// is noticed.
+    fn read_ahead(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            return Poll::Pending;
+        }
+        let mut space = [MaybeUninit::uninit(); PIECE];
+        let mut piece = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut piece))?;
+        self.ahead = piece.filled().to_vec();
+        if self.ahead.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+}
+
+impl Connection {
+    pub(super) fn new(stream: Stream, occupant: Arc<Occupant>) -> Self {
+        let (framing, ahead) = (Framing::new(), Vec::new());
+        let inner = Rc::new(RefCell::new(Inner { stream, framing, ahead, occupant }));
+        Self { inner, exchange: CurrentExchange::default() }
+    }
+
+    pub(super) fn exchange(&self) -> CurrentExchange {
+        self.exchange.clone()
+    }
+
+    /// The stream, if the client may still be sending or something that it has sent was not read.
+    /// Call it when the HTTP library is done with the connection.
+    pub(super) fn into_unread(self) -> Option<Stream> {
+        let Inner { stream, framing, ahead, .. } = Rc::into_inner(self.inner)?.into_inner();
+        (framing.is_within() || !ahead.is_empty()).then_some(stream)
+    }
+}
+
+impl CurrentExchange {
+    /// The request was not read to its end yet.
+    pub(super) fn is_within_request(&self) -> bool {
+        !self.0.get().is_open()
+    }
+
+    /// Takes a step; returns the state after it if it is another one.
+    fn step(&self, step: impl FnOnce(Exchange) -> Exchange) -> Option<Exchange> {
+        let next = step(self.0.get());
+        (self.0.replace(next) != next).then_some(next)
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut inner = self.inner.borrow_mut();
+        let exchange = self.exchange.0.get();
+        let read = if exchange.is_open() {
+            inner.read_ahead(context)
+        } else if exchange.is_answered_early() || inner.framing.is_stuck() {
+            Poll::Ready(Ok(()))
+        } else {
+            let read = inner.read(context, buffer);
+            if let Poll::Ready(Ok(true)) = read {
+                self.exchange.step(Exchange::request_read);
+                // Before the response, after which the client may count on it.
+                inner.occupant.note_activity();
+            }
+            read.map_ok(|_| ())
+        };
+        // The HTTP library reads whenever it is polled, so this is seen in time.
+        if read.is_pending() && inner.occupant.is_evicted(context) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner.borrow_mut().stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.inner.borrow_mut();
+        ready!(Pin::new(&mut inner.stream).poll_flush(context))?;
+        if let Some(exchange) = self.exchange.step(Exchange::flushed)
+            && (!inner.ahead.is_empty() || exchange.is_answered_early())
+        {
+            // After the other connections of this thread had their turn.
+            let _ = pin!(yield_now()).poll(context);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner.borrow_mut().stream).poll_shutdown(context)
+    }
+}
+
+/// The body of a response. Dropped, all of it is encoded, or never will be.
+pub(super) struct Body {
+    body: BoxBody,
+    /// What the body has given and the HTTP library has not got yet.
+    rest: Bytes,
+    exchange: CurrentExchange,
+}
+
+impl Body {
+    pub(super) fn new(body: BoxBody, exchange: CurrentExchange) -> Self {
+        Self { body, rest: Bytes::new(), exchange }
+    }
+}
+
+impl MessageBody for Body {
+    type Error = Box<dyn Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    /// Gives pieces, so that a client that reads nothing costs one of them.
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_next(context)) {
+                Some(Ok(bytes)) => self.rest = bytes,
+                end => return Poll::Ready(end),
+            }
+        }
+        let piece = self.rest.len().min(PIECE);
+        Poll::Ready(Some(Ok(self.rest.split_to(piece))))
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.exchange.step(Exchange::response_encoded);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use actix_web::rt::System;
+    use actix_web::rt::net::TcpListener;
+    use futures_executor::block_on;
+    use tokio::io::ReadBuf;
+
+    use super::super::admission::{Admission, Seat};
+    use super::*;
+    use crate::auth::Source;
+
+    #[test]
+    fn no_response_waits_for_an_acknowledgement() {
+        System::new().block_on(async {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            let begun = Stream::over_tcp(accepted, None, Duration::from_secs(10)).await;
+            let Stream::Plain(stream) = begun.unwrap() else { panic!("over TLS") };
+            assert!(stream.io().nodelay().unwrap());
+        });
+    }
+
+    /// Counts how often the task of the connection would be polled again.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection as the HTTP library polls it, with its client at hand.
+    struct Bench {
+        connection: Connection,
+        client: std::os::unix::net::UnixStream,
+        wakes: Arc<Wakes>,
+        _seat: Seat,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self::seated(block_on(Arc::new(Admission::new(1)).enter(None)))
+        }
+
+        fn seated(seat: Seat) -> Self {
+            let (client, server) = std::os::unix::net::UnixStream::pair().unwrap();
+            server.set_nonblocking(true).unwrap();
+            let server = UnixStream::from_std(server).unwrap();
+            let stream = Stream::over_unix(server, Duration::from_secs(10));
+            let connection = Connection::new(stream, seat.occupant());
+            Self { connection, client, wakes: Arc::default(), _seat: seat }
+        }
+
+        fn send(&mut self, text: &str) {
+            io::Write::write_all(&mut self.client, text.as_bytes()).unwrap();
+        }
+
+        fn poll<T>(&mut self, poll: impl FnOnce(Pin<&mut Connection>, &mut Context<'_>) -> T) -> T {
+            let waker = Waker::from(Arc::clone(&self.wakes));
+            poll(Pin::new(&mut self.connection), &mut Context::from_waker(&waker))
+        }
+
+        /// What the HTTP library reads; `None` if it has to wait.
+        async fn read(&mut self) -> Option<String> {
+            // The reactor learns of what was sent between two polls.
+            actix_web::rt::task::yield_now().await;
+            let mut space = [0; 2 * PIECE];
+            let mut buffer = ReadBuf::new(&mut space);
+            match self.poll(|connection, context| connection.poll_read(context, &mut buffer)) {
+                Poll::Ready(read) => {
+                    read.unwrap();
+                    Some(String::from_utf8(buffer.filled().to_vec()).unwrap())
+                }
+                Poll::Pending => None,
+            }
+        }
+
+        /// The HTTP library has answered; returns whether the task is to be polled again.
+        async fn answer(&mut self) -> bool {
+            drop(Body::new(BoxBody::new(()), self.connection.exchange()));
+            let before = self.wakes.0.load(Ordering::Relaxed);
+            let flushed = self.poll(|connection, context| connection.poll_flush(context));
+            assert!(matches!(flushed, Poll::Ready(Ok(()))));
+            yield_now().await;
+            self.wakes.0.load(Ordering::Relaxed) > before
+        }
+    }
+
+    fn get(path: &str) -> String {
+        format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")
+    }
+
+    ///
+    #[test]
+    fn next_request_is_read_after_the_response_was_sent() {
+        System::new().block_on(async {
+            let mut bench = Bench::new();
+            let requests = ["/a", "/b", "/c"].map(get);
+            bench.send(&requests.concat());
+            for (n, request) in requests.iter().enumerate() {
+                assert_eq!(bench.read().await.as_ref(), Some(request));
+                assert_eq!(bench.read().await, None, "the response is not there yet");
+                assert_eq!(bench.answer().await, n < 2, "woken only for a request that waits");
+            }
+            assert_eq!(bench.read().await, None, "all was read");
+            bench.send(&get("/d"));
+            assert_eq!(bench.read().await, Some(get("/d")));
+        });
+    }
+
+    /// one piece at most is read of what has to wait.
+    #[test]
+    fn waiting_requests_stay_with_the_client() {
+        System::new().block_on(async {
+            let mut bench = Bench::new();
+            bench.send(&get("/a").repeat(1000));
+            assert_eq!(bench.read().await, Some(get("/a")));
+            for _ in 0..10 {
+                assert_eq!(bench.read().await, None);
+            }
+            assert_eq!(bench.connection.inner.borrow().ahead.len(), PIECE - get("/a").len());
+        });
+    }
+
+    #[test]
+    fn end_of_a_connection_is_noticed_while_it_waits() {
+        System::new().block_on(async {
+            let mut bench = Bench::new();
+            bench.send(&get("/a"));
+            assert_eq!(bench.read().await, Some(get("/a")));
+            assert_eq!(bench.read().await, None);
+            bench.client.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(bench.read().await, Some(String::new()));
+            assert!(bench.connection.into_unread().is_none(), "nothing is left to read");
+        });
+    }
+
+    ///
+    #[test]
+    fn request_that_was_answered_early_is_unread() {
+        System::new().block_on(async {
+            let mut bench = Bench::new();
+            let head = "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
+            bench.send(&format!("{head}01234"));
+            assert_eq!(bench.read().await, Some(format!("{head}01234")));
+            assert!(bench.connection.exchange().is_within_request());
+            assert!(bench.answer().await, "the library learns that nothing more is read");
+            assert_eq!(bench.read().await, Some(String::new()));
+            assert!(bench.connection.into_unread().is_some());
+        });
+    }
+
+    /// activity is known before the client has the response, and can see what follows from it.
+    #[test]
+    fn connection_with_a_new_request_is_not_the_longest_idle() {
+        System::new().block_on(async {
+            let admission = Arc::new(Admission::new(2));
+            let source = Some(Source::of(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+            let mut first = Bench::seated(admission.enter(source).await);
+            let mut second = Bench::seated(admission.enter(source).await);
+            first.send(&get("/a"));
+            assert_eq!(first.read().await, Some(get("/a")));
+            let _third = admission.enter(source).await;
+            assert_eq!(first.read().await, None, "waits for its response");
+            let mut space = [0; PIECE];
+            let mut buffer = ReadBuf::new(&mut space);
+            let read =
+                second.poll(|connection, context| connection.poll_read(context, &mut buffer));
+            let Poll::Ready(Err(e)) = read else { panic!("{read:?}") };
+            assert_eq!(e.kind(), io::ErrorKind::ConnectionAborted);
+        });
+    }
+
+    /// A body of any size is encoded in pieces.
+    #[test]
+    fn large_bodies_are_given_in_pieces() {
+        System::new().block_on(async {
+            let bench = Bench::new();
+            let text = "x".repeat(3 * PIECE + 1);
+            let mut body = Body::new(BoxBody::new(text), bench.connection.exchange());
+            let waker = Waker::from(Arc::clone(&bench.wakes));
+            let mut sizes = Vec::new();
+            while let Poll::Ready(Some(piece)) =
+                Pin::new(&mut body).poll_next(&mut Context::from_waker(&waker))
+            {
+                sizes.push(piece.unwrap().len());
+            }
+            assert_eq!(sizes, [PIECE, PIECE, PIECE, 1]);
+        });
+    }
+}

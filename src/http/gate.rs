@@ -1,0 +1,212 @@
+//! The gate: decides on requests, and answers `/rest-auth`.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::sync::{Arc, Once};
+
+use actix_http::RequestHead;
+use actix_web::body::BoxBody;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderMap};
+use actix_web::{HttpRequest, HttpResponse, Resource, rt};
+
+use super::HttpConfig;
+use super::authorization::{NoCredentials, credentials};
+use super::peer::{self, Oddity};
+use super::response::{JSON, PLAIN_TEXT, head_too_long, response, text, whole_seconds};
+use super::routing::{self, with};
+use crate::auth::{AccessRequest, Authenticator, Decision, Rejection};
+
+/// What all services share.
+pub(super) struct Gate {
+    authenticator: Arc<Authenticator>,
+    config: HttpConfig,
+    /// The log has a warning about a proxy that may be missing in the configuration.
+    untrusted_proxy: Once,
+    /// The log has a warning about a proxy that does not name its clients.
+    not_an_address: Once,
+    /// The log has a warning about a location with an invalid query.
+    pub(super) misconfigured: Once,
+    /// The header fields of every 401. The framework's map orders its fields at random, and copies of
+    /// a map share the order: so all refusals are byte-identical.
+    denied: HeaderMap,
+}
+
+/// The gate, as the handlers of one thread share it.
+pub(super) type SharedGate = Rc<Arc<Gate>>;
+
+impl Gate {
+    pub(super) fn new(authenticator: Arc<Authenticator>, config: &HttpConfig) -> Self {
+        let denied = response(StatusCode::UNAUTHORIZED)
+            .insert_header((header::WWW_AUTHENTICATE, config.realm.challenge()))
+            .insert_header(PLAIN_TEXT)
+            .finish()
+            .headers()
+            .clone();
+        Self {
+            authenticator,
+            config: config.clone(),
+            untrusted_proxy: Once::new(),
+            not_an_address: Once::new(),
+            misconfigured: Once::new(),
+            denied,
+        }
+    }
+
+    /// Counts and logs a request that was rejected before its handler.
+    pub(super) fn reject(&self, source: IpAddr, why: Rejection) {
+        self.authenticator.reject(source, why, &AccessRequest::ANY);
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.authenticator.is_ready()
+    }
+
+    /// Returns true if X-Forwarded-For from this peer is trusted.
+    pub(super) fn trusts(&self, peer: IpAddr) -> bool {
+        peer::is_trusted(&self.config.trusted_proxies, peer)
+    }
+
+    /// Returns the source address of a request.
+    pub(super) fn source(&self, request: &RequestHead) -> IpAddr {
+        // Only requests of unit tests have no peer: they come over no connection.
+        let peer = request.peer_addr.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
+        let origin = peer::origin(&self.config.trusted_proxies, peer, request.headers());
+        match origin.oddity {
+            None => {}
+            Some(Oddity::UntrustedProxy) => self.untrusted_proxy.call_once(|| {
+                log::warn!(
+                    "{peer} sends X-Forwarded-For and is not a trusted proxy: all clients behind it count as one source; if it is a proxy of yours, start with --trusted-proxy {peer}"
+                );
+            }),
+            Some(Oddity::NotAnAddress) => self.not_an_address.call_once(|| {
+                log::warn!(
+                    "the trusted proxy {peer} sends an entry in X-Forwarded-For that is not an address: all clients that it cannot name count as one source"
+                );
+            }),
+        }
+        origin.source
+    }
+
+    /// Decides on a request, after the delay of its decision.
+    ///
+    /// # Errors
+    /// Fails if the request has several Authorization fields, or one over the limit. It is denied and
+    /// logged.
+    pub(super) async fn decide(
+        &self,
+        request: &HttpRequest,
+        access: &AccessRequest<'_>,
+    ) -> Result<Decision, NoCredentials> {
+        let source = self.source(request.head());
+        let why = match credentials(request.headers()) {
+            Ok(encoded) => {
+                let decision = self.authenticator.decide(source, encoded, access).await;
+                if let Some(delay) = self.config.delays.before(&decision) {
+                    // Boxed, since its size would count for every request.
+                    Box::pin(rt::time::sleep(delay)).await;
+                }
+                return Ok(decision);
+            }
+            Err(why) => why,
+        };
+        let missing = why == NoCredentials::Missing;
+        let rejection = if missing { Rejection::NoCredentials } else { Rejection::Malformed };
+        let denied = self.authenticator.reject(source, rejection, access);
+        match why {
+            NoCredentials::Missing | NoCredentials::Malformed => Ok(denied),
+            NoCredentials::Repeated | NoCredentials::TooLong => Err(why),
+        }
+    }
+
+    /// Returns the challenge.
+    pub(super) fn denied(&self) -> HttpResponse {
+        let mut response = HttpResponse::new(StatusCode::UNAUTHORIZED);
+        response.headers_mut().clone_from(&self.denied);
+        response.set_body(BoxBody::new("Unauthorized Access"))
+    }
+
+    // Exhaustive, so that a new decision cannot get the response of another one.
+    #[deny(clippy::wildcard_enum_match_arm)]
+    fn answer(&self, decision: Decision) -> HttpResponse {
+        match decision {
+            Decision::Granted(_) => response(StatusCode::OK)
+                .insert_header(JSON)
+                .body(concat!(r#""You are authorized to see this message""#, "\n")),
+            Decision::Denied => self.denied(),
+            Decision::Forbidden => text(StatusCode::FORBIDDEN, "Forbidden"),
+            Decision::Throttled { retry_after } => response(StatusCode::TOO_MANY_REQUESTS)
+                .insert_header((header::RETRY_AFTER, whole_seconds(retry_after)))
+                .insert_header(PLAIN_TEXT)
+                .body("Too Many Requests"),
+            Decision::Overloaded => response(StatusCode::SERVICE_UNAVAILABLE)
+                .insert_header((header::RETRY_AFTER, "1"))
+                .insert_header(PLAIN_TEXT)
+                .body("Service Unavailable"),
+            Decision::Unavailable => text(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
+        }
+    }
+}
+
+/// The route `/rest-auth`.
+pub(super) fn resource(gate: &SharedGate) -> Resource {
+    routing::resource("/rest-auth", with(gate, rest_auth))
+}
+
+async fn rest_auth(request: HttpRequest, gate: SharedGate) -> HttpResponse {
+    match gate.decide(&request, &AccessRequest::ANY).await {
+        Ok(decision) => gate.answer(decision),
+        Err(NoCredentials::TooLong) => head_too_long(),
+        Err(_) => text(StatusCode::BAD_REQUEST, "Bad Request"),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use super::super::{Delays, Realm};
+    use super::*;
+    use crate::auth::{AuthConfig, Grant};
+    use crate::domain::UserName;
+    use crate::store::mock::MockStore;
+
+    /// A gate on a store without users.
+    pub(in crate::http) fn gate() -> Gate {
+        let store = Box::new(MockStore::default());
+        let authenticator = Authenticator::new(store, &AuthConfig::default()).unwrap();
+        let config = HttpConfig {
+            realm: Realm::new(Realm::DEFAULT).unwrap(),
+            trusted_proxies: Vec::new(),
+            delays: Delays::NONE,
+            io_timeout: HttpConfig::IO_TIMEOUT,
+            max_connections: HttpConfig::MAX_CONNECTIONS,
+        };
+        Gate::new(Arc::new(authenticator), &config)
+    }
+
+    #[test]
+    fn every_decision_has_its_status_and_retry_after() {
+        let gate = gate();
+        let user = UserName::parse("roy").unwrap();
+        let grant = Grant { user, groups: Arc::default() };
+        let throttled = |millis| Decision::Throttled { retry_after: Duration::from_millis(millis) };
+        for (decision, status, retry_after) in [
+            (Decision::Granted(Arc::new(grant)), 200, None),
+            (Decision::Forbidden, 403, None),
+            (Decision::Denied, 401, None),
+            (throttled(6000), 429, Some("6")),
+            (throttled(6001), 429, Some("7")),
+            (throttled(1), 429, Some("1")),
+            (Decision::Overloaded, 503, Some("1")),
+            (Decision::Unavailable, 503, None),
+        ] {
+            let what = format!("{decision:?}");
+            let answer = gate.answer(decision);
+            let seen =
+                answer.headers().get(header::RETRY_AFTER).map(|value| value.to_str().unwrap());
+            assert_eq!((answer.status().as_u16(), seen), (status, retry_after), "{what}");
+            assert_eq!(answer.headers().get(header::CACHE_CONTROL).unwrap(), "no-store");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The timeout of connections without progress.
+//!
+//! The framework limits the time of the first head only, and waits for ever for later heads and for
+//! clients that do not read. Here, after a part of a request has arrived, or a part of a response
+//! could not be sent, something has to be sent within the timeout, or the connection ends.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_web::rt::time::{Sleep, sleep};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A connection that ends without progress.
+pub(super) struct IoTimeout<T> {
+    io: T,
+    /// Half of the timeout. The clock is read twice per timeout, so that it costs requests nothing.
+    tick: Duration,
+    alarm: Option<Pin<Box<Sleep>>>,
+    /// Something has arrived, or could not be sent, and nothing was sent since.
+    owed: bool,
+    /// That was so at the last tick already.
+    owed_before: bool,
+}
+
+impl<T> IoTimeout<T> {
+    pub(super) fn new(io: T, timeout: Duration) -> Self {
+        Self { io, tick: timeout / 2, alarm: None, owed: false, owed_before: false }
+    }
+
+    #[cfg(test)]
+    pub(super) fn io(&self) -> &T {
+        &self.io
+    }
+
+    /// Notes that a response is owed: bytes that were read before were handed to the HTTP library
+    /// now.
+    pub(super) fn owe(&mut self) {
+        self.owed = true;
+    }
+
+    fn sent(&mut self) {
+        self.owed = false;
+        self.owed_before = false;
+    }
+
+    /// Waits for the next tick. Fails after the timeout.
+    fn wait(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        while self.owed {
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(self.tick)));
+            // Set again only if there is something to wait for.
+            if alarm.as_mut().poll(context).is_pending() {
+                return Ok(());
+            }
+            self.alarm = None;
+            if std::mem::replace(&mut self.owed_before, true) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for IoTimeout<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(context, buffer);
+        self.owed |= buffer.filled().len() > before;
+        if read.is_pending() {
+            self.wait(context)?;
+        }
+        read
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for IoTimeout<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(context, bytes);
+        match written {
+            Poll::Pending => {
+                self.owed = true;
+                self.wait(context)?;
+            }
+            Poll::Ready(_) => self.sent(),
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}

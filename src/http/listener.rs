@@ -1,0 +1,63 @@
+//! Listeners as data: a socket, its TLS, and the service on it.
+
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::rc::Rc;
+
+use actix_web::web::{self, ServiceConfig};
+
+use super::gate::SharedGate;
+use super::tls::Tls;
+use super::{forward_auth, gate, ops, response};
+
+/// A socket to accept connections on, and what is served there.
+#[derive(Debug)]
+pub struct Listener {
+    /// The listening socket.
+    pub socket: Socket,
+    /// The certificate, if connections over TCP use TLS.
+    pub tls: Option<Tls>,
+    /// The routes.
+    pub service: Service,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub enum Socket {
+    /// A TCP socket.
+    Tcp(TcpListener),
+    /// A Unix socket, without TLS. The source of its requests is 127.0.0.1.
+    Unix(UnixListener),
+}
+
+/// A set of routes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Service {
+    /// `/rest-auth`, `/auth` and the routes for operators.
+    Gate,
+}
+
+impl Service {
+    /// Adds the routes.
+    pub(super) fn configure(self, gate: &SharedGate, config: &mut ServiceConfig) {
+        match self {
+            Self::Gate => {
+                config.service(gate::resource(gate)).service(forward_auth::resource(gate));
+                ops::configure(&Rc::clone(gate), config);
+            }
+        }
+        config.default_service(web::to(response::not_found));
+    }
+}
+
+impl From<TcpListener> for Socket {
+    fn from(listener: TcpListener) -> Self {
+        Self::Tcp(listener)
+    }
+}
+
+impl From<UnixListener> for Socket {
+    fn from(listener: UnixListener) -> Self {
+        Self::Unix(listener)
+    }
+}

@@ -1,0 +1,34 @@
+//! HTTP: connections, listeners, and the services on them.
+//!
+//! Decides how requests become credentials, and decisions become responses. Decides nothing about
+//! users. No response reveals internals, and no log line contains raw text of a client.
+
+mod accept;
+mod admission;
+mod authorization;
+mod challenge;
+mod config;
+mod connection;
+mod exchange;
+mod forward_auth;
+mod gate;
+mod io_timeout;
+mod linger;
+mod listener;
+mod ops;
+mod peer;
+mod response;
+mod routing;
+mod server;
+mod service;
+mod strict_head;
+mod tls;
+
+pub use authorization::{NoCredentials, credentials};
+pub use challenge::{Realm, RealmError};
+pub use config::{Delays, HttpConfig};
+pub use listener::{Listener, Service, Socket};
+pub use peer::{Network, source as source_address};
+pub use server::run;
+pub use strict_head::{AcceptedBytes, Framing};
+pub use tls::Tls;

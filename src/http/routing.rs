@@ -1,0 +1,48 @@
+//! Routes with an exact path.
+
+use std::rc::Rc;
+
+use actix_web::body::BoxBody;
+use actix_web::http::header::{self, HeaderName};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{FromRequest, Handler, HttpRequest, Resource, Responder, guard, web};
+
+use super::gate::SharedGate;
+use super::response::{PLAIN_TEXT, response};
+
+/// Makes a handler of a function that needs the gate.
+pub(super) fn with<F>(
+    gate: &SharedGate,
+    answer: impl Fn(HttpRequest, SharedGate) -> F + Clone + 'static,
+) -> impl Fn(HttpRequest) -> F + Clone + 'static {
+    let gate = Rc::clone(gate);
+    move |request| answer(request, Rc::clone(&gate))
+}
+
+/// Makes a route at exactly this path: the framework also matches paths that decode to it.
+pub(super) fn exactly(path: &'static str) -> Resource {
+    web::resource(path).guard(guard::fn_guard(move |context| context.head().uri.path() == path))
+}
+
+/// Makes a route that answers GET and HEAD. The framework removes the body of a response to HEAD.
+pub(super) fn resource<F, Args>(path: &'static str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder<Body = BoxBody> + 'static,
+{
+    const ALLOW: (HeaderName, &str) = (header::ALLOW, "GET, HEAD, OPTIONS");
+    exactly(path)
+        .route(web::get().to(handler.clone()))
+        .route(web::head().to(handler))
+        .route(
+            web::method(Method::OPTIONS)
+                .to(|| async { response(StatusCode::NO_CONTENT).insert_header(ALLOW).finish() }),
+        )
+        .default_service(web::to(|| async {
+            response(StatusCode::METHOD_NOT_ALLOWED)
+                .insert_header(ALLOW)
+                .insert_header(PLAIN_TEXT)
+                .body("Method Not Allowed")
+        }))
+}

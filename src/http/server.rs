@@ -1,0 +1,144 @@
+//! Runs the listeners until the server is told to stop.
+
+use std::future::Future;
+use std::io;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+
+use actix_http::HttpService;
+use actix_server::{Server, ServerBuilder};
+use actix_service::{Service as _, ServiceFactory, apply_fn_factory, fn_factory, fn_service};
+use actix_web::rt::net::{TcpStream, UnixStream};
+use actix_web::{App, rt};
+
+use super::accept::{Accepted, Acceptor};
+use super::connection::{Connection, PIECE};
+use super::gate::Gate;
+use super::service::{exchanges, without_continue};
+use super::{HttpConfig, Listener, Socket};
+use crate::auth::Authenticator;
+
+/// The time in which requests in flight may finish when the server stops, in seconds.
+const SHUTDOWN_SECONDS: u64 = 10;
+
+/// Serves `listeners` until told to stop. Then lets requests in flight finish, for at most 10 s, and
+/// finishes the authenticator.
+///
+/// Calls `ready` once, when connections are accepted. The future that it returns tells the server to
+/// stop.
+///
+/// # Errors
+/// Fails if the system gives no threads, or if `ready` fails.
+pub fn run<S>(
+    listeners: Vec<Listener>,
+    authenticator: Arc<Authenticator>,
+    config: &HttpConfig,
+    ready: impl FnOnce() -> io::Result<S>,
+) -> io::Result<()>
+where
+    S: Future<Output = ()> + 'static,
+{
+    let gate = Arc::new(Gate::new(Arc::clone(&authenticator), config));
+    let acceptor = Arc::new(Acceptor::new(config));
+    let max_connections = config.max_connections.get();
+    rt::System::new().block_on(async move {
+        rt::spawn({
+            let acceptor = Arc::clone(&acceptor);
+            async move { acceptor.give_memory_back().await }
+        });
+        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let mut server = Server::build()
+            .disable_signals()
+            .shutdown_timeout(SHUTDOWN_SECONDS)
+            .workers(threads)
+            .max_concurrent_connections(accepted_per_thread(max_connections, threads));
+        for listener in listeners {
+            server = listen(server, listener, &gate, &acceptor)?;
+        }
+        let server = server.run();
+        let handle = server.handle();
+        let stop = ready()?;
+        rt::spawn(async move {
+            stop.await;
+            handle.stop(true).await;
+        });
+        server.await?;
+        // Not on this thread, which has to notice a second signal.
+        rt::task::spawn_blocking(move || authenticator.finish()).await.map_err(io::Error::other)
+    })
+}
+
+/// Adds a listener to a server.
+fn listen(
+    server: ServerBuilder,
+    Listener { socket, tls, service }: Listener,
+    gate: &Arc<Gate>,
+    acceptor: &Arc<Acceptor>,
+) -> io::Result<ServerBuilder> {
+    let stopping = server.graceful_shutdown_signal();
+    let (gate, acceptor) = (Arc::clone(gate), Arc::clone(acceptor));
+    let app = {
+        let (gate, over_tls) = (Arc::clone(&gate), tls.is_some());
+        move || {
+            // Every request clones it: that is cheaper within one thread.
+            let shared = Rc::new(Arc::clone(&gate));
+            let app = App::new().configure(|config| service.configure(&shared, config));
+            exchanges(app, Arc::clone(&gate), over_tls)
+        }
+    };
+    let http = move || {
+        let stopping = stopping.clone();
+        HttpService::build()
+            .on_connect_ext(|connection: &Connection, data| {
+                data.insert(connection.exchange());
+            })
+            .h1_write_buffer_size(PIECE)
+            .graceful_shutdown_signal(move || {
+                let stopping = stopping.clone();
+                async move { stopping.notified().await }
+            })
+            .expect(without_continue(app()))
+            .h1(app())
+    };
+    // The service of one thread, which its connections share.
+    let serve = move || {
+        let (http, acceptor, gate) = (http(), Arc::clone(&acceptor), Arc::clone(&gate));
+        fn_factory(move || {
+            let (http, acceptor, gate) =
+                (http.new_service(()), Arc::clone(&acceptor), Arc::clone(&gate));
+            async move {
+                let http = Rc::new(http.await?);
+                Ok::<_, ()>(fn_service(move |accepted| {
+                    // Boxed, since every layer around it would set its size aside again.
+                    Box::pin(Arc::clone(&acceptor).serve(
+                        accepted,
+                        Rc::clone(&http),
+                        Arc::clone(&gate),
+                    ))
+                }))
+            }
+        })
+    };
+    match socket {
+        Socket::Tcp(listener) => server.listen("http", listener, move || {
+            let tls = tls.clone();
+            apply_fn_factory(serve(), move |stream: TcpStream, service| {
+                service.call(Accepted::Tcp(stream, tls.clone()))
+            })
+        }),
+        Socket::Unix(listener) => server.listen_uds("http", listener, move || {
+            apply_fn_factory(serve(), |stream: UnixStream, service| {
+                service.call(Accepted::Unix(stream))
+            })
+        }),
+    }
+}
+
+/// Returns how many connections one thread accepts: its part of all seats, and an eighth of that for
+/// connections that wait for one. More stay in the backlog of the listener.
+fn accepted_per_thread(max_connections: usize, threads: usize) -> usize {
+    let seats = max_connections.div_ceil(threads);
+    seats.saturating_add(seats / 8).saturating_add(1)
+}

@@ -1,0 +1,147 @@
+//! The HTTP service of a connection, around the routes: one exchange per request.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use actix_http::{ConnectionType, Request, RequestHead, Response};
+use actix_service::{
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, map_config,
+};
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{AppConfig, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use futures_util::FutureExt;
+
+use super::connection::{Body, CurrentExchange};
+use super::forward_auth;
+use super::gate::Gate;
+use super::response::{head_too_long, text};
+use crate::auth::Rejection;
+
+/// RFC 6797: use TLS only, for a year.
+const TLS_ONLY: (HeaderName, HeaderValue) =
+    (header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+
+/// The limit of the head of a request, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// Answers each request of a connection, and tells the connection when the response is encoded.
+///
+/// A problem of one request, e.g. a head over the limit or a panic, does not affect other requests. A
+/// connection is closed after a response that is given before the whole request was read.
+pub(super) fn exchanges<F, S, B>(
+    app: F,
+    gate: Arc<Gate>,
+    over_tls: bool,
+) -> impl ServiceFactory<
+    Request,
+    Config = (),
+    Response = Response<Body>,
+    Error = actix_web::Error,
+    InitError = (),
+>
+where
+    F: IntoServiceFactory<S, Request>,
+    S: ServiceFactory<
+            Request,
+            Config = AppConfig,
+            Response = ServiceResponse<B>,
+            Error = actix_web::Error,
+            InitError = (),
+        >,
+    B: MessageBody + 'static,
+{
+    apply_fn_factory(
+        map_config(app, |()| AppConfig::default()),
+        move |request: Request, app: &S::Service| {
+            let exchange = request.conn_data::<CurrentExchange>().cloned().unwrap_or_default();
+            let forwarded = request.path() == forward_auth::PATH;
+            let response = if head_length(request.head()) > MAX_HEAD {
+                gate.reject(gate.source(request.head()), Rejection::HeadTooLong);
+                Err(if forwarded { forward_auth::head_too_long() } else { head_too_long() })
+            } else {
+                Ok(AssertUnwindSafe(app.call(request)).catch_unwind())
+            };
+            async move {
+                let mut response = match response {
+                    Err(refusal) => refusal.into(),
+                    Ok(response) => match response.await {
+                        Ok(Ok(response)) => Response::from(response).map_into_boxed_body(),
+                        Ok(Err(e)) => e.into(),
+                        Err(_) if forwarded => forward_auth::unavailable().into(),
+                        Err(_) => {
+                            text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error").into()
+                        }
+                    },
+                };
+                if over_tls {
+                    response.headers_mut().insert(TLS_ONLY.0, TLS_ONLY.1);
+                }
+                if exchange.is_within_request() {
+                    response.head_mut().set_connection_type(ConnectionType::Close);
+                }
+                Ok(response.map_body(|_, body| Body::new(body, exchange)))
+            }
+        },
+    )
+}
+
+/// Answers requests with `Expect: 100-continue` at once (RFC 9110 section 10.1.1): no response
+/// depends on the content.
+pub(super) fn without_continue<F>(
+    app: F,
+) -> impl ServiceFactory<
+    Request,
+    Config = (),
+    Response = Request,
+    Error = Response<BoxBody>,
+    InitError = F::InitError,
+>
+where
+    F: ServiceFactory<Request, Config = (), Response = Response<Body>, Error = actix_web::Error>,
+{
+    apply_fn_factory(app.map_err(Response::from), |request: Request, app| {
+        let response = app.call(request);
+        // To the HTTP library, a response instead of "100 Continue" is an error.
+        async move { Err(response.await?.map_into_boxed_body()) }
+    })
+}
+
+/// Returns the length of the request line and the fields, without separators.
+fn head_length(request: &RequestHead) -> usize {
+    let target = request.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let fields: usize =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    target + fields
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::dev::Service;
+    use actix_web::test::TestRequest;
+    use actix_web::{App, HttpResponse, rt};
+
+    use super::super::gate::tests::gate;
+    use super::super::ops::healthz;
+    use super::super::routing::resource;
+    use super::*;
+
+    /// O-03
+    #[test]
+    fn panic_is_an_internal_error_of_that_request_only() {
+        async fn panics() -> HttpResponse {
+            panic!("on purpose")
+        }
+        rt::System::new().block_on(async {
+            let app = App::new()
+                .service(resource("/panics", panics))
+                .service(resource("/healthz", healthz));
+            let app = exchanges(app, Arc::new(gate()), false).new_service(()).await.unwrap();
+            for (path, status) in [("/panics", 500), ("/healthz", 200), ("/panics", 500)] {
+                let answer = app.call(TestRequest::get().uri(path).to_request()).await.unwrap();
+                assert_eq!(answer.status(), status, "{path}");
+            }
+        });
+    }
+}

@@ -1,0 +1,157 @@
+//! TLS: a certificate chain and its key, read from files as a pair, and reloaded when they change.
+//!
+//! TLS 1.2 and 1.3 with forward secrecy and authenticated encryption only: rustls has nothing else.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustls::ServerConfig;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use crate::fs::{FileVersion, mode_if_not_private};
+use crate::text::printable;
+
+/// The TLS configuration of a listener. Clones share the certificate.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    pair: Arc<Pair>,
+    pub(super) config: Arc<ServerConfig>,
+}
+
+impl Tls {
+    /// Reads the certificate chain and the private key from these PEM files.
+    ///
+    /// # Errors
+    /// Fails if a file cannot be read or used, if they do not belong together, or if other users may
+    /// read the key.
+    pub fn open(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        let provider = Arc::new(ring::default_provider());
+        let files = PemFiles { certificate: certificate.to_owned(), key: key.to_owned() };
+        let versions = files.versions();
+        let current = files.read(&provider)?;
+        let held = Mutex::new(Held { current, versions });
+        let pair = Arc::new(Pair { files, provider: Arc::clone(&provider), held });
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| TlsError::new(certificate, e))?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&pair) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { pair, config: Arc::new(config) })
+    }
+
+    /// Reads the files again, changed or not. If they cannot be used, logs that and keeps the previous
+    /// certificate.
+    pub fn reload(&self) {
+        let versions = self.pair.files.versions();
+        self.pair.reload(&mut self.pair.held(), versions);
+    }
+}
+
+/// The current certificate and its files.
+#[derive(Debug)]
+struct Pair {
+    files: PemFiles,
+    provider: Arc<CryptoProvider>,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    current: Arc<CertifiedKey>,
+    /// The files when they were read last, with success or not.
+    versions: Versions,
+}
+
+/// The versions of both files; `None` for a missing one.
+type Versions = [Option<FileVersion>; 2];
+
+impl Pair {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reload(&self, held: &mut Held, versions: Versions) {
+        held.versions = versions;
+        match self.files.read(&self.provider) {
+            Ok(pair) => {
+                held.current = pair;
+                log::info!("the certificate was read again");
+            }
+            Err(e) => {
+                log::error!("cannot reload the certificate, still using the previous one: {e}")
+            }
+        }
+    }
+}
+
+/// Compares the files at every handshake, so that a new pair is used at once and needs no timer.
+impl ResolvesServerCert for Pair {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let versions = self.files.versions();
+        let mut held = self.held();
+        if held.versions != versions {
+            self.reload(&mut held, versions);
+        }
+        Some(Arc::clone(&held.current))
+    }
+}
+
+#[derive(Debug)]
+struct PemFiles {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl PemFiles {
+    fn versions(&self) -> Versions {
+        [&self.certificate, &self.key].map(|file| FileVersion::of(file).ok())
+    }
+
+    fn read(&self, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
+        let Self { certificate, key } = self;
+        // Before its mode: advice about the mode is for keys only.
+        let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| TlsError::new(key, e))?;
+        let meta = fs::metadata(key).map_err(|e| TlsError::new(key, e))?;
+        if let Some(mode) = mode_if_not_private(&meta) {
+            let why = format_args!("other users may read or write the key (mode {mode:04o})");
+            return Err(TlsError { key_is_public: true, ..TlsError::new(key, why) });
+        }
+        let chain = CertificateDer::pem_file_iter(certificate)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|e| TlsError::new(certificate, e))?;
+        if chain.is_empty() {
+            return Err(TlsError::new(certificate, "there is no certificate in it"));
+        }
+        CertifiedKey::from_der(chain, secret, provider)
+            .map(Arc::new)
+            .map_err(|e| TlsError::new(certificate, format_args!("with its key: {e}")))
+    }
+}
+
+/// The reason why a certificate and its key cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {why}", printable(&file.to_string_lossy()))]
+pub struct TlsError {
+    file: PathBuf,
+    why: String,
+    key_is_public: bool,
+}
+
+impl TlsError {
+    fn new(file: &Path, why: impl fmt::Display) -> Self {
+        Self { file: file.to_owned(), why: why.to_string(), key_is_public: false }
+    }
+
+    /// Returns true if the only problem is that other users may read the key.
+    #[must_use]
+    pub fn key_is_public(&self) -> bool {
+        self.key_is_public
+    }
+}

@@ -1,0 +1,314 @@
+//! The contract of a store: tests that every backend passes.
+//!
+//! A backend implements [`Backend`], and calls [`contract!`] with its type.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::{Revision, StoreError, UserStore, all};
+use crate::domain::{Account, Cost, GroupName, Groups, PasswordHash, User, UserName};
+use crate::time::Timestamp;
+
+/// A fresh store of a backend.
+pub(crate) trait Backend {
+    fn new() -> Self;
+
+    /// Opens the store once more, like another process.
+    fn open(&self) -> Box<dyn UserStore>;
+}
+
+/// Runs the contract for a backend.
+macro_rules! contract {
+    ($backend:ty) => {
+        crate::store::contract::contract! {
+            $backend:
+            user_exists_from_put_to_remove,
+            record_is_read_as_it_was_put,
+            changes_take_effect_together_or_not_at_all,
+            name_that_is_taken_or_unknown_cannot_be_changed,
+            visiting_all_users_can_be_broken_off,
+            lookup_with_groups_reads_both,
+            hash_is_replaced_only_if_it_is_still_the_old_one,
+            revision_changes_with_every_change_and_only_then,
+            change_is_in_every_revision_read_after_its_wait,
+            second_writer_does_not_see_or_lose_changes,
+        }
+    };
+    ($backend:ty: $($test:ident,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                use crate::store::contract::{self, Backend};
+                contract::$test(&<$backend as Backend>::new());
+            }
+        )*
+    };
+}
+pub(crate) use contract;
+
+pub(crate) fn name(raw: &str) -> UserName {
+    UserName::parse(raw).unwrap()
+}
+
+pub(crate) fn groups(names: &[&str]) -> Groups {
+    Groups::new(names.iter().map(|name| GroupName::parse(name).unwrap())).unwrap()
+}
+
+pub(crate) fn hash() -> PasswordHash {
+    PasswordHash::dummy(Cost::DEFAULT)
+}
+
+fn other_hash() -> PasswordHash {
+    PasswordHash::dummy(Cost::new(5).unwrap())
+}
+
+pub(crate) fn account(of: &str) -> Account {
+    let now = Timestamp::from_seconds(1_800_000_000).unwrap();
+    Account {
+        name: name(of),
+        hash: Ok(hash()),
+        groups: Groups::default(),
+        locked: false,
+        expires: None,
+        created: now,
+        changed: now,
+    }
+}
+
+pub(crate) fn put(store: &dyn UserStore, account: &Account) -> Result<(), StoreError> {
+    let mut transaction = store.begin()?;
+    transaction.put(account)?;
+    transaction.commit().wait()
+}
+
+pub(crate) fn add(store: &dyn UserStore, of: &str) -> Result<(), StoreError> {
+    put(store, &account(of))
+}
+
+pub(crate) fn remove(store: &dyn UserStore, of: &str) -> Result<(), StoreError> {
+    let mut transaction = store.begin()?;
+    match transaction.remove(&name(of)) {
+        Ok(()) => transaction.commit().wait(),
+        Err(e) => transaction.rollback().wait().and(Err(e)),
+    }
+}
+
+pub(crate) fn user_exists_from_put_to_remove(backend: &impl Backend) {
+    let (one, other) = (backend.open(), backend.open());
+    let roy = name("roy");
+    assert!(other.is_empty().unwrap());
+    add(&*one, "roy").unwrap();
+    let user = User { hash: hash(), locked: false, expires: None };
+    assert_eq!(other.find(&roy).unwrap(), Some(user));
+    assert!(other.contains(&roy).unwrap() && !other.is_empty().unwrap());
+    assert_eq!(other.find(&name("Roy")).unwrap(), None, "case matters");
+    remove(&*other, "roy").unwrap();
+    assert_eq!(one.find(&roy).unwrap(), None);
+    assert!(!one.contains(&roy).unwrap());
+    assert!(matches!(remove(&*one, "roy"), Err(StoreError::NoSuchUser)));
+    one.checkpoint().unwrap();
+}
+
+pub(crate) fn record_is_read_as_it_was_put(backend: &impl Backend) {
+    let (one, other) = (backend.open(), backend.open());
+    let roy = Account {
+        groups: groups(&["admin", "staff"]),
+        locked: true,
+        expires: Timestamp::from_seconds(1000),
+        created: Timestamp::from_seconds(1).unwrap(),
+        ..account("roy")
+    };
+    let changed = Account {
+        hash: Ok(other_hash()),
+        groups: groups(&["staff"]),
+        locked: false,
+        expires: None,
+        ..roy.clone()
+    };
+    for expected in [roy, changed] {
+        let mut transaction = one.begin().unwrap();
+        transaction.put(&expected).unwrap();
+        assert_eq!(transaction.find(&name("roy")).unwrap().as_ref(), Some(&expected));
+        assert!(!all(&*other).contains(&expected), "not visible before the commit");
+        transaction.commit().wait().unwrap();
+        assert_eq!(all(&*other), [expected]);
+    }
+}
+
+pub(crate) fn changes_take_effect_together_or_not_at_all(backend: &impl Backend) {
+    let (store, other) = (backend.open(), backend.open());
+    add(&*store, "ann").unwrap();
+    let begin = || {
+        let mut transaction = store.begin().unwrap();
+        transaction.put(&account("roy")).unwrap();
+        transaction.put(&Account { groups: groups(&["staff"]), ..account("ann") }).unwrap();
+        transaction.rename(&name("ann"), &name("eve")).unwrap();
+        assert_eq!(transaction.names().unwrap(), [name("eve"), name("roy")]);
+        transaction
+    };
+    drop(begin());
+    assert_eq!(all(&*other), [account("ann")]);
+    begin().rollback().wait().unwrap();
+    assert_eq!(all(&*other), [account("ann")]);
+    begin().commit().wait().unwrap();
+    let eve = Account { groups: groups(&["staff"]), ..account("eve") };
+    assert_eq!(all(&*other), [eve, account("roy")], "groups move with the name");
+    remove(&*store, "eve").unwrap();
+    add(&*store, "eve").unwrap();
+    assert_eq!(all(&*other), [account("eve"), account("roy")], "groups are removed with the user");
+}
+
+pub(crate) fn name_that_is_taken_or_unknown_cannot_be_changed(backend: &impl Backend) {
+    let store = backend.open();
+    add(&*store, "ann").unwrap();
+    add(&*store, "roy").unwrap();
+    let rename = |from, to| store.begin().unwrap().rename(&name(from), &name(to)).unwrap_err();
+    assert!(matches!(rename("ann", "roy"), StoreError::UserExists));
+    assert!(matches!(rename("joe", "eve"), StoreError::NoSuchUser));
+}
+
+pub(crate) fn visiting_all_users_can_be_broken_off(backend: &impl Backend) {
+    let store = backend.open();
+    for of in ["cid", "ann", "bob"] {
+        add(&*store, of).unwrap();
+    }
+    let mut seen = Vec::new();
+    store
+        .each(&mut |account| {
+            seen.push(account.name);
+            if seen.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
+    assert_eq!(seen, [name("ann"), name("bob")], "in the order of their names");
+}
+
+pub(crate) fn lookup_with_groups_reads_both(backend: &impl Backend) {
+    let store = backend.open();
+    let many: Vec<_> = (0..60).map(|n| format!("group-{n:02}")).collect();
+    let many = groups(&many.iter().map(String::as_str).collect::<Vec<_>>());
+    let expires = Timestamp::from_seconds(1000);
+    let roy = Account { groups: many.clone(), locked: true, expires, ..account("roy") };
+    put(&*store, &roy).unwrap();
+    let user = User { hash: hash(), locked: true, expires };
+    assert_eq!(store.find(&name("roy")).unwrap(), Some(user.clone()));
+    let found = store.find_with_groups(&name("roy")).unwrap();
+    assert_eq!(found, Some((user, Arc::new(many))));
+    assert_eq!(store.find_with_groups(&name("ann")).unwrap(), None);
+}
+
+pub(crate) fn hash_is_replaced_only_if_it_is_still_the_old_one(backend: &impl Backend) {
+    let store = backend.open();
+    let replace = |old, new| store.replace_hash(&name("roy"), &old, new).unwrap();
+    assert!(!replace(hash(), other_hash()), "a missing user is not brought back");
+    assert!(store.is_empty().unwrap());
+    let roy = Account { locked: true, groups: groups(&["staff"]), ..account("roy") };
+    put(&*store, &roy).unwrap();
+    assert!(!replace(other_hash(), other_hash()));
+    assert_eq!(all(&*store), std::slice::from_ref(&roy));
+    assert!(replace(hash(), other_hash()));
+    assert_eq!(all(&*store), [Account { hash: Ok(other_hash()), ..roy }]);
+}
+
+/// Returns the revision without relying on an earlier reading.
+fn read_revision(backend: &impl Backend) -> Revision {
+    backend.open().revision(Instant::now()).unwrap()
+}
+
+pub(crate) fn revision_changes_with_every_change_and_only_then(backend: &impl Backend) {
+    let (one, other) = (backend.open(), backend.open());
+    // Of the same reader, after the lease has ended.
+    let read = || {
+        one.visibility().wait().unwrap();
+        one.revision(Instant::now()).unwrap()
+    };
+    let mut seen = vec![read()];
+    let mut look = |changed| {
+        let now = read();
+        assert_eq!(!seen.contains(&now), changed, "{seen:?}, {now:?}");
+        seen.push(now);
+    };
+    look(false);
+    other.find(&name("roy")).unwrap();
+    let _ = read_revision(backend);
+    look(false);
+    add(&*other, "roy").unwrap();
+    look(true);
+    remove(&*one, "roy").unwrap();
+    look(true);
+    remove(&*other, "roy").unwrap_err();
+    look(false);
+}
+
+/// B-06: a reading may be as old as the lease, and the end of every transaction waits for it.
+pub(crate) fn change_is_in_every_revision_read_after_its_wait(backend: &impl Backend) {
+    let (one, other) = (backend.open(), backend.open());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Another thread asks all the time, so that the last reading is from just before the change.
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                one.revision(Instant::now()).unwrap();
+            }
+        });
+        let _stop = Stop(&done);
+        for n in 0..100 {
+            let before = one.revision(Instant::now()).unwrap();
+            add(&*other, &format!("user-{n}")).unwrap();
+            assert_ne!(one.revision(Instant::now()).unwrap(), before);
+            // Another process has just committed, and this one has nothing to do.
+            let before = one.revision(Instant::now()).unwrap();
+            let mut theirs = other.begin().unwrap();
+            theirs.put(&account(&format!("their-{n}"))).unwrap();
+            drop(theirs.commit());
+            remove(&*other, "nobody").unwrap_err();
+            assert_ne!(one.revision(Instant::now()).unwrap(), before);
+        }
+    });
+}
+
+/// Ends a thread, also when an assertion fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A writer waits for the open transaction, or is refused as busy. It never overwrites its changes.
+pub(crate) fn second_writer_does_not_see_or_lose_changes(backend: &impl Backend) {
+    let store = backend.open();
+    let mut first = store.begin().unwrap();
+    first.put(&account("ann")).unwrap();
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| {
+            loop {
+                match add(&*store, "bob") {
+                    Err(StoreError::Busy) => std::thread::yield_now(),
+                    other => return other,
+                }
+            }
+        });
+        first.commit().wait().unwrap();
+        second.join().unwrap().unwrap();
+    });
+    assert_eq!(all(&*store), [account("ann"), account("bob")]);
+}
+
+struct Mock(super::mock::MockStore);
+
+impl Backend for Mock {
+    fn new() -> Self {
+        Self(super::mock::MockStore::default())
+    }
+
+    fn open(&self) -> Box<dyn UserStore> {
+        Box::new(self.0.clone())
+    }
+}
+
+mod mock {
+    crate::store::contract::contract!(super::Mock);
+}

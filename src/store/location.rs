@@ -1,0 +1,117 @@
+//! The location of a store, and which backend opens it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::owned::OwnedStore;
+use super::owner::Owner;
+use super::sqlite::{self, SqliteStore};
+use super::{Problem, StoreError, UserStore};
+use crate::domain::Cost;
+use crate::fs::absolute;
+use crate::text::{printable, shell_word};
+
+/// Where users are kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Location {
+    /// A SQLite file.
+    File(PathBuf),
+}
+
+impl Location {
+    /// Returns the files of the store, existing or not. No output of a command may write to them.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::File(path) => sqlite::files(path),
+        }
+    }
+
+    /// Returns the location as one word of a shell command, valid in every folder.
+    pub(crate) fn shell_word(&self) -> String {
+        match self {
+            Self::File(path) => shell_word(absolute(path)),
+        }
+    }
+}
+
+impl From<PathBuf> for Location {
+    fn from(path: PathBuf) -> Self {
+        Self::File(path)
+    }
+}
+
+/// Shows the location in messages.
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.write_str(&printable(&path.to_string_lossy())),
+        }
+    }
+}
+
+/// Opens a store. Creates it and its folders if it does not exist, and migrates an older schema. Root
+/// uses the store of another user as that user.
+///
+/// # Errors
+/// [`StoreError::Refused`] if the file is not a store, is damaged, has a newer schema, or if other
+/// users may read or change it. Otherwise the errors of every method of
+/// [`UserReader`](super::UserReader).
+pub fn open(location: &Location) -> Result<Box<dyn UserStore>, StoreError> {
+    let Location::File(path) = location;
+    match owner_of(path)? {
+        None => Ok(Box::new(SqliteStore::open(path)?)),
+        Some(owner) => {
+            let path = path.clone();
+            Ok(Box::new(OwnedStore::open(owner, move || SqliteStore::open(&path))?))
+        }
+    }
+}
+
+/// Writes a copy of the store to `out`, as of one point in time, while other processes use the store.
+/// Takes memory of up to twice the size of the store.
+///
+/// # Errors
+/// As [`open()`], but a missing store is not created. Fails if the copy cannot be written.
+pub fn backup(location: &Location, out: &mut (dyn io::Write + Send)) -> Result<(), StoreError> {
+    let Location::File(path) = location;
+    let owner = owner_of(path)?;
+    // The owner of the store writes to the file of the caller only through the open descriptor.
+    as_owner(owner.as_ref(), || sqlite::backup(path, out))
+}
+
+/// Returns the problems of a store, hashes that cost less than `minimum` included. Changes nothing.
+///
+/// # Errors
+/// Fails if the system fails, or if another process keeps the store locked.
+pub fn check(location: &Location, minimum: Cost) -> Result<Vec<Problem>, StoreError> {
+    let Location::File(path) = location;
+    // As the caller, who sees more than the owner. Files that other users may have written are not
+    // read.
+    let problems = sqlite::check_files(path)?;
+    if problems.is_empty() {
+        let owner = Owner::of(path)?;
+        return as_owner(owner.as_ref(), || sqlite::check_content(path, minimum));
+    }
+    Ok(problems)
+}
+
+/// Returns the user that root has to become to use the store. Checks the files first: root sees
+/// problems that the owner cannot see.
+fn owner_of(path: &Path) -> Result<Option<Owner>, StoreError> {
+    let owner = Owner::of(path)?;
+    if owner.is_some() {
+        sqlite::refuse_unsafe(path)?;
+    }
+    Ok(owner)
+}
+
+fn as_owner<R: Send>(
+    owner: Option<&Owner>,
+    job: impl FnOnce() -> Result<R, StoreError> + Send,
+) -> Result<R, StoreError> {
+    match owner {
+        None => job(),
+        Some(owner) => owner.run(job),
+    }
+}

@@ -1,0 +1,173 @@
+//! Problems of a store, as data. The command line turns them into advice.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::domain::{BadRecord, Cost, UserName};
+use crate::text::printable;
+
+/// A problem of a store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Problem {
+    /// There is no store.
+    Missing,
+    /// The file is not a resttool store.
+    NotAStore,
+    /// The schema has this version, which is not one from 1 to `known`.
+    UnknownSchema {
+        /// The version in the file.
+        version: i32,
+        /// The newest version that this program knows.
+        known: u32,
+    },
+    /// There is no database, but this companion of one, whose content SQLite would bring back.
+    OrphanedCompanion(PathBuf),
+    /// The database is damaged, with details if there are any.
+    Damaged(Option<String>),
+    /// A file or folder can be read or changed by other users.
+    File(FileProblem),
+    /// A stored user name is invalid.
+    BadName(String),
+    /// A stored record is unusable.
+    BadRecord {
+        /// The user of the record.
+        user: UserName,
+        /// The problem of the record.
+        why: BadRecord,
+    },
+    /// A hash costs less than the minimum.
+    WeakHash {
+        /// The user of the hash.
+        user: UserName,
+        /// The cost of the hash.
+        cost: Cost,
+        /// The minimum.
+        minimum: Cost,
+    },
+}
+
+impl Problem {
+    /// Returns the user whose record has the problem.
+    #[must_use]
+    pub fn user(&self) -> Option<&UserName> {
+        match self {
+            Self::BadRecord { user, .. } | Self::WeakHash { user, .. } => Some(user),
+            _ => None,
+        }
+    }
+}
+
+/// Describes the problem in a sentence about the store, "it".
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("there is no store"),
+            Self::NotAStore => f.write_str("it is no resttool store"),
+            Self::UnknownSchema { version, known } => {
+                write!(f, "its schema is version {version}, and this resttool knows up to {known}")
+            }
+            Self::OrphanedCompanion(path) => {
+                let path = printable(&path.to_string_lossy());
+                write!(f, "it is missing, but its companion {path} is there")
+            }
+            Self::Damaged(None) => f.write_str("it is damaged"),
+            Self::Damaged(Some(details)) => write!(f, "it is damaged: {details}"),
+            Self::File(problem) => f.write_str(&problem.describe("it")),
+            Self::BadName(why) => f.write_str(why),
+            Self::BadRecord { user, why } => f.write_str(&super::describe_record(user, why)),
+            Self::WeakHash { user, cost, minimum } => {
+                let (cost, minimum) = (cost.get(), minimum.get());
+                write!(f, "the hash of user {user} is of cost {cost}, below {minimum}")
+            }
+        }
+    }
+}
+
+/// A problem of a file or folder of the store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FileProblem {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// The problem.
+    pub kind: FileProblemKind,
+}
+
+/// The kinds of [`FileProblem`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FileProblemKind {
+    /// It is not a plain file.
+    NotPlain {
+        /// It is a companion of the database.
+        companion: bool,
+    },
+    /// Other users may read or write the file.
+    NotPrivate {
+        /// The mode of the file.
+        mode: u32,
+    },
+    /// The file belongs to another user.
+    WrongOwner {
+        /// The owner of the file.
+        owner: u32,
+        /// The user that has to own it.
+        expected: u32,
+        /// The group of the folder.
+        group: u32,
+        /// The number of names of the file.
+        links: u64,
+        /// It is a companion of the database.
+        companion: bool,
+    },
+    /// A companion of the database has more than one name.
+    ManyNames {
+        /// The number of names.
+        links: u64,
+    },
+    /// Other users may write to the folder.
+    SharedFolder {
+        /// The mode of the folder.
+        mode: u32,
+        /// The caller may change the mode, and no other program needs it.
+        can_change: bool,
+        /// The path of the database.
+        database: PathBuf,
+        /// The files of the store that exist.
+        files: Vec<PathBuf>,
+    },
+    /// The folder belongs to another user than root and the caller.
+    ForeignFolder {
+        /// The owner of the folder.
+        owner: u32,
+    },
+}
+
+impl FileProblem {
+    /// Describes the problem in a sentence about `subject`.
+    #[must_use]
+    pub fn describe(&self, subject: &str) -> String {
+        match &self.kind {
+            FileProblemKind::NotPlain { .. } => format!("{subject} is not a plain file"),
+            FileProblemKind::NotPrivate { mode } => {
+                format!("other users may read or write {subject} (mode {mode:04o})")
+            }
+            FileProblemKind::WrongOwner { owner, expected, .. } => {
+                format!("{subject} belongs to another user (id {owner} instead of {expected})")
+            }
+            FileProblemKind::ManyNames { links } => {
+                format!("{subject} has more than one name ({links} links)")
+            }
+            FileProblemKind::SharedFolder { mode, .. } => {
+                format!("other users may write to {subject} (mode {mode:04o})")
+            }
+            FileProblemKind::ForeignFolder { owner } => {
+                format!("{subject} belongs to another user (id {owner})")
+            }
+        }
+    }
+
+    /// Describes the problem with its path.
+    #[must_use]
+    pub fn with_path(&self) -> String {
+        self.describe(&printable(&self.path.to_string_lossy()))
+    }
+}

@@ -1,0 +1,146 @@
+//! Checks the files and the content of a store.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rusqlite::{Connection, Row};
+use rustix::fs::OFlags;
+
+use super::connection::{connect_read_only, store_error};
+use super::schema::{APPLICATION_ID, version};
+use super::{companions, exists, real, rows};
+use crate::domain::Cost;
+use crate::hashing::needs_rehash;
+use crate::store::access::{file_problems, folder_problems};
+use crate::store::{BUSY_TIMEOUT, FileProblem, Problem, StoreError, cannot};
+use crate::text::printable;
+
+/// Returns the problems of the files of the store, without opening them as a database.
+pub(in crate::store) fn check_files(path: &Path) -> Result<Vec<Problem>, StoreError> {
+    let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
+    if !exists(&path)? {
+        return Ok(vec![Problem::Missing]);
+    }
+    match problems(&real(&path)?) {
+        Ok(found) => Ok(found.into_iter().map(Problem::File).collect()),
+        Err(e) => refusal(e),
+    }
+}
+
+/// Returns the problems of the content of the database.
+pub(in crate::store) fn check_content(
+    path: &Path,
+    minimum: Cost,
+) -> Result<Vec<Problem>, StoreError> {
+    let path = real(&std::path::absolute(path).map_err(|e| cannot("find", path, &e))?)?;
+    let connection = connect_read_only(&path)?;
+    let checked = connection
+        .busy_timeout(BUSY_TIMEOUT)
+        .map_err(|e| store_error(e, &path))
+        .and_then(|()| version(&connection, &path))
+        .and_then(|_| integrity(&connection, &path))
+        .and_then(|damage| Ok([damage, records(&connection, &path, minimum)?].concat()));
+    checked.or_else(refusal)
+}
+
+/// Turns a refusal into a problem.
+fn refusal(e: StoreError) -> Result<Vec<Problem>, StoreError> {
+    match e {
+        StoreError::Refused { problem, .. } => Ok(vec![problem]),
+        e => Err(e),
+    }
+}
+
+/// Refuses existing files that other users may read or change.
+pub(in crate::store) fn refuse_unsafe(path: &Path) -> Result<(), StoreError> {
+    let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
+    if exists(&path)? { refuse_problems(&real(&path)?) } else { Ok(()) }
+}
+
+/// Refuses files that other users may read or change. `path` has no links.
+pub(super) fn refuse_problems(path: &Path) -> Result<(), StoreError> {
+    problems(path)?.into_iter().next().map_or(Ok(()), |problem| Err(refused(problem)))
+}
+
+pub(super) fn refused(problem: FileProblem) -> StoreError {
+    StoreError::Refused { path: problem.path.clone(), problem: Problem::File(problem) }
+}
+
+/// Returns the problems of the files. `path` has no links.
+fn problems(path: &Path) -> Result<Vec<FileProblem>, StoreError> {
+    let failed = |e| cannot("open", path, &e);
+    let companions = companions(path);
+    let mut problems = folder_problems(path, &companions).map_err(failed)?;
+    problems.extend(file_problems(path, &companions).map_err(failed)?);
+    // Advice is given about stores only, not about other files.
+    if !problems.is_empty() && !is_store(path).map_err(failed)? {
+        return Err(StoreError::Refused { path: path.to_owned(), problem: Problem::NotAStore });
+    }
+    Ok(problems)
+}
+
+/// Reads the header of a file without SQLite, which would open its companions as well. Only for a file
+/// that is refused anyway: closing it ends the locks of this process on the database (fcntl(2)).
+fn is_store(path: &Path) -> io::Result<bool> {
+    // The application id, behind 68 bytes that begin with the magic (file format of SQLite, section
+    // 1.3).
+    let mut header = [0; 72];
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    match File::options().read(true).custom_flags(flags).open(path)?.read_exact(&mut header) {
+        Ok(()) => Ok(header.starts_with(b"SQLite format 3\0")
+            && header.ends_with(&APPLICATION_ID.to_be_bytes())),
+        Err(e)
+            if [io::ErrorKind::UnexpectedEof, io::ErrorKind::IsADirectory].contains(&e.kind()) =>
+        {
+            Ok(false)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn integrity(connection: &Connection, path: &Path) -> Result<Vec<Problem>, StoreError> {
+    let failed = |e| store_error(e, path);
+    let mut statement = connection.prepare("PRAGMA integrity_check").map_err(failed)?;
+    let lines = statement.query_map([], |row| row.get::<_, String>(0)).map_err(failed)?;
+    let lines = lines.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let damage = lines.into_iter().filter(|line| line != "ok");
+    Ok(damage.map(|line| Problem::Damaged(Some(printable(&line)))).collect())
+}
+
+fn records(
+    connection: &Connection,
+    path: &Path,
+    minimum: Cost,
+) -> Result<Vec<Problem>, StoreError> {
+    let failed = |e| store_error(e, path);
+    let sql = "SELECT name, hash, locked, expires, created, changed FROM users ORDER BY name";
+    let mut statement = connection.prepare(sql).map_err(failed)?;
+    let mut rows = statement.query([]).map_err(failed)?;
+    let mut problems = Vec::new();
+    while let Some(row) = rows.next().map_err(failed)? {
+        problems.extend(record(row, minimum));
+    }
+    Ok(problems)
+}
+
+/// Returns the problem of one user's record.
+fn record(row: &Row<'_>, minimum: Cost) -> Option<Problem> {
+    let user = match rows::user_name(row) {
+        Ok(name) => name,
+        Err(e) => return Some(Problem::BadName(e.to_string())),
+    };
+    let fields = rows::flag(row, 2, "lock").map(|_| ()).and_then(|()| {
+        [(3, "expiry"), (4, "time of creation"), (5, "time of change")]
+            .into_iter()
+            .try_for_each(|(column, field)| rows::timestamp(row, column, field).map(|_| ()))
+    });
+    match (rows::hash(row, 1), fields) {
+        (_, Err(why)) | (Err(why), Ok(())) => Some(Problem::BadRecord { user, why }),
+        (Ok(hash), Ok(())) if needs_rehash(&hash, minimum.get()) => {
+            Some(Problem::WeakHash { user, cost: hash.cost(), minimum })
+        }
+        (Ok(_), Ok(())) => None,
+    }
+}

@@ -1,0 +1,229 @@
+//! The SQLite backend: users in one file.
+//!
+//! WAL mode with `synchronous=FULL`: a commit is durable when it returns, and readers never wait for a
+//! writer. Every write begins with `BEGIN IMMEDIATE`, so that it waits before its first change and not
+//! halfway. Every call uses the file that has the store's name at that time.
+
+mod backoff;
+mod check;
+mod connection;
+mod copy;
+mod create;
+mod files;
+mod rows;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod transaction;
+
+use std::fs;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Instant;
+
+use rusqlite::{OptionalExtension, Row};
+
+use super::lease::Lease;
+use super::owned::{Begin, OwnableStore};
+use super::{Revision, StoreError, Transaction, UserReader, UserStore, Visibility, cannot};
+use crate::domain::{Account, BadRecord, Groups, PasswordHash, User, UserName};
+use crate::fs::{FileVersion, beside};
+pub(super) use check::{check_content, check_files, refuse_unsafe};
+use connection::store_error;
+pub(super) use copy::backup;
+use files::OpenFiles;
+
+/// Returns the name and version of the library.
+pub(super) fn engine() -> String {
+    format!("SQLite {}", rusqlite::version())
+}
+
+/// Users in one SQLite file.
+pub(super) struct SqliteStore {
+    /// Absolute, with links: a link may be changed to lead elsewhere.
+    path: PathBuf,
+    files: RwLock<OpenFiles>,
+    lease: Lease,
+}
+
+impl SqliteStore {
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        // Absolute, because SQLite gives names like `file:x` and `:memory:` a meaning of their own.
+        let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
+        if !exists(&path)? {
+            create::create(&path)?;
+        }
+        let files = RwLock::new(OpenFiles::open(&path, 0)?);
+        Ok(Self { path, files, lease: Lease::new() })
+    }
+
+    /// Returns the open files. Opens the file that has the store's name now if it is another version.
+    fn files(&self) -> Result<RwLockReadGuard<'_, OpenFiles>, StoreError> {
+        let read = || self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let files = read();
+        if files.database == self.current_version()? {
+            return Ok(files);
+        }
+        drop(files);
+        self.reopen()?;
+        Ok(read())
+    }
+
+    fn current_version(&self) -> Result<FileVersion, StoreError> {
+        FileVersion::of(&self.path).map_err(|e| cannot("open", &self.path, &e))
+    }
+
+    fn reopen(&self) -> Result<(), StoreError> {
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        let now = self.current_version()?;
+        if files.database == now {
+            return Ok(()); // another thread was faster
+        }
+        if files.database.id() != now.id() {
+            files.detach();
+        }
+        let epoch = files.detector().epoch().wrapping_add(1);
+        self.lease.end();
+        *files = OpenFiles::open(&self.path, epoch)?;
+        Ok(())
+    }
+
+    fn error(&self, e: rusqlite::Error) -> StoreError {
+        store_error(e, &self.path)
+    }
+
+    fn query<T>(
+        &self,
+        sql: &str,
+        values: impl rusqlite::Params,
+        row: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.files()?
+            .main()
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row(values, row))
+            .map_err(|e| self.error(e))
+    }
+
+    /// Runs a query about one user, and reads the row that it returns, if any.
+    fn query_user<T>(
+        &self,
+        name: &UserName,
+        sql: &str,
+        read: impl FnOnce(&Row<'_>) -> Result<T, BadRecord>,
+    ) -> Result<Option<T>, StoreError> {
+        let found = self
+            .files()?
+            .main()
+            .prepare_cached(sql)
+            .and_then(|mut statement| {
+                statement.query_row([name.as_str()], |row| Ok(read(row))).optional()
+            })
+            .map_err(|e| self.error(e))?;
+        found.transpose().map_err(|why| StoreError::BadRecord { user: name.clone(), why })
+    }
+}
+
+impl UserReader for SqliteStore {
+    fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
+        self.query_user(name, rows::ONE_USER, rows::user)
+    }
+
+    fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
+        self.query_user(name, rows::ONE_USER_WITH_GROUPS, |row| {
+            Ok((rows::user(row)?, Arc::new(rows::groups(row, 3)?)))
+        })
+    }
+
+    fn is_empty(&self) -> Result<bool, StoreError> {
+        self.query("SELECT NOT EXISTS (SELECT 1 FROM users)", [], |row| row.get(0))
+    }
+
+    fn revision(&self, now: Instant) -> Result<Revision, StoreError> {
+        if let Some(revision) = self.lease.current(now) {
+            return Ok(revision);
+        }
+        let files = self.files()?;
+        let mut detector = files.detector();
+        self.lease.renew(now, || detector.revision(&files.path))
+    }
+
+    fn replace_hash(
+        &self,
+        name: &UserName,
+        old: &PasswordHash,
+        new: PasswordHash,
+    ) -> Result<bool, StoreError> {
+        super::replace_hash(self, name, old, new)
+    }
+
+    fn checkpoint(&self) -> Result<(), StoreError> {
+        let files = self.files()?;
+        connection::checkpoint(&files.main()).map_err(|e| self.error(e))
+    }
+}
+
+impl UserStore for SqliteStore {
+    fn contains(&self, name: &UserName) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM users WHERE name = ?1)";
+        self.query(sql, [name.as_str()], |row| row.get(0))
+    }
+
+    fn each(&self, visit: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {
+        let files = self.files()?;
+        let main = files.main();
+        let mut statement = main.prepare_cached(rows::ALL_ACCOUNTS).map_err(|e| self.error(e))?;
+        let mut rows = statement.query([]).map_err(|e| self.error(e))?;
+        while let Some(row) = rows.next().map_err(|e| self.error(e))? {
+            if visit(rows::account(row)?).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
+        self.beginner()?()
+    }
+
+    fn visibility(&self) -> Visibility {
+        transaction::visibility(Ok(()))
+    }
+}
+
+impl OwnableStore for SqliteStore {
+    fn beginner(&self) -> Result<Begin, StoreError> {
+        let path = self.files()?.path.clone();
+        Ok(Box::new(move || transaction::begin(path)))
+    }
+}
+
+/// Returns the database and the files that SQLite keeps beside it, in each of its modes.
+pub(super) fn files(path: &Path) -> Vec<PathBuf> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let journal = beside(&path, "-journal");
+    let companions = companions(&path);
+    [vec![path], companions.to_vec(), vec![journal]].concat()
+}
+
+/// Returns the files that SQLite keeps beside a database in WAL mode: the write-ahead log and its
+/// index.
+fn companions(path: &Path) -> [PathBuf; 2] {
+    ["-wal", "-shm"].map(|suffix| beside(path, suffix))
+}
+
+fn exists(path: &Path) -> Result<bool, StoreError> {
+    match fs::metadata(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(cannot("open", path, &e)),
+    }
+}
+
+/// Returns the path of the database without links: SQLite keeps the companions there, not beside a
+/// link.
+fn real(path: &Path) -> Result<PathBuf, StoreError> {
+    fs::canonicalize(path).map_err(|e| cannot("open", path, &e))
+}
