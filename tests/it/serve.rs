@@ -808,7 +808,8 @@ fn stopping_server_leaves_the_socket_of_its_successor() {
     let mut second = SocketServer::start(&store, "");
     assert!(first.0.try_wait().unwrap().is_none(), "the first one has not ended yet");
     assert_eq!(wait_or_kill(&mut first.0).code(), Some(0));
-    assert!(send_locally(&store, &roy).starts_with("HTTP/1.1 200"));
+    let response = send_locally(&store, &roy);
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     assert_eq!(second.stop(), Some(0));
     assert!(!path.exists(), "its own socket it takes away");
 }
