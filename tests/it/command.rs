@@ -240,7 +240,7 @@ fn invalid_name_is_refused_and_shown_escaped_on_one_line() {
 
 /// S-01
 #[test]
-fn the_store_is_for_its_owner_alone_under_any_umask() {
+fn store_is_readable_by_its_owner_only_under_any_umask() {
     for umask in ["000", "022", "077", "277", "777"] {
         let home = TempStore::new();
         let tool = env!("CARGO_BIN_EXE_resttool");
@@ -260,7 +260,7 @@ fn the_store_is_for_its_owner_alone_under_any_umask() {
 
 /// S-01, S-08, S-09: by every command that opens the store.
 #[test]
-fn what_is_no_store_of_ours_is_refused_by_every_verb_and_left_as_it_is() {
+fn file_that_is_no_store_is_refused_by_every_command_unchanged() {
     let home = TempStore::new();
     let database = home.database();
     let refused = |why: &str, hint: &str| {

@@ -117,7 +117,7 @@ fn run_with_fault_at_every_call(fault: &str, beside: bool) -> u32 {
 /// S-06
 #[test]
 #[ignore = "needs strace"]
-fn a_command_that_is_killed_at_any_write_or_sync_leaves_the_old_or_the_new_state() {
+fn killed_command_leaves_the_old_or_the_new_state() {
     let (alone, beside) = (
         run_with_fault_at_every_call("signal=KILL", false),
         run_with_fault_at_every_call("signal=KILL", true),
@@ -155,7 +155,7 @@ fn detach(mut strace: Child) {
 /// P-18, S-07: the server grants nothing while its disk fails, and recovers with the disk.
 #[test]
 #[ignore = "needs strace"]
-fn a_server_whose_disk_fails_grants_nothing_and_recovers() {
+fn server_with_a_failing_disk_grants_nothing_and_recovers() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
     let words = format!(
@@ -227,7 +227,7 @@ fn served_with_fault(seed: &TempStore, fault: &str, call: &str, nth: u32) -> boo
 /// S-06, S-07, P-18: a server writes when it rehashes, and when it stops.
 #[test]
 #[ignore = "needs strace"]
-fn a_server_that_is_killed_or_cannot_write_at_any_call_grants_and_keeps_what_is_right() {
+fn server_fault_at_any_write_causes_no_wrong_grant_or_state() {
     let seed = TempStore::new();
     seed.add("roy", "open-sesame");
     for fault in ["signal=KILL", "error=ENOSPC", "error=EIO"] {
@@ -268,7 +268,7 @@ impl Drop for Small {
 /// S-07, P-18: a full disk under a server.
 #[test]
 #[ignore = "needs root"]
-fn on_a_full_disk_the_server_goes_on_and_no_command_does_half_of_its_work() {
+fn full_disk_stops_no_server_and_causes_no_partial_change() {
     let store = TempStore::new();
     let small = Small::mount(&store);
     let database = small.0.join("users.db");

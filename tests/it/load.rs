@@ -157,7 +157,7 @@ fn replaced_database_grants_nothing_of_the_old_one() {
 /// S-12: databases replace each other under load. Once a client has seen a database, no client is
 /// granted access by an earlier one.
 #[test]
-fn databases_are_swapped_under_load_without_a_stale_grant_or_a_lost_request() {
+fn swapped_databases_cause_no_stale_grant_or_lost_request() {
     let password = |n| format!("password-{n}");
     let store = TempStore::new();
     store.add("roy", &password(0));
@@ -245,7 +245,7 @@ fn send(server: &Server, request: &Request, waiting: usize) -> Connection {
 
 /// B-04
 #[test]
-fn a_full_queue_is_overload_at_once_and_passes() {
+fn full_queue_is_overload_at_once_and_drains() {
     let (server, lookups, permits) = gated(AuthConfig { queue: Some(3), ..unlimited() }, &[]);
     let login = |n| Request::get("/rest-auth").basic(format!("user-{n}"), "x");
     let mut connections = vec![send(&server, &login(0), 0)];
@@ -339,7 +339,7 @@ fn retry_after_of(response: &Response) -> Option<u64> {
 
 /// B-08, B-14, B-11: X-Forwarded-For of an untrusted peer is ignored.
 #[test]
-fn a_source_that_fails_too_often_waits_on_every_route_and_costs_no_hash() {
+fn failing_source_is_throttled_on_every_route_without_a_hash() {
     let store = store_with_roy();
     let server = Server::start_with(store.open(), &limited(4, 1000), &[]);
     assert_eq!(server.send(&roy()).status, 200);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
+use crate::support::SetOnDrop;
 use crate::support::cli::{ServerProcess, command};
 use crate::support::client::{Connection, Request, basic};
 use crate::support::server::with_roy;
@@ -85,6 +86,7 @@ fn pipelining_connections_wait_for_their_turn() {
     let mut other = Connection::open(server.address);
     assert_eq!(other.send(&request).status, 200);
     let between = std::thread::scope(|scope| {
+        let _stop = SetOnDrop(&stop);
         scope.spawn(|| {
             let mut pipelining = Pipelining::open(CONNECTIONS, server.address, &read);
             pipelining.pipeline(&request.bytes().repeat(1000), &stop);
@@ -98,7 +100,6 @@ fn pipelining_connections_wait_for_their_turn() {
             assert_eq!(other.send(&request).status, 200);
         }
         let after = read.load(Ordering::Relaxed);
-        stop.store(true, Ordering::Relaxed);
         after - before
     });
     // A response has about 150 bytes.

@@ -51,7 +51,7 @@ fn empty_store_is_served_with_a_hint_to_add_a_user() {
 
 /// T-01
 #[test]
-fn an_address_that_others_reach_needs_a_flag() {
+fn non_loopback_address_needs_a_flag() {
     let store = TempStore::new();
     let why = "can be reached from other machines, and passwords would travel in the clear
 hint: give --tls-cert and --tls-key, listen on 127.0.0.1 behind a proxy that speaks TLS, or give --allow-plaintext";
@@ -306,7 +306,7 @@ fn stopped_server_leaves_one_file() {
 
 /// X-01, X-02, X-03, C-07: at each log level, in each format.
 #[test]
-fn no_log_holds_a_secret_or_a_name_that_is_no_users() {
+fn log_holds_no_secret_and_no_unknown_name() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
     store.add("broken", "open-sesame");

@@ -5,11 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::HttpConfig;
 use crate::support::cli::{ServerProcess, command};
 use crate::support::client::{Connection, Request};
 use crate::support::server::Server;
 use crate::support::store::TempStore;
+use crate::support::{HttpConfig, SetOnDrop};
 
 const TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -31,8 +31,9 @@ fn beside_a_client<T>(server: &Server, slow: impl FnOnce() -> T) -> T {
                 assert_eq!(connection.send(&roy).status, 200);
             }
         });
+        let end = SetOnDrop(&done);
         let result = slow();
-        done.store(true, Ordering::Relaxed);
+        drop(end);
         other.join().unwrap();
         result
     })
@@ -40,7 +41,7 @@ fn beside_a_client<T>(server: &Server, slow: impl FnOnce() -> T) -> T {
 
 /// B-12: in a later request too.
 #[test]
-fn a_head_that_does_not_end_ends_the_connection_whichever_it_is() {
+fn endless_head_ends_the_connection_at_any_request() {
     assert!(HttpConfig::IO_TIMEOUT <= Duration::from_secs(10), "by default");
     let (_store, server) = server_with_short_timeout();
     for answered in 0..3 {

@@ -4,6 +4,8 @@
 //! A test binary includes it with `#[path = "../support/mod.rs"] mod support;`. Only this folder
 //! imports the library.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 pub mod cli;
 pub mod client;
 pub mod server;
@@ -13,3 +15,12 @@ pub use resttool::testing::{
     Account, AuthConfig, Call, Cost, Delays, GroupName, HttpConfig, Limit, MockStore, PasswordHash,
     Tls,
 };
+
+/// Sets a flag when it is dropped, also by a panic, so that threads that watch the flag end.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
