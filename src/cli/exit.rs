@@ -74,11 +74,18 @@ pub(super) struct Failure {
     pub(super) exit: Exit,
     why: String,
     hint: Option<String>,
+    /// The command has written its own message.
+    is_reported: bool,
 }
 
 impl Failure {
     pub(super) fn new(exit: Exit, why: impl fmt::Display) -> Self {
-        Self { exit, why: why.to_string(), hint: None }
+        Self { exit, why: why.to_string(), hint: None, is_reported: false }
+    }
+
+    /// The failure of a command that has written its own message.
+    pub(super) fn reported(exit: Exit) -> Self {
+        Self { is_reported: true, ..Self::new(exit, "") }
     }
 
     /// Adds the subject before the reason.
@@ -97,6 +104,9 @@ impl Failure {
 
     /// Writes the failed action, the reason and the hint to standard error.
     pub(super) fn report(&self, what: &str) {
+        if self.is_reported {
+            return;
+        }
         say(&format!("resttool: {what}: {}", self.why));
         if let Some(hint) = &self.hint {
             say(&format!("hint: {hint}"));
@@ -118,7 +128,7 @@ impl From<StoreError> for Failure {
                 (Exit::Failed, None)
             }
         };
-        Self { exit, why, hint }
+        Self { hint, ..Self::new(exit, why) }
     }
 }
 

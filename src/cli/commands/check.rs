@@ -56,17 +56,14 @@ impl Check {
                 }
             }
         }
-        let problems = match problems.len() {
-            0 => {
-                if !self.quiet.quiet {
-                    say(&format!("resttool: found no problems in {location}"));
-                }
-                return Ok(());
-            }
+        let number = match problems.len() {
+            0 if self.quiet.quiet => return Ok(()),
+            0 => "no problems".to_owned(),
             1 => "1 problem".to_owned(),
             n => format!("{n} problems"),
         };
-        Err(Failure::new(Exit::Failed, format_args!("found {problems} in {location}")))
+        say(&format!("resttool: found {number} in {location}"));
+        if problems.is_empty() { Ok(()) } else { Err(Failure::reported(Exit::Failed)) }
     }
 }
 
