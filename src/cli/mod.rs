@@ -130,6 +130,10 @@ fn parse() -> Result<Cli, Exit> {
             .report("usage");
         return Err(Exit::Usage);
     }
+    if std::env::args_os().any(|argument| argument == "-h") {
+        // The summary fits a screen without the variables, which `--help` lists.
+        command = command.mut_subcommands(|c| c.mut_args(|argument| argument.hide_env(true)));
+    }
     let parsed = command.try_get_matches_from_mut(std::env::args_os());
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => Ok(cli),
