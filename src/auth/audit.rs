@@ -1,8 +1,9 @@
 //! The audit log of decisions, under the log target `audit`, and the counters of outcomes.
 //!
-//! A flood of failures is no flood of lines: each outcome has a quota of lines per second. A thread
-//! that sleeps otherwise writes the number of further events. The threads that decide write the lines,
-//! so the logger must not block. No line contains a password, or a name that is not a user's.
+//! A flood of failures causes no flood of lines, since each outcome has a quota of lines per
+//! second. A thread that sleeps otherwise logs the number of further events. The deciding threads
+//! write the lines, so the logger must not block. No line contains a password, or a name that is
+//! not a user's.
 
 use std::fmt;
 use std::io;
@@ -47,7 +48,7 @@ fn fields_of(label: Label) -> Vec<(&'static str, String)> {
     vec![("outcome", label.outcome.to_owned()), ("reason", label.reason.to_owned())]
 }
 
-/// Counts and logs outcomes. Dropping it logs the events over the quota.
+/// The counters and the log of outcomes. Dropping it logs the events over the quota.
 pub(super) struct Audit {
     quotas: Arc<Quotas>,
     /// Wakes the summing thread. `None` only while being dropped.

@@ -1,8 +1,8 @@
-//! A map of bounded size that forgets first what was not used for longest.
+//! A map of bounded size that evicts the least recently used entries first.
 //!
-//! It has two generations. What is used moves to the young one; when that is full, it becomes the old one, and the
-//! old one is forgotten whole. So the more recently used half always stays, no step takes long, and the
-//! memory is set aside once.
+//! It has two generations. A used entry moves to the young one. When that is full, it becomes the
+//! old one, and the previous old one is dropped whole. So the more recently used half always stays,
+//! no operation takes long, and memory is allocated once. Knows nothing of the meaning of an entry.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
@@ -13,10 +13,10 @@ pub(super) struct Bounded<K, V, S = RandomState> {
     half: usize,
 }
 
-/// For keys that are digests under a secret key, of which any eight bytes are as good as a hash.
+/// A map with keyed digests as its keys. Any 8 bytes of such a digest are as good as a hash.
 pub(super) type OfDigests<K, V> = Bounded<K, V, BuildHasherDefault<AsItIs>>;
 
-/// Takes the number that it is given.
+/// A hasher that returns its input unchanged.
 #[derive(Default)]
 pub(super) struct AsItIs(u64);
 
@@ -35,14 +35,15 @@ impl Hasher for AsItIs {
 }
 
 impl<K: Copy + Eq + Hash, V, S: BuildHasher + Default> Bounded<K, V, S> {
-    /// A map of at most `most` entries, rounded up to an even number. One of none keeps nothing.
+    /// Makes a map of at most `most` entries, rounded up to an even number. A map of 0 entries
+    /// stays empty.
     pub(super) fn new(most: usize) -> Self {
         let half = most.div_ceil(2);
         let map = || HashMap::with_capacity_and_hasher(half, S::default());
         Self { young: map(), old: map(), half }
     }
 
-    /// The value, which counts as used by that.
+    /// Returns the value of a key, and counts it as used.
     pub(super) fn get(&mut self, key: &K) -> Option<&mut V> {
         if !self.young.contains_key(key) {
             let value = self.old.remove(key)?;
@@ -66,7 +67,7 @@ impl<K: Copy + Eq + Hash, V, S: BuildHasher + Default> Bounded<K, V, S> {
         self.old.remove(key);
     }
 
-    /// Forgets the old generation; the young one is the old one from now on.
+    /// Drops the old generation, and makes the young one the old one.
     pub(super) fn age(&mut self) {
         std::mem::swap(&mut self.young, &mut self.old);
         self.young.clear();
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_never_holds_more_than_it_may_and_keeps_what_is_used() {
+    fn size_is_bounded_and_used_entries_stay() {
         let mut map = Bounded::<_, _>::new(8);
         map.insert(0, 0);
         for n in 1..1000_u32 {
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_has_one_value_and_none_after_it_was_removed() {
+    fn key_has_one_value_until_it_is_removed() {
         let mut map = Bounded::<_, _>::new(4);
         map.insert(1, "a");
         map.age();
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_of_none_keeps_nothing() {
+    fn map_of_0_entries_stays_empty() {
         let mut map = Bounded::<_, _>::new(0);
         map.insert(1, 1);
         assert_eq!((map.get(&1).copied(), map.len()), (None, 0));

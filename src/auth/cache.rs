@@ -96,7 +96,7 @@ mod tests {
         }
     }
 
-    /// B-05: an entry that is not used expires; time that another thread has seen may be a little ahead.
+    /// B-05: an unused entry expires. The time of another thread may be a little ahead.
     #[test]
     fn entry_expires_when_it_is_unused_for_its_lifetime() {
         let keyed = Keyed::new().unwrap();
@@ -115,7 +115,7 @@ mod tests {
         assert!(cache.get(&roy, now).is_none());
         assert_eq!(cache.entries.len(), 0);
 
-        // No request uses roy's entry again, and it expires all the same.
+        // No request uses the entry of roy again, and it expires all the same.
         cache.insert(roy, entry.clone(), now);
         for n in 1..=2 {
             cache.insert(ann, entry.clone(), now + lifetime * n);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::domain::{Cost, Credentials, PasswordHash};
 use crate::hashing::{self, HashingError};
 
-/// Computes hashes and measures their time.
+/// A meter that computes hashes and measures their time.
 pub(super) struct HashMeter {
     /// [`hashing::verify`], except in tests about something else.
     pub(super) compute: hashing::VerifyFn,
@@ -36,15 +36,15 @@ impl HashMeter {
         let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.count.fetch_add(1, Ordering::Relaxed);
         self.total.fetch_add(took, Ordering::Relaxed);
-        // Of about the last ten. If two workers do this at once, one of them is not counted, which is
-        // harmless.
+        // The average of about the last ten hashes. If two workers do this at once, one of them is
+        // not counted, which is harmless.
         let each = self.each.load(Ordering::Relaxed);
         self.each.store(each - each / 8 + took / 8, Ordering::Relaxed);
         matches
     }
 
-    /// Returns how many hashes this number of workers computes in about 2 s, the longest time that an
-    /// attempt should wait.
+    /// Returns the number of hashes that this many workers compute in about 2 s, the longest time
+    /// that an attempt should wait.
     pub(super) fn in_two_seconds(&self, workers: usize) -> usize {
         const MAX: u64 = 8192;
         let each = self.each.load(Ordering::Relaxed).max(1);
@@ -68,14 +68,14 @@ mod tests {
     use super::*;
     use crate::domain::{Password, UserName};
 
-    /// B-04: as long as hashes are seen to take.
+    /// B-04: by the measured time of hashes.
     #[test]
     fn queue_holds_two_seconds_of_work() {
         let meter = HashMeter::expecting(Cost::DEFAULT);
-        assert_eq!(meter.in_two_seconds(2), 16, "a quarter of a second each");
+        assert_eq!(meter.in_two_seconds(2), 16, "0.25 s per hash");
         let slow = HashMeter::expecting(Cost::new(15).unwrap());
-        assert_eq!(slow.in_two_seconds(4), 4, "one each at least");
-        // They turn out to take a millisecond or so.
+        assert_eq!(slow.in_two_seconds(4), 4, "at least one per worker");
+        // The measured hashes take about 1 ms each.
         let fast = PasswordHash::dummy(Cost::new(4).unwrap());
         let credentials = Credentials {
             user: UserName::parse("roy").unwrap(),

@@ -1,11 +1,13 @@
-//! Keyed digests of credentials, names and hashes. They tell nothing without the keys, which each
-//! process makes at its start and writes nowhere.
+//! Keyed digests of credentials, names and hashes.
+//!
+//! They reveal nothing without the keys. Each process generates its keys at its start and never
+//! writes them. Knows nothing of the use of a digest.
 
 use std::hash::{Hash, Hasher};
 
 use crate::domain::{Credentials, EncodedCredentials, PasswordHash, UserName};
 
-/// BLAKE3 in its keyed mode, with a key for each kind of input.
+/// BLAKE3 in keyed mode, with a key for each kind of input.
 pub(super) struct Keyed {
     credentials: [u8; 32],
     hashes: [u8; 32],
@@ -27,15 +29,15 @@ impl Hash for Key {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct HashDigest([u8; 32]);
 
-/// The digest of a name.
+/// The digest of a user name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct UserDigest([u8; 32]);
 
 impl Keyed {
-    /// Makes new random keys.
+    /// Generates new random keys.
     ///
     /// # Errors
-    /// When the system's random source cannot be read.
+    /// Fails if the random source of the system cannot be read.
     pub(super) fn new() -> Result<Self, getrandom::Error> {
         let key = || {
             let mut key = [0; 32];
@@ -44,13 +46,13 @@ impl Keyed {
         Ok(Self { credentials: key()?, hashes: key()?, users: key()? })
     }
 
-    /// Returns the key of credentials as they were sent. No two names and passwords share an
-    /// encoding: base64 is canonical here, and a name holds no colon.
+    /// Returns the key of credentials as received. Different names or passwords have different
+    /// encodings, because base64 is canonical here and a name contains no colon.
     pub(super) fn encoded(&self, shown: EncodedCredentials<'_>) -> Key {
         Key(digest(&self.credentials, shown.octets()))
     }
 
-    /// Returns the key of credentials that were decoded, and so normalized.
+    /// Returns the key of decoded credentials, which are normalized.
     pub(super) fn credentials(&self, shown: &Credentials) -> Key {
         self.encoded(EncodedCredentials::new(shown.encode().as_bytes()))
     }
@@ -64,7 +66,7 @@ impl Keyed {
     }
 }
 
-/// One call, since a hasher that takes its input in parts is several times slower.
+/// Digests the input in one call. A hasher that takes its input in parts is several times slower.
 fn digest(key: &[u8; 32], input: &[u8]) -> [u8; 32] {
     *blake3::keyed_hash(key, input).as_bytes()
 }
@@ -76,7 +78,7 @@ mod tests {
 
     /// B-05, B-03
     #[test]
-    fn a_key_is_of_name_and_password_each_for_itself_and_of_this_process() {
+    fn key_depends_on_name_password_and_process() {
         let keyed = Keyed::new().unwrap();
         let key = |user, password| keyed.credentials(&credentials(user, password));
         assert!(key("roy", "open") == key("roy", "open"));
@@ -86,7 +88,7 @@ mod tests {
             assert!(key(user, password) != key("roy", "open"), "{user} {password}");
         }
         let other = Keyed::new().unwrap().credentials(&credentials("roy", "open"));
-        assert!(key("roy", "open") != other, "the key is another one in every process");
+        assert!(key("roy", "open") != other, "each process has its own keys");
     }
 
     fn credentials(user: &str, password: &str) -> Credentials {

@@ -12,7 +12,7 @@ pub(crate) enum Outcome {
     Cached(Arc<Grant>),
     /// Granted after a hash.
     Verified(Arc<Grant>),
-    /// The request has no credentials: the client waits for the challenge.
+    /// The request has no credentials. The client waits for the challenge.
     NoCredentials,
     /// No user can have these credentials.
     Malformed,
@@ -36,7 +36,7 @@ pub(crate) enum Outcome {
     HeadTooLong,
 }
 
-/// How the audit log and the counters name an outcome.
+/// The label of an outcome in the audit log and the counters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Label {
     pub(crate) outcome: &'static str,
@@ -134,7 +134,7 @@ mod tests {
     use crate::domain::UserName;
 
     #[test]
-    fn every_outcome_has_a_counter_and_a_label_of_its_own() {
+    fn every_outcome_has_its_own_counter_and_label() {
         let user = UserName::parse("roy").unwrap();
         let grant = Arc::new(Grant { user, groups: Arc::default() });
         let outcomes = [

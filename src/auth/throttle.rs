@@ -1,8 +1,9 @@
 //! Limits failed login attempts per source and per user name.
 //!
-//! A pure state machine: time is a parameter. Knows neither requests nor hashes. Each failure counts
-//! until it is forgiven; failures are forgiven evenly over the period of the limit. A pending attempt
-//! counts like a failure, so that parallel attempts get no more guesses than sequential ones.
+//! A pure state machine: time is a parameter. Knows neither requests nor hashes. Each failure
+//! counts until it is forgiven. Failures are forgiven evenly over the period of the limit. A
+//! pending attempt counts like a failure, so that parallel attempts get no more guesses than
+//! sequential ones.
 
 use std::fmt;
 use std::hash::Hash;
@@ -280,7 +281,7 @@ mod tests {
     }
 
     impl Bench {
-        /// 3 failures in 30 seconds a source, and 5 in 50 a user.
+        /// Makes a throttle with limits of 3 failures per 30 s and source, and 5 per 50 s and user.
         fn new() -> Self {
             let limit = |failures, seconds| Limit::new(failures, SECOND * seconds);
             let throttle = Throttle::new(limit(3, 30), limit(5, 50));
@@ -318,14 +319,14 @@ mod tests {
         Err(Refused::Failed(SECOND * seconds))
     }
 
-    /// B-08, B-16: all the time that it knows is [`Instant`], the monotonic clock.
+    /// B-08, B-16: the only clock is [`Instant`], which is monotonic.
     #[test]
-    fn a_source_that_fails_waits_until_a_failure_is_forgiven_and_others_do_not() {
+    fn failing_source_waits_and_other_sources_do_not() {
         let mut bench = Bench::new();
         for user in ["a", "b", "c"] {
             assert_eq!(bench.make(user, "192.0.2.1", Outcome::Wrong, 0), Ok(()));
         }
-        // The third failure is forgiven after 30 seconds, the first after 10.
+        // The third failure is forgiven after 30 s, the first one after 10 s.
         for (at, left) in [(0, 10), (9, 1)] {
             assert_eq!(bench.make("roy", "192.0.2.1", Outcome::Right, at), wait(left));
         }
@@ -339,22 +340,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_right_or_was_not_found_out_does_not_count() {
+    fn only_failed_attempts_count() {
         let mut bench = Bench::new();
         for outcome in [Outcome::Right, Outcome::Open].repeat(10) {
             assert_eq!(bench.make("roy", "192.0.2.1", outcome, 0), Ok(()));
         }
-        assert_eq!(
-            bench.throttle.sources.as_ref().unwrap().counts.len(),
-            0,
-            "nothing is kept of it"
-        );
+        assert_eq!(bench.throttle.sources.as_ref().unwrap().counts.len(), 0, "no entry is left");
         assert_eq!(bench.throttle.users.as_ref().unwrap().counts.len(), 0);
     }
 
-    /// B-09: and nobody is locked out who was let in before.
+    /// B-09: sources of earlier logins are not locked out.
     #[test]
-    fn a_user_who_is_guessed_at_from_everywhere_is_slowed_for_those_who_were_never_let_in() {
+    fn distributed_guessing_does_not_delay_known_sources() {
         let mut bench = Bench::new();
         bench.make("roy", "192.0.2.100", Outcome::Right, 0).unwrap();
         for n in 1..=5 {
@@ -363,23 +360,24 @@ mod tests {
         assert_eq!(bench.make("roy", "192.0.2.6", Outcome::Wrong, 0), wait(10));
         assert_eq!(bench.make("ann", "192.0.2.6", Outcome::Wrong, 0), Ok(()), "another user");
         for outcome in [Outcome::Right, Outcome::Wrong, Outcome::Wrong, Outcome::Right] {
-            assert_eq!(bench.make("roy", "192.0.2.100", outcome, 0), Ok(()), "let in before");
+            assert_eq!(bench.make("roy", "192.0.2.100", outcome, 0), Ok(()), "a known source");
         }
         assert_eq!(bench.make("ann", "192.0.2.100", Outcome::Wrong, 0), Ok(()));
         assert_eq!(
             bench.make("roy", "192.0.2.100", Outcome::Right, 0),
             wait(10),
-            "a source still counts"
+            "the limit per source still applies"
         );
-        // Slowed, not locked: one may try as soon as one failure of the seven is forgiven.
+        // Delayed, not locked: an attempt is possible as soon as one of the seven failures is
+        // forgiven.
         assert_eq!(bench.make("roy", "192.0.2.7", Outcome::Wrong, 29), wait(1));
         assert_eq!(bench.make("roy", "192.0.2.7", Outcome::Right, 30), Ok(()));
-        assert_eq!(bench.make("roy", "192.0.2.7", Outcome::Right, 30), Ok(()), "let in before");
+        assert_eq!(bench.make("roy", "192.0.2.7", Outcome::Right, 30), Ok(()), "a known source");
     }
 
-    /// B-08: what is still pending counts, or many at once would get more guesses.
+    /// B-08: pending attempts count, so that parallel attempts get no more guesses.
     #[test]
-    fn pending_tries_count_until_they_end_and_are_not_called_failures() {
+    fn pending_attempts_count_until_they_end() {
         let mut bench = Bench::new();
         let of = bench.attempt("roy", "192.0.2.1");
         let now = bench.start;
@@ -408,7 +406,7 @@ mod tests {
 
     /// B-10
     #[test]
-    fn the_tables_are_bounded() {
+    fn tables_are_bounded() {
         let mut bench = Bench::new();
         let users: Vec<_> =
             (0..10).map(|n| bench.attempt(&format!("user-{n}"), "192.0.2.1")).collect();
@@ -423,13 +421,13 @@ mod tests {
         let known = &mut bench.throttle.known;
         let known: Vec<_> =
             users.iter().filter_map(|of| Some(known.get(&of.user)?.0.capacity())).collect();
-        assert_eq!(known, [SOURCES_PER_USER; 5], "every other one is let in");
+        assert_eq!(known, [SOURCES_PER_USER; 5], "every other user has logged in");
         assert!(bench.throttle.sources.unwrap().counts.len() <= TRACKED);
     }
 
     /// R-04, B-09
     #[test]
-    fn user_from_everywhere_pushes_out_no_source_of_others() {
+    fn user_with_many_sources_evicts_only_their_own() {
         let mut bench = Bench::new();
         bench.make("ann", "192.0.2.1", Outcome::Right, 0).unwrap();
         let roy = bench.attempt("roy", "192.0.2.1");
@@ -441,19 +439,19 @@ mod tests {
             assert_eq!(bench.make("ann", &from, Outcome::Wrong, 0), Ok(()));
         }
         assert_eq!(bench.make("ann", "198.51.100.6", Outcome::Wrong, 0), wait(10));
-        assert_eq!(bench.make("ann", "192.0.2.1", Outcome::Right, 0), Ok(()), "let in before");
+        assert_eq!(bench.make("ann", "192.0.2.1", Outcome::Right, 0), Ok(()), "a known source");
     }
 
     proptest::proptest! {
-        /// a user can come from the 32 sources that were used last, and from no others,
-        /// whatever other users do.
+        /// the known sources of a user are the 32 most recent ones, independent of other
+        /// users.
         #[test]
-        fn known_sources_are_the_last_used_ones_of_each_user(
+        fn known_sources_are_the_most_recent_ones_of_each_user(
             steps in proptest::collection::vec((0..3_usize, 0..40_u8, proptest::bool::ANY), 0..400)
         ) {
             let mut bench = Bench::new();
             let users = ["roy", "ann", "bob"].map(|user| bench.attempt(user, "192.0.2.1").user);
-            // Of each user a list, the source that was used last at its end.
+            // A list per user, with the most recent source last.
             let mut model = vec![Vec::<u8>::new(); users.len()];
             for (user, host, lets_in) in steps {
                 let of = LoginAttempt { user: users[user], source: Source::V4([192, 0, 2, host]) };
@@ -476,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn limit_is_read_as_it_is_written() {
+    fn written_limit_is_read_again() {
         for text in ["10/1m", "1/1s", "10000/1d", "5/10m", "3/1h 30m"] {
             let limit: Limit = text.parse().unwrap();
             assert_eq!(limit.to_string().parse(), Ok(limit), "{text}");
@@ -488,12 +486,12 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_has_bounds_and_none_limits_nothing() {
+    fn limit_has_bounds_and_none_is_unlimited() {
         assert_eq!(Limit::new(0, SECOND), None);
         assert_eq!(Limit::new(1, SECOND / 2), None);
         assert_eq!(Limit::new(10_001, SECOND), None);
         assert_eq!(Limit::new(1, Limit::MAX_PERIOD + SECOND), None);
-        // At the bounds it still allows exactly that many.
+        // A limit at its bounds allows exactly that many failures.
         for (failures, period) in [(1, SECOND), (10_000, SECOND), (1, Limit::MAX_PERIOD)] {
             let mut bench = Bench::new();
             bench.throttle = Throttle::new(Limit::new(failures, period), None);

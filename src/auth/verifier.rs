@@ -14,7 +14,7 @@ use crate::domain::{Cost, Credentials, Groups, PasswordHash, User, UserName};
 use crate::hashing::{self, HashingError, needs_rehash};
 use crate::store::{Revision, StoreError, UserReader};
 
-/// What requests and workers share.
+/// The state that requests and workers share.
 pub(super) struct Verifier {
     pub(super) store: Box<dyn UserReader>,
     /// The hash for unknown users, so that they take as long as known ones.
@@ -41,7 +41,8 @@ impl Verifier {
         })
     }
 
-    // A panic while one of these was locked has left it whole: each call on it is one step.
+    // A panic while one of these was locked has left it consistent, because each call on it is one
+    // step.
     pub(super) fn cache(&self) -> MutexGuard<'_, Cache> {
         #[cfg(test)]
         super::tests::interleavings::step();
@@ -52,8 +53,8 @@ impl Verifier {
         self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the revision of the store for a request that arrived at `now`. `None` if it cannot be
-    /// read: then the cache is not used.
+    /// Returns the revision of the store for a request that arrived at `now`. Returns `None` if it
+    /// cannot be read. Then the cache is not used.
     pub(super) fn revision(&self, now: Instant) -> Option<Revision> {
         self.store
             .revision(now)
@@ -135,7 +136,7 @@ impl Verifier {
     ) -> Result<(Outcome, Option<PasswordHash>), StoreError> {
         let matches = |hash: &PasswordHash| {
             let digest = self.keyed.hash(hash);
-            // Another attempt may have verified the same while this one waited.
+            // Another attempt may have verified the same credentials while this one waited.
             let entry = self.cache().get(key, Instant::now());
             match entry.is_some_and(|entry| entry.hash == digest) {
                 true => Ok(true),
@@ -206,8 +207,8 @@ fn compare(
 ) -> Result<Result<(User, Arc<Groups>), Outcome>, StoreError> {
     let before = store.find(name)?;
     let right = matches(before.as_ref().map_or(dummy, |user| &user.hash))?;
-    // The hash took long: the decision rests on the record as it is now. A refusal does not depend on
-    // it, but its time would if only some refusals read it.
+    // The hash took long, so the decision rests on the record as it is now. A refusal does not
+    // depend on it, but its time would if only some refusals read it.
     let now = store.find(name)?;
     let Some(before) = before else { return Ok(Err(Outcome::UnknownUser)) };
     if !right {

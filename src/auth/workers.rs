@@ -1,8 +1,7 @@
-//! A fixed number of threads for work that takes long, behind a bounded queue. What the work is, they
-//! don't know.
+//! A fixed number of threads behind a bounded queue, for jobs that take long.
 //!
-//! They have the lowest priority there is: a thread that handles requests never waits for one of them to give
-//! up a core.
+//! The workers have the lowest priority of the system, so that a request thread never waits for a
+//! worker to yield a core. Knows nothing of the jobs.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,21 +14,21 @@ use rustix::process::setpriority_process;
 
 type WorkerJob = Box<dyn FnOnce() + Send>;
 
-/// The niceness of the workers: setpriority(2) knows no lower priority.
+/// The niceness of the workers. setpriority(2) knows no lower priority.
 const NICE: i32 = 19;
 
-/// The threads. Dropped, they finish what they are at and what is queued, and end.
+/// The worker threads. Dropping them finishes the running and the queued jobs first.
 pub(super) struct Workers {
     queue: Arc<JobQueue>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Why a job was not taken.
+/// The reason why a job was rejected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum NotTaken {
-    /// There was no room in the queue.
+    /// The queue is full.
     Full,
-    /// No thread is left.
+    /// No worker is left.
     Dead,
 }
 
@@ -42,28 +41,30 @@ struct JobQueue {
 #[derive(Default)]
 struct QueueState {
     jobs: VecDeque<WorkerJob>,
-    /// No more jobs are done than those that wait.
+    /// The workers end as soon as the queue is empty.
     closed: bool,
     alive: usize,
 }
 
 impl Workers {
+    /// Starts the workers.
+    ///
     /// # Errors
-    /// When the system gives no more threads.
+    /// Fails if the system gives no threads.
     pub(super) fn start(threads: NonZeroUsize) -> io::Result<Self> {
         let mut workers = Self { queue: Arc::default(), threads: Vec::new() };
         for n in 0..threads.get() {
             workers.queue.state().alive += 1;
             let alive = Alive(Arc::clone(&workers.queue));
             let thread = thread::Builder::new().name(format!("hash-{n}"));
-            // When one fails to start, those before it are ended by the drop.
+            // If a thread fails to start, dropping `workers` ends the threads before it.
             workers.threads.push(thread.spawn(move || work(&alive.0))?);
         }
         Ok(workers)
     }
 
-    /// Has a job done by one of the threads, unless `most` wait already. What still waits when the last thread ends is
-    /// dropped.
+    /// Queues a job, unless `most` jobs are queued already. Jobs that are still queued when the
+    /// last worker ends are dropped.
     pub(super) fn submit(
         &self,
         most: usize,
@@ -82,7 +83,8 @@ impl Workers {
         Ok(())
     }
 
-    /// Ends the threads, and returns when they have done what they were at and what was queued. No job is taken any more.
+    /// Ends the workers, and returns when they have finished the running and the queued jobs. Later
+    /// jobs are rejected.
     pub(super) fn finish(&self) {
         let mut state = self.queue.state();
         state.closed = true;
@@ -92,12 +94,12 @@ impl Workers {
         }
     }
 
-    /// How many threads there are.
+    /// Returns the number of workers.
     pub(super) fn threads(&self) -> usize {
         self.threads.len()
     }
 
-    /// How many jobs wait for a thread.
+    /// Returns the number of queued jobs.
     pub(super) fn waiting(&self) -> usize {
         self.queue.state().jobs.len()
     }
@@ -108,7 +110,8 @@ impl JobQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next job; waits for one. `None` when there will be none any more.
+    /// Returns the next job, and waits for one. Returns `None` after [`Workers::finish`], when the
+    /// queue is empty.
     fn next(&self) -> Option<WorkerJob> {
         let mut state = self.state();
         loop {
@@ -123,7 +126,7 @@ impl JobQueue {
     }
 }
 
-/// A thread that lives.
+/// A guard that counts a worker as alive.
 struct Alive(Arc<JobQueue>);
 
 impl Drop for Alive {
@@ -132,8 +135,8 @@ impl Drop for Alive {
         state.alive -= 1;
         self.0.changed.notify_all();
         if state.alive == 0 {
-            // Nobody will do them; who waits for them is to know. They are dropped outside of the lock, since that
-            // is foreign code.
+            // The remaining jobs never run. Dropping them tells the requests that wait for them.
+            // The lock is released first, because dropping a job runs code of the caller.
             let left = std::mem::take(&mut state.jobs);
             drop(state);
             drop(left);
@@ -145,20 +148,20 @@ impl Drop for Workers {
     fn drop(&mut self) {
         self.finish();
         for thread in self.threads.drain(..) {
-            // It catches the panics of its work, so it has none of its own to report.
+            // A worker catches the panics of its jobs, so it has none of its own to report.
             let _ = thread.join();
         }
     }
 }
 
 fn work(queue: &JobQueue) {
-    // Of this thread alone: setpriority(2) says so for Linux.
+    // On Linux, this changes the priority of the calling thread only (setpriority(2)).
     if let Err(e) = setpriority_process(None, NICE) {
         log::warn!("cannot lower the priority of a hash worker: {e}");
     }
     while let Some(job) = queue.next() {
-        // A panic costs the one who asked their answer, not the others their worker. It has been
-        // reported by the panic hook.
+        // A panic loses the answer of one job, and the worker goes on. The panic hook has reported
+        // it.
         let _ = catch_unwind(AssertUnwindSafe(job));
     }
 }
@@ -175,7 +178,7 @@ mod tests {
         Workers::start(NonZeroUsize::MIN).unwrap()
     }
 
-    /// Has `work` done, and gives what it gave.
+    /// Runs `work` on a worker, and returns its result.
     fn run<T: Send + 'static>(workers: &Workers, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, is_done) = channel();
         workers.submit(usize::MAX, move || done.send(work()).unwrap()).unwrap();
@@ -184,7 +187,7 @@ mod tests {
 
     /// P-18
     #[test]
-    fn a_panic_loses_the_answer_and_not_the_worker() {
+    fn panic_loses_the_answer_and_keeps_the_worker() {
         let workers = one_worker();
         let (held, dropped) = channel::<()>();
         workers
@@ -199,11 +202,11 @@ mod tests {
 
     /// B-04
     #[test]
-    fn the_queue_is_bounded() {
+    fn full_queue_rejects_the_next_job() {
         let workers = one_worker();
         let (begun, has_begun) = channel();
         let (go_on, may_go_on) = channel::<()>();
-        workers.submit(0, || ()).expect_err("a queue of none is full");
+        workers.submit(0, || ()).expect_err("a queue of 0 jobs is full");
         workers
             .submit(1, move || {
                 begun.send(()).unwrap();
@@ -223,7 +226,7 @@ mod tests {
 
     /// P-18
     #[test]
-    fn without_a_thread_a_job_is_not_taken() {
+    fn job_is_rejected_without_a_worker() {
         let workers = one_worker();
         workers.finish();
         let (held, dropped) = channel::<()>();
@@ -240,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn finishing_waits_for_what_they_are_at_and_for_the_queue() {
+    fn finishing_waits_for_running_and_queued_jobs() {
         let workers = one_worker();
         let (begun, has_begun) = channel();
         let (go_on, may_go_on) = channel::<()>();
@@ -258,6 +261,6 @@ mod tests {
         workers.submit(2, move || drop(second)).unwrap();
         go_on.send(()).unwrap();
         workers.finish();
-        assert_eq!(Arc::strong_count(&held), 1, "the work has ended");
+        assert_eq!(Arc::strong_count(&held), 1, "both jobs have ended");
     }
 }

@@ -1,9 +1,9 @@
-//! Every order in which a login attempt, a change, the lease and the cache can meet, on the real code:
-//! no order grants the old password after the command has returned.
+//! Plays every interleaving of a login attempt, a change, the lease and the cache on the real code.
+//! No interleaving grants the old password after the command has returned.
 //!
-//! The threads run one at a time, from step to step. A step is a call of the store or of the cache. A
-//! schedule chooses the next thread at each step. The next schedule differs at the last step that had
-//! another choice.
+//! The threads run one at a time, from step to step. A step is a call of the store or of the cache.
+//! A schedule chooses the next thread at each step. The next schedule differs at the last step that
+//! had another choice.
 
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
@@ -31,7 +31,8 @@ pub(in crate::auth) fn step() {
     }
 }
 
-/// The actors of one schedule. The one that completes the waiting actors chooses the next one.
+/// The actors of one schedule. The actor that leaves all remaining actors waiting chooses the next
+/// one.
 struct Stage {
     state: Mutex<State>,
     turns: [Condvar; ACTORS],
@@ -40,7 +41,7 @@ struct Stage {
 const ACTORS: usize = 2;
 
 struct State {
-    /// The choices to make. It is extended by the first one of each further step.
+    /// The choices to make. Each further step appends its first choice.
     schedule: Vec<usize>,
     /// The number of choices at each step so far.
     choices: Vec<usize>,
@@ -115,12 +116,13 @@ fn with_hash(hash: &str) -> Account {
     Account { hash: Ok(PasswordHash::parse(hash).unwrap()), ..account("roy") }
 }
 
-/// Faster than bcrypt: `old` matches one hash, and any other password the other one.
+/// Replaces bcrypt, which is slower. The password `old` matches one hash, and any other password
+/// matches the other one.
 fn quickly(password: &Password, hash: &PasswordHash) -> Result<bool, HashingError> {
     Ok(hash.as_str() == if password.reveal() == "old" { OLD } else { NEW })
 }
 
-/// The way of a request, without the queue. Returns true if it is granted.
+/// Runs a request without the queue. Returns true if it is granted.
 fn request(verifier: &Verifier, password: &str) -> bool {
     let credentials = credentials(password);
     let key = verifier.keyed.credentials(&credentials);
@@ -131,7 +133,7 @@ fn request(verifier: &Verifier, password: &str) -> bool {
         || verifier.verify(&key, &credentials, source, revision).0.grant().is_some()
 }
 
-/// What is known before the actors begin.
+/// The state of the cache before the actors begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Start {
     Unknown,
@@ -155,7 +157,7 @@ impl Change {
         let keep = || DesiredUser::new(name(), DesiredPassword::Keep);
         let now = Timestamp::now();
         let desired = match self {
-            // The result of a command is not the subject here, but what it has done when it returns.
+            // The test checks the state after the command has returned, not its result.
             Self::Remove => return drop(remove(store, &name())),
             Self::NewHash => {
                 let hash = PasswordHash::parse(NEW).unwrap();
@@ -168,7 +170,7 @@ impl Change {
         drop(reconcile(store, &[desired], &options, now, &|_, _| {}));
     }
 
-    /// Does the same in one step, like another process that commits and does not wait.
+    /// Makes the same change in one step, like another process that commits and does not wait.
     fn commit_without_wait(self, store: &MockStore) {
         step();
         match self {
@@ -180,7 +182,7 @@ impl Change {
     }
 }
 
-/// How the transaction of the command ends.
+/// The end of the transaction of the command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum End {
     Committed,
@@ -190,7 +192,7 @@ enum End {
     UnknownOutcome,
 }
 
-/// A store that takes a step at the calls that matter.
+/// Makes a store that takes a step at the relevant calls.
 fn store(end: End, waits: bool) -> MockStore {
     let store = MockStore::with_still_clock(move |call| {
         let acts = ACTOR.with_borrow(Option::is_some);
@@ -211,8 +213,8 @@ fn store(end: End, waits: bool) -> MockStore {
     store
 }
 
-/// One actor uses the old password. The other one runs a command, and then uses the old password.
-/// Returns the choices, and whether the request after the command was granted.
+/// Plays one schedule. One actor uses the old password. The other one runs a command, and then uses
+/// the old password. Returns the choices, and true if the request after the command was granted.
 fn play(
     start: Start,
     change: Change,
@@ -221,7 +223,7 @@ fn play(
     schedule: &mut Vec<usize>,
 ) -> (Vec<usize>, bool) {
     let store = store(end, waits);
-    // Small tables: they are made for every schedule.
+    // The tables are small, because they are made for every schedule.
     let config = AuthConfig {
         cache_entries: 4,
         source_limit: None,
@@ -290,7 +292,7 @@ fn no_interleaving_grants_after_the_command_has_returned() {
     }
 }
 
-/// B-06: so the test above would notice a command that returns without the wait.
+/// B-06: the test above would detect a command that returns without the wait.
 #[test]
 fn without_the_wait_some_interleaving_grants() {
     for end in [End::Committed, End::NoOp, End::UnknownOutcome] {
@@ -299,7 +301,7 @@ fn without_the_wait_some_interleaving_grants() {
             play_all(|schedule| {
                 let (choices, granted) = play(Start::Cached, change, end, false, schedule);
                 seen |= granted;
-                // The first one is enough.
+                // One granted request is enough.
                 if granted { Vec::new() } else { choices }
             });
             assert!(seen, "{end:?}, {change:?}");

@@ -39,7 +39,7 @@ fn granted() -> Decision {
     Decision::Granted(Arc::new(Grant { user: name(), groups: Arc::default() }))
 }
 
-/// The user roy with this password.
+/// Returns the user roy with this password.
 fn roy(password: &str) -> Account {
     let hash = hashing::hash(&Password::parse(password).unwrap(), cost(4)).unwrap();
     Account { hash: Ok(hash), ..account("roy") }
@@ -71,12 +71,12 @@ fn decide(authenticator: &Authenticator, password: &str) -> Decision {
     block_on(authenticator.decide(HERE, encoded, &AccessRequest::ANY))
 }
 
-/// The counter of an outcome.
+/// Returns the counter of an outcome.
 fn count(authenticator: &Authenticator, reason: &str) -> u64 {
     authenticator.counters().outcome(reason).unwrap()
 }
 
-/// The number of look-ups of a user so far, in a hook.
+/// A counter of the look-ups of a user, for a hook.
 #[derive(Clone, Default)]
 struct Lookups(Arc<AtomicUsize>);
 
@@ -88,7 +88,7 @@ impl Lookups {
     }
 }
 
-/// A store with a user, which fails or changes at a look-up.
+/// Makes a store with a user, which fails or changes at a look-up.
 fn store_with(
     user: Account,
     at: usize,
@@ -182,16 +182,16 @@ fn user_may_log_in_until_the_second_of_expiry() {
     assert!(roy.has_expired(end));
 }
 
-/// B-08: but a client that goes away while its hash is computed has used its attempt.
+/// B-08: a client that disconnects while its hash is computed has used its attempt.
 #[test]
-fn attempt_without_a_waiting_client_takes_no_hash_and_is_no_failure() {
+fn abandoned_attempt_takes_no_hash_and_is_no_failure() {
     let (looked, looks) = channel();
     let (go_on, may_go_on) = channel::<()>();
     let (looked, may_go_on) = (Mutex::new(looked), Mutex::new(may_go_on));
     // The first look-up waits until it may go on.
     let store = MockStore::with_hook(move |call| {
         if call == Call::Find {
-            // Later look-ups find the other ends dropped.
+            // At later look-ups, the test has dropped its ends of the channels.
             let _ = looked.lock().unwrap().send(());
             let _ = may_go_on.lock().unwrap().recv();
         }
@@ -214,7 +214,7 @@ fn attempt_without_a_waiting_client_takes_no_hash_and_is_no_failure() {
     assert!(queued.as_mut().poll(&mut idle).is_pending());
     drop((begun, queued));
     drop((looks, go_on));
-    // After the attempt that has begun, and the one that was skipped.
+    // This attempt runs after the one that had begun and the one that was skipped.
     assert_eq!(decide(&authenticator, "third"), Decision::Denied);
     assert_eq!(authenticator.counters().hashes, 2);
     assert_eq!(decide(&authenticator, "fourth"), Decision::Denied);
@@ -222,7 +222,7 @@ fn attempt_without_a_waiting_client_takes_no_hash_and_is_no_failure() {
     assert!(matches!(fifth, Decision::Throttled { .. }), "{fifth:?}");
 }
 
-/// P-18: no client waits for ever, none is granted, and cached users are not affected.
+/// P-18: no client waits forever, none is granted, and cached users are not affected.
 #[test]
 fn without_workers_only_cached_credentials_are_granted() {
     let store = MockStore::default();
@@ -236,7 +236,7 @@ fn without_workers_only_cached_credentials_are_granted() {
     assert_eq!(decide(&authenticator, "right"), granted());
     let counts = ["cached", "failure", "too-many-failures"].map(|of| count(&authenticator, of));
     assert_eq!(counts, [1, 20, 0]);
-    assert_eq!(authenticator.queued(), 0, "nothing is kept of them");
+    assert_eq!(authenticator.queued(), 0, "no attempt stays in the queue");
 }
 
 /// B-05: a client cannot fill the cache with the spellings of one password.
@@ -272,7 +272,7 @@ fn malformed_credentials_are_denied_without_a_lookup() {
     assert_eq!(count(&authenticator, "malformed"), 7);
 }
 
-/// B-06: also if nothing in the store has changed but the time.
+/// B-06: also if only the time has changed, and not the store.
 #[test]
 fn user_that_expires_while_cached_is_read_again() {
     let end = Timestamp::from_seconds(1);
@@ -281,7 +281,7 @@ fn user_that_expires_while_cached_is_read_again() {
     store.put(user.clone());
     let authenticator = on(&store);
     assert_eq!(decide(&authenticator, "right"), granted());
-    // As it was read before the end, and at the revision that the store has now.
+    // The record as read before the expiry, with the current revision of the store.
     store.put(Account { expires: end, ..user });
     store.visibility().wait().unwrap();
     let verifier = authenticator.verifier();
@@ -312,8 +312,8 @@ fn rehash_replaces_only_the_hash_that_the_password_matched() {
     };
     let weak = put("right");
     assert!(verifier.try_to_rehash(&credentials("right"), &weak).unwrap());
-    assert!(is("right", 5), "and everything else is unchanged");
-    // It was changed while the stronger one was computed, also to the same password anew.
+    assert!(is("right", 5), "everything else is unchanged");
+    // The hash changes while the stronger one is computed, also to a new hash of the same password.
     for password in ["another", "right"] {
         put(password);
         assert!(!verifier.try_to_rehash(&credentials("right"), &weak).unwrap());
