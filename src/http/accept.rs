@@ -22,20 +22,20 @@ use super::peer::is_trusted;
 use super::tls::Tls;
 use crate::auth::{Rejection, Source};
 
-/// mimalloc gives pages back a second after they became free, but not before some thread takes a
-/// new page.
+/// The pause before memory is given back. mimalloc returns pages a second after they became free,
+/// but not before a thread takes a new page.
 const AFTER_A_CROWD: Duration = Duration::from_secs(2);
-/// A block of so many bytes takes a new page.
+/// The size of a block that takes a new page, in bytes.
 const NEW_PAGE: usize = 1024 * 1024;
 
-/// What all connections of a server share.
+/// The state that all connections of a server share.
 pub(super) struct Acceptor {
     config: HttpConfig,
     admission: Arc<Admission>,
     lingering: Lingering,
 }
 
-/// A connection that was accepted.
+/// An accepted connection.
 pub(super) enum Accepted {
     Tcp(TcpStream, Option<Tls>),
     Unix(UnixStream),
@@ -50,7 +50,7 @@ impl Acceptor {
         }
     }
 
-    /// Returns the memory of many connections to the system after they have left. Runs for ever.
+    /// Returns the memory of many connections to the system after they have left. Runs forever.
     pub(super) async fn give_memory_back(&self) {
         loop {
             self.admission.crowd_left().await;
@@ -70,13 +70,13 @@ impl Acceptor {
         H: Service<(Connection, Option<SocketAddr>), Response = (), Error = DispatchError>,
     {
         let peer = match &accepted {
-            // A client without an address has gone already.
+            // A client without an address has left already.
             Accepted::Tcp(stream, _) => stream.peer_addr().map_err(|_| ())?,
             Accepted::Unix(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         };
         let seat = self.admission.enter(self.source(&accepted, peer.ip())).await;
         let Some(Ok(stream)) = seat.hold(self.begin(accepted)).await else { return Err(()) };
-        // From here on the connection itself learns that it is evicted: that costs a request less.
+        // From here on, the connection itself notices its eviction, which costs a request less.
         let connection = Connection::new(stream, seat.occupant());
         let served = http.call((connection.clone(), Some(peer))).await;
         if let Err(DispatchError::Parse(why)) = served {
@@ -93,7 +93,7 @@ impl Acceptor {
         Ok(())
     }
 
-    /// The source that a connection counts for; `None` if it is exempt from eviction.
+    /// Returns the source that a connection counts for, or `None` if it is exempt from eviction.
     fn source(&self, accepted: &Accepted, peer: IpAddr) -> Option<Source> {
         match accepted {
             Accepted::Tcp(..) if !is_trusted(&self.config.trusted_proxies, peer) => {

@@ -1,9 +1,9 @@
-//! Which connections are kept when there are more than the limit.
+//! Admission of connections up to a limit.
 //!
 //! There is no share per source while there is room. When all seats are taken, the source with the
 //! most connections loses the one that has been idle for longest. A source with one connection
-//! keeps it. Exempt connections (trusted proxies, Unix sockets) are never evicted. A connection
-//! that nothing can be evicted for waits for a free seat.
+//! keeps it. Exempt connections (trusted proxies, Unix sockets) are never evicted. If nothing can
+//! be evicted for a connection, it waits for a free seat. Knows neither sockets nor HTTP.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::future::{Future, poll_fn};
@@ -18,14 +18,14 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::auth::Source;
 
-/// So many connections that leave are a crowd, whose memory is worth a look.
+/// The number of closed connections after which memory is given back.
 const CROWD: u64 = 256;
 
-/// All connections of a server.
+/// The seated and the waiting connections of a server.
 pub(super) struct Admission {
     start: Instant,
     seats: Mutex<Seats>,
-    /// Told when a crowd has left.
+    /// Notified when [`CROWD`] connections have left.
     crowd_left: Notify,
 }
 
@@ -34,21 +34,21 @@ struct Seats {
     table: SeatTable,
     next: Id,
     left: u64,
-    /// The connections that wait. Dropping a sender is the message that there is a seat.
+    /// The waiting connections. Dropping a sender tells its connection that there is a seat.
     waiting: HashMap<Id, oneshot::Sender<()>>,
 }
 
-/// The right to be served. Dropped, it makes room for another connection.
+/// The right to be served. Dropping it makes room for another connection.
 pub(super) struct Seat {
     id: Id,
     admission: Arc<Admission>,
     occupant: Arc<Occupant>,
 }
 
-/// A connection, as it is known here.
+/// The activity and the eviction of a connection.
 pub(super) struct Occupant {
     start: Instant,
-    /// When its last request was read, in nanoseconds since the start of the server.
+    /// The time at which its last request was read, in nanoseconds since the start of the server.
     last_active: AtomicU64,
     evicted: AtomicBool,
     /// The task of the connection.
@@ -56,7 +56,7 @@ pub(super) struct Occupant {
 }
 
 impl Admission {
-    /// Allows `most` connections at once.
+    /// Allows at most `most` connections at once.
     pub(super) fn new(most: usize) -> Self {
         let seats = Seats { table: SeatTable { most, ..SeatTable::default() }, ..Seats::default() };
         Self { start: Instant::now(), seats: Mutex::new(seats), crowd_left: Notify::new() }
@@ -91,7 +91,7 @@ impl Admission {
         seat
     }
 
-    /// Returns when many connections have left since it returned last.
+    /// Returns when [`CROWD`] connections have left since it returned last.
     pub(super) async fn crowd_left(&self) {
         self.crowd_left.notified().await;
     }
@@ -106,7 +106,7 @@ impl Seat {
         Arc::clone(&self.occupant)
     }
 
-    /// Does something until the connection is evicted; returns `None` if that came first.
+    /// Awaits `doing` until the connection is evicted. Returns `None` after an eviction.
     pub(super) async fn hold<T>(&self, doing: impl Future<Output = T>) -> Option<T> {
         let mut doing = pin!(doing);
         poll_fn(|context| match doing.as_mut().poll(context) {
@@ -142,15 +142,15 @@ impl Occupant {
         }
     }
 
-    /// Notes that the connection was in use.
+    /// Records that the connection is in use.
     pub(super) fn note_activity(&self) {
         let since = self.start.elapsed();
         let nanoseconds = since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos());
         self.last_active.store(nanoseconds, Ordering::Relaxed);
     }
 
-    /// The connection is to be closed in favour of another one. Wakes the task when that happens
-    /// later.
+    /// Returns true if the connection has to be closed in favor of another one. Otherwise wakes the
+    /// task when that happens.
     pub(super) fn is_evicted(&self, context: &mut Context<'_>) -> bool {
         self.task.register(context.waker());
         self.evicted.load(Ordering::Acquire)
@@ -164,13 +164,13 @@ impl Occupant {
 
 type Id = u64;
 
-/// A pure state machine: who has a seat, and who waits.
+/// The seated and the waiting connections as a pure state machine.
 #[derive(Default)]
 struct SeatTable {
     most: usize,
     seated: HashMap<Id, Seated>,
-    /// The connections of each source, the longest idle first, by the time that was last looked at.
-    /// It may be too early, and is corrected when a connection is to be evicted.
+    /// The connections of each source, the longest idle first, by the activity that was noted last.
+    /// It may be outdated, and is updated before an eviction.
     sources: HashMap<Source, BTreeSet<(u64, Id)>>,
     /// The sources by the number of their connections.
     largest: BTreeSet<(usize, Source)>,
@@ -179,14 +179,14 @@ struct SeatTable {
 
 struct Seated {
     source: Option<Source>,
-    /// Under which time it stands in its source.
+    /// The time under which it is listed in its source.
     noted: u64,
     occupant: Arc<Occupant>,
 }
 
 enum Entered {
     Seated,
-    /// Seated, and this connection is to be evicted.
+    /// Seated in place of this connection, which has to be evicted.
     InPlaceOf(Arc<Occupant>),
     Waiting,
 }
@@ -205,7 +205,7 @@ impl SeatTable {
         Entered::InPlaceOf(victim)
     }
 
-    /// Frees the seat or the place in the queue; returns the connection that has a seat now.
+    /// Frees the seat or the place in the queue. Returns the connection that gets the seat.
     fn leave(&mut self, id: Id) -> Option<Id> {
         if self.remove(id).is_none() {
             self.waiting.retain(|(waiting, ..)| *waiting != id);
@@ -216,12 +216,12 @@ impl SeatTable {
         Some(next)
     }
 
-    /// The connection that makes room for one of `source`.
+    /// Returns the connection that makes room for one of `source`.
     fn victim(&mut self, source: Option<Source>) -> Option<Id> {
         let (most, largest) = *self.largest.last()?;
         let own = source.map_or(0, |source| self.sources.get(&source).map_or(0, BTreeSet::len));
-        // Another source has to have more even afterwards: two sources do not push each other out
-        // by turns.
+        // Another source must have more connections even after the eviction, so that two sources do
+        // not evict each other in turn.
         let loser = match source {
             _ if most > own + 1 => largest,
             Some(source) if own > 1 => source,
@@ -283,13 +283,13 @@ mod tests {
         Source::of(IpAddr::V4(Ipv4Addr::new(192, 0, 2, n)))
     }
 
-    /// A table, and the time at which each connection was last active.
+    /// A table and its occupants, which record the time of their last activity.
     struct Bench {
         table: SeatTable,
         occupants: Vec<Arc<Occupant>>,
     }
 
-    /// [`Entered`], with the connection that is evicted by its number.
+    /// The result of [`SeatTable::enter`], with the number of the evicted connection.
     #[derive(PartialEq, Eq, Debug)]
     enum Seen {
         Seated,
@@ -302,7 +302,7 @@ mod tests {
             Self { table: SeatTable { most, ..SeatTable::default() }, occupants: Vec::new() }
         }
 
-        /// The next connection comes from this source; 0 is exempt.
+        /// Enters the next connection of this source. Source 0 is exempt.
         fn enter(&mut self, from: u8, now: u64) -> Seen {
             let id = self.occupants.len() as Id;
             let occupant = Arc::new(Occupant::new(Instant::now()));
@@ -345,7 +345,7 @@ mod tests {
         for (now, from) in [1, 1, 1, 1, 2].into_iter().enumerate() {
             assert_eq!(bench.enter(from, now as u64), Seen::Seated, "no share while there is room");
         }
-        // The first one was used since.
+        // The first connection was used since.
         bench.occupants[0].last_active.store(10, Ordering::Relaxed);
         assert_eq!(bench.enter(3, 11), Seen::InPlaceOf(1));
         assert_eq!(bench.enter(1, 12), Seen::InPlaceOf(2), "its own, since it has the most");
@@ -382,7 +382,8 @@ mod tests {
         assert_eq!(bench.leave(2), Some(4));
     }
 
-    /// whatever happens, the table is consistent and one source never keeps another one out.
+    /// after every history, the table is consistent, and one source never keeps another one
+    /// out.
     #[test]
     fn every_short_history_keeps_the_rules() {
         // Each step is a connection from one of three sources, the exempt one, or the end of one of
@@ -422,9 +423,9 @@ mod tests {
         }
     }
 
-    /// also while it waits for something else.
+    /// also while it waits for another event.
     #[test]
-    fn evicted_connection_learns_of_it() {
+    fn evicted_connection_is_woken() {
         use futures_executor::block_on;
         let admission = Arc::new(Admission::new(2));
         let [first, second] = [1, 1].map(|n| block_on(admission.enter(Some(source(n)))));
@@ -432,7 +433,7 @@ mod tests {
         let waits = std::thread::spawn(move || block_on(first.hold(std::future::pending::<()>())));
         let third = block_on(admission.enter(Some(source(2))));
         assert_eq!(waits.join().unwrap(), None);
-        // A seat that becomes free is taken.
+        // A waiting connection takes a seat that becomes free.
         let fourth = std::thread::spawn(move || block_on(admission.enter(Some(source(3)))));
         drop(third);
         assert!(!fourth.join().unwrap().occupant.evicted.load(Ordering::Acquire));

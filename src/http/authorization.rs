@@ -1,7 +1,7 @@
 //! Reads the Authorization field (RFC 7617 section 2, RFC 9110 section 11.6.2).
 //!
-//! It is strict: a field that two parsers could read differently is refused. It does not decode,
-//! hash or look up anything.
+//! Refuses a field that two parsers could read differently. Does not decode, hash or look up
+//! anything.
 
 use actix_web::http::header::{AUTHORIZATION, HeaderMap};
 
@@ -13,7 +13,7 @@ const MAX_FIELD: usize = 8 * 1024;
 /// The reason why a request has no credentials to decide on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoCredentials {
-    /// There is no Authorization field: the client waits for the challenge.
+    /// There is no Authorization field. The client waits for the challenge.
     Missing,
     /// The field is not of the Basic scheme.
     Malformed,
@@ -23,7 +23,7 @@ pub enum NoCredentials {
     TooLong,
 }
 
-/// Returns the credentials of a request, still encoded: cached credentials are recognized in this
+/// Returns the credentials of a request, still encoded. Cached credentials are recognized in this
 /// form.
 ///
 /// # Errors

@@ -1,8 +1,8 @@
-//! The challenge of a 401: RFC 7617 section 2, RFC 9110 section 11.6.1.
+//! The challenge of a 401 (RFC 7617 section 2, RFC 9110 section 11.6.1).
 
 use actix_web::http::header::HeaderValue;
 
-/// The realm: browsers show it, and clients remember one password per realm.
+/// The realm. Browsers show it, and clients remember one password per realm.
 #[derive(Clone, Debug)]
 pub struct Realm(HeaderValue);
 

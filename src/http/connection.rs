@@ -1,8 +1,9 @@
 //! The bytes of a connection, handed to the HTTP library one request at a time.
 //!
-//! The library would take all pipelined requests at once, keep their heads, and serve them in one
-//! go while every other connection of the thread waits. Here the next head is handed over when the
-//! response before it has been sent, after the other connections of the thread had their turn.
+//! The library would take all pipelined requests at once, keep their heads, and serve them in a row
+//! while every other connection of the thread waits. Here the library gets the next head only after
+//! the previous response has been sent and the other connections of the thread had their turn. Does
+//! not parse requests.
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
@@ -30,33 +31,34 @@ use super::io_timeout::IoTimeout;
 use super::strict_head::Framing;
 use super::tls::Tls;
 
-/// How much of a head is read at once, and how much of a response is encoded at once, in bytes. A
-/// client that pipelines costs up to one such piece beyond the buffers of the HTTP library.
+/// The maximum length of a head that is read at once, and of a response that is encoded at once, in
+/// bytes. A client that pipelines costs up to one such piece beyond the buffers of the HTTP
+/// library.
 pub(super) const PIECE: usize = 2048;
 
-/// A connection with a client. Clones are the same connection.
+/// A connection with a client. Clones share it.
 #[derive(Clone)]
 pub(super) struct Connection {
     inner: Rc<RefCell<Inner>>,
     exchange: CurrentExchange,
 }
 
-/// The exchange that a connection is at, shared with the body of its response.
+/// The current exchange of a connection, shared with the body of its response.
 #[derive(Clone, Default)]
 pub(super) struct CurrentExchange(Rc<Cell<Exchange>>);
 
 struct Inner {
     stream: Stream,
     framing: Framing,
-    /// Bytes that were read and belong to later requests.
+    /// Bytes of later requests that were read already.
     ahead: Vec<u8>,
     occupant: Arc<Occupant>,
 }
 
-/// What a connection is made over.
+/// The transport of a connection.
 pub(super) enum Stream {
     Plain(IoTimeout<TcpStream>),
-    // Boxed, since it is many times as large.
+    // Boxed, since it is many times larger than the others.
     Tls(Box<TlsStream<IoTimeout<TcpStream>>>),
     Local(IoTimeout<UnixStream>),
 }
@@ -68,7 +70,7 @@ impl Stream {
         tls: Option<Tls>,
         io_timeout: Duration,
     ) -> io::Result<Self> {
-        // Otherwise the first response over TLS waits until the client has acknowledged the
+        // Without this, the first response over TLS waits until the client has acknowledged the
         // handshake.
         stream.set_nodelay(true)?;
         let stream = IoTimeout::new(stream, io_timeout);
@@ -82,7 +84,7 @@ impl Stream {
         Self::Local(IoTimeout::new(stream, io_timeout))
     }
 
-    /// Notes that the server owes the client a response from now on.
+    /// Records that the server owes the client a response from now on.
     fn owe(&mut self) {
         match self {
             Self::Plain(stream) => stream.owe(),
@@ -175,8 +177,8 @@ impl Inner {
         Poll::Ready(Ok(accepted.whole))
     }
 
-    /// Reads what belongs to later requests, at most one piece of it: so the end of the connection
-    /// is noticed.
+    /// Reads bytes of later requests, at most one piece, so that the end of the connection is
+    /// noticed.
     fn read_ahead(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {
             return Poll::Pending;
@@ -200,7 +202,7 @@ impl Connection {
         self.exchange.clone()
     }
 
-    /// The stream, if the client may still be sending or something that it has sent was not read.
+    /// Returns the stream if the client may still be sending, or has sent bytes that were not read.
     /// Call it when the HTTP library is done with the connection.
     pub(super) fn into_unread(self) -> Option<Stream> {
         let Inner { stream, framing, ahead, .. } = Rc::into_inner(self.inner)?.into_inner();
@@ -209,12 +211,12 @@ impl Connection {
 }
 
 impl CurrentExchange {
-    /// The request was not read to its end yet.
+    /// Returns true until the whole request is read.
     pub(super) fn is_within_request(&self) -> bool {
         !self.0.get().is_open()
     }
 
-    /// Takes a step; returns the state after it if it is another one.
+    /// Applies a step to the exchange. Returns the new state if it is another one.
     fn step(&self, step: impl FnOnce(Exchange) -> Exchange) -> Option<Exchange> {
         let next = step(self.0.get());
         (self.0.replace(next) != next).then_some(next)
@@ -237,12 +239,12 @@ impl AsyncRead for Connection {
             let read = inner.read(context, buffer);
             if let Poll::Ready(Ok(true)) = read {
                 self.exchange.step(Exchange::request_read);
-                // Before the response, after which the client may count on it.
+                // Before the response is sent, after which the client may rely on it.
                 inner.occupant.note_activity();
             }
             read.map_ok(|_| ())
         };
-        // The HTTP library reads whenever it is polled, so this is seen in time.
+        // The HTTP library reads at every poll, so it notices an eviction in time.
         if read.is_pending() && inner.occupant.is_evicted(context) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
@@ -265,7 +267,7 @@ impl AsyncWrite for Connection {
         if let Some(exchange) = self.exchange.step(Exchange::flushed)
             && (!inner.ahead.is_empty() || exchange.is_answered_early())
         {
-            // After the other connections of this thread had their turn.
+            // The next request is read after the other connections of this thread had their turn.
             let _ = pin!(yield_now()).poll(context);
         }
         Poll::Ready(Ok(()))
@@ -276,10 +278,10 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// The body of a response. Dropped, all of it is encoded, or never will be.
+/// The body of a response. When it is dropped, it is encoded completely or never will be.
 pub(super) struct Body {
     body: BoxBody,
-    /// What the body has given and the HTTP library has not got yet.
+    /// Bytes of the body that the HTTP library has not taken yet.
     rest: Bytes,
     exchange: CurrentExchange,
 }
@@ -297,7 +299,7 @@ impl MessageBody for Body {
         self.body.size()
     }
 
-    /// Gives pieces, so that a client that reads nothing costs one of them.
+    /// Returns the body in pieces, so that a client that reads nothing costs one piece.
     fn poll_next(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -346,7 +348,7 @@ mod tests {
         });
     }
 
-    /// Counts how often the task of the connection would be polled again.
+    /// A counter of the wake-ups of the task of the connection.
     #[derive(Default)]
     struct Wakes(AtomicUsize);
 
@@ -356,7 +358,7 @@ mod tests {
         }
     }
 
-    /// A connection as the HTTP library polls it, with its client at hand.
+    /// A connection as the HTTP library polls it, and its client.
     struct Bench {
         connection: Connection,
         client: std::os::unix::net::UnixStream,
@@ -387,9 +389,9 @@ mod tests {
             poll(Pin::new(&mut self.connection), &mut Context::from_waker(&waker))
         }
 
-        /// What the HTTP library reads; `None` if it has to wait.
+        /// Returns the bytes that the HTTP library reads, or `None` if it has to wait.
         async fn read(&mut self) -> Option<String> {
-            // The reactor learns of what was sent between two polls.
+            // The reactor notices sent bytes between two polls.
             actix_web::rt::task::yield_now().await;
             let mut space = [0; 2 * PIECE];
             let mut buffer = ReadBuf::new(&mut space);
@@ -402,7 +404,7 @@ mod tests {
             }
         }
 
-        /// The HTTP library has answered; returns whether the task is to be polled again.
+        /// Answers as the HTTP library does. Returns true if the task is woken.
         async fn answer(&mut self) -> bool {
             drop(Body::new(BoxBody::new(()), self.connection.exchange()));
             let before = self.wakes.0.load(Ordering::Relaxed);
@@ -435,7 +437,7 @@ mod tests {
         });
     }
 
-    /// one piece at most is read of what has to wait.
+    /// at most one piece of the waiting requests is read.
     #[test]
     fn waiting_requests_stay_with_the_client() {
         System::new().block_on(async {
@@ -477,7 +479,7 @@ mod tests {
         });
     }
 
-    /// activity is known before the client has the response, and can see what follows from it.
+    /// activity is recorded before the client gets the response and can see its effects.
     #[test]
     fn connection_with_a_new_request_is_not_the_longest_idle() {
         System::new().block_on(async {
@@ -500,7 +502,7 @@ mod tests {
 
     /// A body of any size is encoded in pieces.
     #[test]
-    fn large_bodies_are_given_in_pieces() {
+    fn large_body_is_returned_in_pieces() {
         System::new().block_on(async {
             let bench = Bench::new();
             let text = "x".repeat(3 * PIECE + 1);

@@ -1,9 +1,8 @@
 //! One exchange of a connection at a time: a request and its response (RFC 9110 section 3.4).
 //!
-//! A pure state machine. It decides when the next pipelined request may be read, and knows no
-//! bytes.
+//! A pure state machine. Decides when the next pipelined request may be read, and knows no bytes.
 
-/// Where the current exchange of a connection is.
+/// The state of the current exchange of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub(super) struct Exchange {
     /// The whole request was read.
@@ -22,17 +21,17 @@ enum Response {
 }
 
 impl Exchange {
-    /// The last byte of the request was read.
+    /// Records that the last byte of the request was read.
     pub(super) fn request_read(self) -> Self {
         Self { request_whole: true, ..self }.settled()
     }
 
-    /// The HTTP library has encoded the whole response.
+    /// Records that the HTTP library has encoded the whole response.
     pub(super) fn response_encoded(self) -> Self {
         Self { response: Response::Encoded, ..self }
     }
 
-    /// All that was encoded is with the operating system.
+    /// Records that all encoded bytes are with the operating system.
     pub(super) fn flushed(self) -> Self {
         match self.response {
             Response::Encoded => Self { response: Response::Sent, ..self }.settled(),
@@ -40,17 +39,19 @@ impl Exchange {
         }
     }
 
-    /// The next byte belongs to a later exchange, which has to wait.
+    /// Returns true if the whole request was read. The next byte belongs to a later exchange, which
+    /// has to wait.
     pub(super) fn is_open(self) -> bool {
         self.request_whole
     }
 
-    /// The response was sent before the whole request was read: the rest of it is of no use.
+    /// Returns true if the response was sent before the whole request was read. The rest of the
+    /// request is of no use.
     pub(super) fn is_answered_early(self) -> bool {
         self.response == Response::Sent
     }
 
-    /// An exchange of which both halves are over makes room for the next one.
+    /// Makes room for the next exchange when both halves are over.
     fn settled(self) -> Self {
         if self.request_whole && self.response == Response::Sent { Self::default() } else { self }
     }
@@ -62,7 +63,7 @@ mod tests {
 
     use super::*;
 
-    /// What happened in an exchange, told apart from what the state machine makes of it.
+    /// The events of an exchange, recorded without the state machine.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
     struct World {
         read: bool,
@@ -99,6 +100,6 @@ mod tests {
             let sent = world.encoded;
             go(World { sent, ..world }, exchange.flushed());
         }
-        assert_eq!(seen.len(), 5, "all states but the two of a finished exchange");
+        assert_eq!(seen.len(), 5, "all states except the two of a finished exchange");
     }
 }

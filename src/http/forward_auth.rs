@@ -1,8 +1,8 @@
-//! Forward authentication: `/auth` tells a reverse proxy by its status whether to pass a request.
+//! Forward authentication. The status of `/auth` tells a reverse proxy whether to pass a request.
 //!
 //! Proxies handle three statuses: 200 passes the request, 401 and 403 go to the client. Any other
-//! status becomes an error of the proxy (nginx: 500). So there are no others here, and the field
-//! X-Auth-Reason tells the reason of a 403.
+//! status becomes an error of the proxy (nginx: 500). So this route answers with no other status,
+//! and the field X-Auth-Reason gives the reason of a 403.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ const REASON: HeaderName = HeaderName::from_static("x-auth-reason");
 const METHODS: [&str; 2] = ["x-forwarded-method", "x-original-method"];
 const TARGETS: [&str; 3] = ["x-forwarded-uri", "x-original-uri", "x-original-url"];
 
-/// The route, for any method: proxies send the method of the client.
+/// Makes the route for any method, since proxies send the method of the client.
 pub(super) fn resource(gate: &SharedGate) -> Resource {
     exactly(PATH).default_service(web::to(with(gate, auth)))
 }
@@ -92,17 +92,17 @@ fn later(reason: &'static str, retry_after: Duration) -> HttpResponse {
         .body("Forbidden")
 }
 
-/// The response after a failure on this side.
+/// Returns the response after a failure of the server.
 pub(super) fn unavailable() -> HttpResponse {
     later("unavailable", Duration::from_secs(1))
 }
 
-/// The response to a request whose head is over the limit.
+/// Returns the response to a request whose head is over the limit.
 pub(super) fn head_too_long() -> HttpResponse {
     forbidden("too-long").force_close().finish()
 }
 
-/// The longest query that is parsed, in bytes: it is parsed before the credentials are checked.
+/// The maximum length of a query, in bytes. It is parsed before the credentials are checked.
 const MAX_QUERY: usize = 4096;
 
 /// Parses the groups of a query, `group=admin&group=staff`, at most [`Groups::MAX`] of them.
@@ -166,7 +166,7 @@ mod tests {
         }
     }
 
-    /// what a query costs before the credentials are checked is bounded.
+    /// the cost of a query before the credentials are checked is bounded.
     #[test]
     fn query_of_too_many_groups_or_bytes_is_refused() {
         let query = |names: usize, length: usize| {

@@ -17,7 +17,7 @@ use super::response::{JSON, PLAIN_TEXT, head_too_long, response, text, whole_sec
 use super::routing::{self, with};
 use crate::auth::{AccessRequest, Authenticator, Decision, Rejection};
 
-/// What all services share.
+/// The state that all services share.
 pub(super) struct Gate {
     authenticator: Arc<Authenticator>,
     config: HttpConfig,
@@ -27,12 +27,12 @@ pub(super) struct Gate {
     not_an_address: Once,
     /// The log has a warning about a location with an invalid query.
     pub(super) misconfigured: Once,
-    /// The header fields of every 401. The framework's map orders its fields at random, and copies of
-    /// a map share the order: so all refusals are byte-identical.
+    /// The header fields of every 401. The framework's map orders its fields at random, and copies
+    /// of a map share the order, so all refusals are byte-identical.
     denied: HeaderMap,
 }
 
-/// The gate, as the handlers of one thread share it.
+/// The gate as the handlers of one thread share it.
 pub(super) type SharedGate = Rc<Arc<Gate>>;
 
 impl Gate {
@@ -69,7 +69,7 @@ impl Gate {
 
     /// Returns the source address of a request.
     pub(super) fn source(&self, request: &RequestHead) -> IpAddr {
-        // Only requests of unit tests have no peer: they come over no connection.
+        // Only requests of unit tests have no peer, since they come over no connection.
         let peer = request.peer_addr.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
         let origin = peer::origin(&self.config.trusted_proxies, peer, request.headers());
         match origin.oddity {
@@ -171,7 +171,7 @@ pub(super) mod tests {
     use crate::domain::UserName;
     use crate::store::mock::MockStore;
 
-    /// A gate on a store without users.
+    /// Makes a gate on a store without users.
     pub(in crate::http) fn gate() -> Gate {
         let store = Box::new(MockStore::default());
         let authenticator = Authenticator::new(store, &AuthConfig::default()).unwrap();

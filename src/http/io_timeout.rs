@@ -1,8 +1,9 @@
 //! The timeout of connections without progress.
 //!
-//! The framework limits the time of the first head only, and waits for ever for later heads and for
-//! clients that do not read. Here, after a part of a request has arrived, or a part of a response
-//! could not be sent, something has to be sent within the timeout, or the connection ends.
+//! The framework limits the time of the first head only. It waits forever for later heads and for
+//! clients that do not read. Here the server has to send something within the timeout after a part
+//! of a request has arrived or a part of a response could not be sent. Otherwise the connection
+//! ends. Knows nothing of the bytes.
 
 use std::future::Future;
 use std::io;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use actix_web::rt::time::{Sleep, sleep};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A connection that ends without progress.
+/// A stream that fails after the timeout without progress.
 pub(super) struct IoTimeout<T> {
     io: T,
     /// Half of the timeout. The clock is read twice per timeout, so that it costs requests nothing.
@@ -21,7 +22,7 @@ pub(super) struct IoTimeout<T> {
     alarm: Option<Pin<Box<Sleep>>>,
     /// Something has arrived, or could not be sent, and nothing was sent since.
     owed: bool,
-    /// That was so at the last tick already.
+    /// The value of `owed` at the last tick.
     owed_before: bool,
 }
 
@@ -35,8 +36,7 @@ impl<T> IoTimeout<T> {
         &self.io
     }
 
-    /// Notes that a response is owed: bytes that were read before were handed to the HTTP library
-    /// now.
+    /// Records that a response is owed, since the HTTP library now has bytes that were read before.
     pub(super) fn owe(&mut self) {
         self.owed = true;
     }
@@ -50,7 +50,7 @@ impl<T> IoTimeout<T> {
     fn wait(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         while self.owed {
             let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(self.tick)));
-            // Set again only if there is something to wait for.
+            // The alarm is set again only if there is something to wait for.
             if alarm.as_mut().poll(context).is_pending() {
                 return Ok(());
             }

@@ -1,7 +1,7 @@
 //! Closes connections whose clients may still be sending (RFC 9112 section 9.6).
 //!
 //! A connection that is closed with unread data is reset, and the reset can overtake the response.
-//! So the server closes its own half first, and then reads and drops what still comes, within
+//! So the server closes its own half first. Then it reads and drops the remaining bytes within
 //! limits.
 
 use std::future::poll_fn;
@@ -13,19 +13,20 @@ use actix_web::rt::time::timeout;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
 
-/// The most that is read from one connection, in bytes.
+/// The maximum number of bytes that are read from one connection.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The longest time that one connection is read from.
+/// The maximum time for which one connection is read.
 const MAX_TIME: Duration = Duration::from_secs(5);
 
-/// The most connections that are read from at once. Others are closed without it.
+/// The maximum number of connections that are read at once. Further ones are closed without
+/// reading.
 const MAX_CONNECTIONS: usize = 100;
 
-/// How much is read at once, in bytes.
+/// The number of bytes of one read.
 const PIECE: usize = 16 * 1024;
 
-/// Room for connections that are being closed.
+/// Room for the connections that are being closed.
 pub(super) struct Lingering(Semaphore);
 
 impl Lingering {
@@ -37,7 +38,7 @@ impl Lingering {
     /// reached.
     pub(super) async fn close<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S) {
         let Ok(_room) = self.0.try_acquire() else { return };
-        // Late, or failed: there is nothing to be done but to close the connection.
+        // After a timeout or an error, the connection is closed all the same.
         let _ = timeout(MAX_TIME, drain(&mut stream)).await;
     }
 }
@@ -63,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    /// A client that never stops sending, and notes what is done to it.
+    /// A client that never stops sending, with a record of the calls of the server.
     #[derive(Default)]
     struct Endless {
         closed: bool,
@@ -90,7 +91,7 @@ mod tests {
             _: &mut Context<'_>,
             _: &[u8],
         ) -> Poll<io::Result<usize>> {
-            unreachable!("nothing is sent any more")
+            unreachable!("nothing is sent after the response")
         }
         fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Ok(()))
@@ -112,7 +113,7 @@ mod tests {
             let _all = lingering.0.acquire_many(MAX_CONNECTIONS as u32).await.unwrap();
             let mut endless = Endless::default();
             lingering.close(&mut endless).await;
-            assert_eq!(endless.read, 0, "there is no room for one more");
+            assert_eq!(endless.read, 0, "there is no room for another connection");
         });
     }
 }

@@ -10,7 +10,7 @@ use super::gate::SharedGate;
 use super::tls::Tls;
 use super::{forward_auth, gate, ops, response};
 
-/// A socket to accept connections on, and what is served there.
+/// A listening socket and its service.
 #[derive(Debug)]
 pub struct Listener {
     /// The listening socket.

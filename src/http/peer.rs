@@ -121,7 +121,8 @@ mod tests {
 
     use super::*;
 
-    /// The source of a request from `peer`, with these fields, when 10.0.0.0/8 and fd00::/8 are trusted.
+    /// Returns the source of a request from `peer` with these fields, if 10.0.0.0/8 and fd00::/8
+    /// are trusted.
     fn source_of(peer: &str, fields: &[&str]) -> String {
         let trusted = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap());
         let mut headers = HeaderMap::new();
@@ -159,7 +160,7 @@ mod tests {
         }
     }
 
-    /// B-11: an entry that is no address ends the list; the proxy that passed it on is the source.
+    /// B-11: an entry that is no address ends the list. The proxy that passed it on is the source.
     #[test]
     fn entries_before_one_that_is_no_address_are_ignored() {
         for (fields, source) in [
@@ -207,7 +208,7 @@ mod tests {
         };
         assert_eq!(oddity("192.0.2.1", "192.0.2.9"), Some(Oddity::UntrustedProxy));
         assert_eq!(oddity("10.0.0.1", "192.0.2.9, unknown"), Some(Oddity::NotAnAddress));
-        assert_eq!(oddity("10.0.0.1", "unknown, 192.0.2.9"), None, "the client has written it");
+        assert_eq!(oddity("10.0.0.1", "unknown, 192.0.2.9"), None, "written by the client");
         assert_eq!(oddity("10.0.0.1", "fe80::1%eth0"), None);
         let none = origin(&trusted, "192.0.2.1".parse().unwrap(), &HeaderMap::new());
         assert_eq!(none.oddity, None);

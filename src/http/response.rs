@@ -24,7 +24,7 @@ pub(super) fn text(status: StatusCode, body: &'static str) -> HttpResponse {
     response(status).insert_header(PLAIN_TEXT).body(body)
 }
 
-/// The response to a request whose head is over the limit.
+/// Returns the response to a request whose head is over the limit.
 pub(super) fn head_too_long() -> HttpResponse {
     response(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
         .force_close()
@@ -36,7 +36,7 @@ pub(super) async fn not_found() -> HttpResponse {
     text(StatusCode::NOT_FOUND, "Not Found")
 }
 
-/// Returns whole seconds, rounded up: an earlier retry would fail.
+/// Returns whole seconds, rounded up, because an earlier retry would fail.
 pub(super) fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }

@@ -19,7 +19,7 @@ pub(super) fn with<F>(
     move |request| answer(request, Rc::clone(&gate))
 }
 
-/// Makes a route at exactly this path: the framework also matches paths that decode to it.
+/// Makes a route at exactly this path. The framework also matches paths that decode to it.
 pub(super) fn exactly(path: &'static str) -> Resource {
     web::resource(path).guard(guard::fn_guard(move |context| context.head().uri.path() == path))
 }

@@ -82,7 +82,7 @@ fn listen(
     let app = {
         let (gate, over_tls) = (Arc::clone(&gate), tls.is_some());
         move || {
-            // Every request clones it: that is cheaper within one thread.
+            // Every request clones it, which is cheaper within one thread.
             let shared = Rc::new(Arc::clone(&gate));
             let app = App::new().configure(|config| service.configure(&shared, config));
             exchanges(app, Arc::clone(&gate), over_tls)
@@ -136,8 +136,8 @@ fn listen(
     }
 }
 
-/// Returns how many connections one thread accepts: its part of all seats, and an eighth of that for
-/// connections that wait for one. More stay in the backlog of the listener.
+/// Returns the number of connections that one thread accepts: its part of all seats, and an eighth
+/// of that for connections that wait for a seat. More stay in the backlog of the listener.
 fn accepted_per_thread(max_connections: usize, threads: usize) -> usize {
     let seats = max_connections.div_ceil(threads);
     seats.saturating_add(seats / 8).saturating_add(1)

@@ -19,7 +19,7 @@ use super::gate::Gate;
 use super::response::{head_too_long, text};
 use crate::auth::Rejection;
 
-/// RFC 6797: use TLS only, for a year.
+/// The field that demands TLS for a year (RFC 6797).
 const TLS_ONLY: (HeaderName, HeaderValue) =
     (header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
 
@@ -87,8 +87,8 @@ where
     )
 }
 
-/// Answers requests with `Expect: 100-continue` at once (RFC 9110 section 10.1.1): no response
-/// depends on the content.
+/// Answers requests with `Expect: 100-continue` at once (RFC 9110 section 10.1.1), since no
+/// response depends on the content.
 pub(super) fn without_continue<F>(
     app: F,
 ) -> impl ServiceFactory<

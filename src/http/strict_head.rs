@@ -1,17 +1,17 @@
-//! Splits the bytes of a connection into requests: RFC 9112 sections 2.2, 6 and 7.1.
+//! Splits the bytes of a connection into requests (RFC 9112 sections 2.2, 6 and 7.1).
 //!
-//! Decides where a head ends and how long the content after it is. Everything else about a request
-//! is for the HTTP library to parse. Both must agree on where a request ends, or a second request
-//! could hide in the first one. So a request is *refused* if this file cannot follow it, even where
-//! the HTTP library could.
+//! Decides where a head ends and how long the content after it is. The HTTP library parses
+//! everything else of a request. Both must agree on where a request ends, or a second request could
+//! hide in the first one. So a request is *refused* if this module cannot follow it, even where the
+//! HTTP library could.
 
 use memchr::memchr;
 
-/// The part of a line that is kept, in bytes. A line that is longer than this and tells the length
-/// of the content is refused.
+/// The number of bytes of a line that are kept. A longer line that gives the length of the content
+/// is refused.
 const KEPT: usize = 48;
 
-/// Where one request ends and the next one begins.
+/// The boundaries of requests in the bytes of a connection.
 pub struct Framing {
     position: Position,
     line: Line,
@@ -26,9 +26,9 @@ enum Position {
     /// In the line before a chunk.
     ChunkSize,
     Trailers,
-    /// In content, or in a chunk and its line end, of which so many bytes are still to come.
+    /// In content, or in a chunk and its line end, with this many bytes to come.
     Content(u64),
-    /// After CONNECT or a WebSocket handshake: all bytes belong to this request.
+    /// After CONNECT or a WebSocket handshake. All bytes belong to this request.
     Tunnel,
     /// After a head that the HTTP library answers with 400.
     Refused,
@@ -36,7 +36,7 @@ enum Position {
     Broken,
 }
 
-/// What a head has told of its content so far.
+/// The framing of the content, as far as the head was read.
 #[derive(Clone, Copy, Default)]
 struct Head {
     connect: bool,
@@ -52,7 +52,7 @@ struct Line {
     last: u8,
 }
 
-/// What [`Framing::accept`] has taken.
+/// The result of [`Framing::accept`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AcceptedBytes {
     /// The number of bytes that belong to the request.
@@ -71,8 +71,8 @@ impl Framing {
 
     /// Follows the next bytes of the connection, at most to the end of the current request.
     ///
-    /// A head that is refused is made invalid in place: the LF of its bad line becomes a NUL, which
-    /// no head may hold (RFC 9110 section 5.5). Nothing after that byte is accepted.
+    /// A refused head is made invalid in place. The LF of its bad line becomes a NUL, which no head
+    /// may contain (RFC 9110 section 5.5). Nothing after that byte is accepted.
     pub fn accept(&mut self, bytes: &mut [u8]) -> AcceptedBytes {
         let mut at = 0;
         while at < bytes.len() {
@@ -117,17 +117,17 @@ impl Framing {
         AcceptedBytes { bytes: at, whole: false }
     }
 
-    /// The number of bytes that certainly belong to the current request.
+    /// Returns the number of bytes that certainly belong to the current request.
     pub(super) fn certain(&self) -> u64 {
         if let Position::Content(left) = self.position { left } else { 0 }
     }
 
-    /// The request was refused: nothing more is read from this connection.
+    /// Returns true if the request was refused. Nothing more is read from this connection.
     pub(super) fn is_stuck(&self) -> bool {
         matches!(self.position, Position::Refused | Position::Broken)
     }
 
-    /// A request has begun and not ended.
+    /// Returns true if a request has begun and not ended.
     pub(super) fn is_within(&self) -> bool {
         self.position != Position::Between || self.line.length > 0
     }
@@ -141,7 +141,7 @@ impl Framing {
     }
 }
 
-/// Where a line without its LF leads from a position.
+/// Returns the position after a line, which is given without its LF.
 fn after_line(position: Position, head: &mut Head, line: Whole<'_>) -> Position {
     if line.last != Some(b'\r') {
         // A bare LF, which the next server may take for a part of the line.
@@ -160,7 +160,7 @@ fn after_line(position: Position, head: &mut Head, line: Whole<'_>) -> Position 
         Position::Fields => line.field(head).map_or(Position::Refused, |()| Position::Fields),
         Position::ChunkSize => match line.chunk_size() {
             Some(0) => Position::Trailers,
-            // With the line end after the chunk.
+            // Includes the line end after the chunk.
             Some(size) => size.checked_add(2).map_or(Position::Broken, Position::Content),
             None => Position::Broken,
         },
@@ -176,7 +176,7 @@ impl Default for Framing {
 }
 
 impl Head {
-    /// What follows the head.
+    /// Returns the position after the head.
     fn content(self) -> Position {
         if self.chunked {
             Position::ChunkSize
@@ -211,7 +211,7 @@ impl Line {
 /// A line without its LF.
 #[derive(Clone, Copy)]
 struct Whole<'a> {
-    /// The beginning of it.
+    /// Its beginning, of at most [`KEPT`] bytes.
     kept: &'a [u8],
     length: usize,
     last: Option<u8>,
@@ -223,9 +223,9 @@ impl<'a> Whole<'a> {
         Self { kept, length: line.len(), last: line.last().copied() }
     }
 
-    /// Notes what this field tells of the content; `None` if that is unclear.
+    /// Records the framing that this field gives. Returns `None` if that is unclear.
     fn field(self, head: &mut Head) -> Option<()> {
-        // Of these alone, to begin with.
+        // Only fields that begin with these letters matter.
         if !matches!(self.kept.first(), Some(b'C' | b'c' | b'T' | b't' | b'U' | b'u')) {
             return Some(());
         }
@@ -251,7 +251,7 @@ impl<'a> Whole<'a> {
         Some(())
     }
 
-    /// The size of the chunk that this line announces (RFC 9112 section 7.1).
+    /// Returns the size of the chunk that this line announces (RFC 9112 section 7.1).
     fn chunk_size(self) -> Option<u64> {
         let end = self.kept.iter().position(|c| !c.is_ascii_hexdigit())?;
         number(&self.kept[..end], 16)
@@ -287,7 +287,8 @@ mod tests {
         (requests, request, framing)
     }
 
-    /// However the bytes arrive, `sent` is these whole requests and this beginning of one.
+    /// Asserts that `sent` is split into these whole requests and this beginning of one, in pieces
+    /// of every size.
     fn is_split(sent: &str, requests: &[&str], rest: &str) {
         for size in 1..=sent.len() {
             let (seen, seen_rest, _) = split(sent.as_bytes(), size);
@@ -351,7 +352,7 @@ mod tests {
         }
     }
 
-    /// content that is not followed would switch the checks of all later heads off.
+    /// content that is not followed would disable the checks of all later heads.
     #[test]
     fn head_that_cannot_be_followed_is_made_invalid() {
         for field in [
@@ -393,15 +394,15 @@ mod tests {
         is_split(&format!("{head}0\r\nX: y\n\r\n{HEAD}"), &[], &format!("{head}0\r\nX: y\n"));
     }
 
-    /// What the HTTP library decodes from these bytes: the number of heads and of ends of content,
-    /// or its error.
+    /// Returns the number of heads and of ends of content that the HTTP library decodes from these
+    /// bytes, or its error.
     fn decoded(bytes: &[u8]) -> Result<(usize, usize), actix_http::error::ParseError> {
         use actix_codec::Decoder;
         use actix_http::ServiceConfig;
         use actix_http::h1::{Codec, Message, MessageType};
         use actix_web::rt::{System, SystemRunner};
         thread_local! {
-            // It has a clock of its own, which runs there: one for all codecs.
+            // The configuration has its own clock, which runs in this system. All codecs share it.
             static CONFIG: (SystemRunner, ServiceConfig) = {
                 let system = System::new();
                 let config = system.block_on(async { ServiceConfig::default() });
@@ -425,8 +426,8 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// P-15, R-07: each whole request is one to the HTTP library too, or an error, and the rest
-        /// is never a whole one.
+        /// P-15, R-07: to the HTTP library, each whole request is also one request or an error, and
+        /// the rest is never a whole one.
         #[test]
         fn http_library_agrees_on_where_requests_end(
             words in proptest::collection::vec(
@@ -442,7 +443,7 @@ mod tests {
         ) {
             let sent = words.concat().into_bytes();
             let (requests, rest, _) = split(&sent, size);
-            assert_eq!(requests, split(&sent, sent.len().max(1)).0, "however the bytes arrive");
+            assert_eq!(requests, split(&sent, sent.len().max(1)).0, "independent of the pieces");
             for request in requests {
                 assert!(matches!(decoded(&request), Ok((1, 1)) | Err(_)), "{request:?}");
             }

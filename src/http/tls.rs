@@ -1,6 +1,8 @@
-//! TLS: a certificate chain and its key, read from files as a pair, and reloaded when they change.
+//! TLS with a certificate chain and its key, read from files as a pair, and reloaded when they
+//! change.
 //!
-//! TLS 1.2 and 1.3 with forward secrecy and authenticated encryption only: rustls has nothing else.
+//! TLS 1.2 and 1.3 with forward secrecy and authenticated encryption only, since rustls has nothing
+//! else.
 
 use std::fmt;
 use std::fs;
@@ -116,7 +118,7 @@ impl PemFiles {
 
     fn read(&self, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
         let Self { certificate, key } = self;
-        // Before its mode: advice about the mode is for keys only.
+        // Before the check of its mode, because advice about the mode is for keys only.
         let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| TlsError::new(key, e))?;
         let meta = fs::metadata(key).map_err(|e| TlsError::new(key, e))?;
         if let Some(mode) = mode_if_not_private(&meta) {
