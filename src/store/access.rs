@@ -1,7 +1,7 @@
 //! Judges the owners and modes of the files of a store, before they are opened.
 //!
-//! Knows neither SQLite nor the content of a store. Every file is judged by its own name (`lstat`): a
-//! link counts as a link.
+//! Knows neither SQLite nor the content of a store. Links are not followed (`lstat`), so a link
+//! counts as a link.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -80,7 +80,7 @@ pub(super) fn file_problems(
 }
 
 /// Returns the metadata of a file that still exists. SQLite removes the companions when the last
-/// connection closes: a file that is removed during `lstat` has no links.
+/// connection closes, and a file that is removed during `lstat` has no links.
 fn existing(file: io::Result<Metadata>) -> io::Result<Option<Metadata>> {
     match file {
         Ok(meta) => Ok((meta.nlink() > 0).then_some(meta)),
@@ -89,8 +89,8 @@ fn existing(file: io::Result<Metadata>) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// Returns the user that has to own a store in this folder: the caller, or for root the owner of the
-/// folder.
+/// Returns the user that has to own a store in this folder. This is the caller, or for root the
+/// owner of the folder.
 fn expected_owner(folder: &Metadata) -> u32 {
     let caller = geteuid();
     if caller.is_root() { folder.uid() } else { caller.as_raw() }

@@ -218,7 +218,7 @@ fn read_revision(backend: &impl Backend) -> Revision {
 
 pub(crate) fn revision_changes_with_every_change_and_only_then(backend: &impl Backend) {
     let (one, other) = (backend.open(), backend.open());
-    // Of the same reader, after the lease has ended.
+    // With the same reader, after the lease has ended.
     let read = || {
         one.visibility().wait().unwrap();
         one.revision(Instant::now()).unwrap()
@@ -241,12 +241,14 @@ pub(crate) fn revision_changes_with_every_change_and_only_then(backend: &impl Ba
     look(false);
 }
 
-/// B-06: a reading may be as old as the lease, and the end of every transaction waits for it.
+/// B-06: a reading may be as old as the lease, and the end of every transaction waits for the
+/// lease.
 pub(crate) fn change_is_in_every_revision_read_after_its_wait(backend: &impl Backend) {
     let (one, other) = (backend.open(), backend.open());
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        // Another thread asks all the time, so that the last reading is from just before the change.
+        // Another thread reads all the time, so that the last reading is from just before the
+        // change.
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 one.revision(Instant::now()).unwrap();
@@ -257,7 +259,7 @@ pub(crate) fn change_is_in_every_revision_read_after_its_wait(backend: &impl Bac
             let before = one.revision(Instant::now()).unwrap();
             add(&*other, &format!("user-{n}")).unwrap();
             assert_ne!(one.revision(Instant::now()).unwrap(), before);
-            // Another process has just committed, and this one has nothing to do.
+            // Another process has just committed, and this one finds nothing to change.
             let before = one.revision(Instant::now()).unwrap();
             let mut theirs = other.begin().unwrap();
             theirs.put(&account(&format!("their-{n}"))).unwrap();
@@ -268,7 +270,7 @@ pub(crate) fn change_is_in_every_revision_read_after_its_wait(backend: &impl Bac
     });
 }
 
-/// Ends a thread, also when an assertion fails.
+/// A guard that ends a thread, also if an assertion fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {

@@ -1,10 +1,10 @@
-//! The lease of a reading: how long the store's last revision may be relied on, so that not every
+//! The lease of a reading: the time for which requests rely on the last revision, so that not every
 //! request has to read it.
 //!
-//! It knows neither SQLite nor clocks: time is a parameter. The law that makes it exact has three
-//! parts. A reading is dated before it is taken. It is relied on for [`LEASE`]. A change waits for
-//! [`LEASE`] after its commit before its command returns. So a reading that a later request relies
-//! on was taken after the commit.
+//! Knows neither SQLite nor clocks, since time is a parameter. Three rules make it exact. A reading
+//! is dated before it is taken. It is relied on for [`LEASE`]. A change waits for [`LEASE`] after
+//! its commit before its command returns. So a reading that a later request relies on was taken
+//! after the commit.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,15 +15,15 @@ use super::Revision;
 /// The time for which a reading is relied on, and for which a change waits before it returns.
 pub(crate) const LEASE: Duration = Duration::from_millis(1);
 
-/// The last reading. Every request looks at it, so looking takes no lock: the fields are published
+/// The last reading. Every request looks at it, so a look takes no lock. The fields are published
 /// under a sequence lock.
 pub(crate) struct Lease {
     /// Serializes publishers.
     publishing: Mutex<()>,
     origin: Instant,
-    /// Odd while the other two are being changed.
+    /// An odd number while the other two are being changed.
     sequence: AtomicU64,
-    /// The end of the lease in nanoseconds since `origin`; 0 if there is none.
+    /// The end of the lease in nanoseconds since `origin`, or 0 if there is none.
     until: AtomicU64,
     revision: AtomicU64,
 }
@@ -39,13 +39,13 @@ impl Lease {
         }
     }
 
-    /// Returns the last reading if a request of this time may rely on it.
+    /// Returns the last reading if a request that arrived at `now` may rely on it.
     pub(crate) fn current(&self, now: Instant) -> Option<Revision> {
         self.look(now, || {})
     }
 
-    /// Takes a reading, and publishes it. `now` is from before the reading begins. A reading that
-    /// fails ends the lease of the one before it.
+    /// Takes a reading, and publishes it. `now` is the time before the reading begins. A failed
+    /// reading ends the lease of the one before it.
     pub(crate) fn renew<E>(
         &self,
         now: Instant,
@@ -66,7 +66,7 @@ impl Lease {
         u64::try_from(since).unwrap_or(u64::MAX)
     }
 
-    /// `before_step` is for tests, which let the other side go on there.
+    /// Reads the fields. Tests let a publication go on in `before_step`.
     fn look(&self, now: Instant, mut before_step: impl FnMut()) -> Option<Revision> {
         let mut load = |from: &AtomicU64| {
             before_step();
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reading_is_relied_on_for_the_lease_and_not_after_a_failure() {
+    fn reading_is_valid_for_its_lease_and_not_after_a_failure() {
         let lease = Lease::new();
         let start = lease.origin + Duration::from_secs(10);
         let seven = Revision(7);
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(lease.current(start), Some(seven));
         assert_eq!(lease.current(start + LEASE - Duration::from_nanos(1)), Some(seven));
         assert_eq!(lease.current(start + LEASE), None);
-        // A request that came before the reading was taken by another thread.
+        // A request that arrived before another thread took the reading.
         assert_eq!(lease.current(start - Duration::from_secs(1)), Some(seven));
         assert_eq!(lease.renew(start, || Err(())), Err(()));
         assert_eq!(lease.current(start), None);
@@ -117,16 +117,15 @@ mod tests {
         assert_eq!(lease.current(start), None);
     }
 
-    /// Plays one order of the steps of a look and of a publication: `order` says at which of the
-    /// look's steps each step of the publication comes. Returns what the look sees.
+    /// Plays one order of the steps of a look and of a publication. `order` gives the step of the
+    /// look at which each step of the publication comes. Returns the result of the look.
     fn play(order: [usize; 4]) -> Option<Revision> {
         let lease = Lease::new();
         let now = lease.origin + Duration::from_secs(10);
-        // Over for this request, so that its revision may be seen with the later end only by a
-        // mistake.
+        // This lease is over for the request, so its revision must not be seen with the later end.
         lease.renew(now - LEASE, || Ok::<_, ()>(Revision(1))).unwrap();
         let until = lease.since_origin(now + LEASE);
-        // The steps of the publication as they change the fields, taken from the real one.
+        // The steps of a real publication, as they change the fields.
         let fields = |lease: &Lease| {
             [&lease.sequence, &lease.until, &lease.revision].map(|f| f.load(Ordering::SeqCst))
         };
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn look_beside_a_publication_sees_one_reading_or_none() {
+    fn look_during_a_publication_sees_one_reading_or_none() {
         let mut seen = [0; 2];
         for a in 0..=4 {
             for b in a..=4 {

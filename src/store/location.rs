@@ -1,4 +1,4 @@
-//! The location of a store, and which backend opens it.
+//! The location of a store, and the choice of the backend that opens it.
 
 use std::fmt;
 use std::io;
@@ -12,7 +12,7 @@ use crate::domain::Cost;
 use crate::fs::absolute;
 use crate::text::{printable, shell_word};
 
-/// Where users are kept.
+/// The location of a store.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Location {
     /// A SQLite file.
@@ -86,8 +86,8 @@ pub fn backup(location: &Location, out: &mut (dyn io::Write + Send)) -> Result<(
 /// Fails if the system fails, or if another process keeps the store locked.
 pub fn check(location: &Location, minimum: Cost) -> Result<Vec<Problem>, StoreError> {
     let Location::File(path) = location;
-    // As the caller, who sees more than the owner. Files that other users may have written are not
-    // read.
+    // As the caller, since root sees more than the owner. Files that other users may have written
+    // are not read.
     let problems = sqlite::check_files(path)?;
     if problems.is_empty() {
         let owner = Owner::of(path)?;

@@ -1,7 +1,7 @@
-//! How users are kept: the traits of a store, its errors, and the opening of a store by location.
+//! Storage of users: the traits of a store, its errors, and the opening of a store by location.
 //!
-//! All commands and the server share one store, across processes: every call sees the last committed
-//! change of any process. Decides nothing about who may log in.
+//! All commands and the server share one store, across processes. Every call sees the last
+//! committed change of any process. Decides nothing about logins.
 
 mod access;
 #[cfg(test)]
@@ -29,16 +29,16 @@ pub use problem::{FileProblem, FileProblemKind, Problem};
 /// commit of another writer.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A state of the store: see [`UserReader::revision`].
+/// A state of the store (see [`UserReader::revision`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Revision(pub u64);
 
-/// What authentication needs of a store. All calls block, look-ups for microseconds.
+/// The store as authentication uses it. All calls block, look-ups for microseconds.
 ///
 /// Every method of this trait, [`UserStore`] and [`Transaction`] fails with [`StoreError::Busy`] if
 /// another process keeps the store locked for 5 s, with [`StoreError::Refused`] if the file is no
-/// longer a usable store, and with [`StoreError::Failed`] if the system fails. Other errors are named
-/// at the method.
+/// longer a usable store, and with [`StoreError::Failed`] if the system fails. Other errors are
+/// named at the method.
 pub trait UserReader: Send + Sync {
     /// Looks up a user. Takes the same work for every user, and does not read groups.
     ///
@@ -87,7 +87,7 @@ pub trait UserReader: Send + Sync {
     fn checkpoint(&self) -> Result<(), StoreError>;
 }
 
-/// What administration needs of a store. Writers take turns across processes.
+/// The store as administration uses it. Writers take turns across processes.
 pub trait UserStore: UserReader {
     /// Returns true if there is a user of this name, also with an unusable record.
     ///

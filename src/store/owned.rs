@@ -1,4 +1,5 @@
-//! A store that root uses as its owner, on threads that act as that user.
+//! A store that root uses as its owner, on threads that act as that user. Knows neither SQLite nor
+//! the content of a store.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -16,7 +17,7 @@ use crate::domain::{Account, Groups, PasswordHash, User, UserName};
 /// A value on a thread that acts as its owner. It is made, used and dropped there.
 struct OnThread<T> {
     owner: Owner,
-    /// `None` while it is dropped.
+    /// `None` while the value is being dropped.
     jobs: Option<Sender<OwnerJob<T>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -51,14 +52,14 @@ impl<T: 'static> OnThread<T> {
         Ok(on_thread)
     }
 
-    /// Starts a job; its result comes through the channel.
+    /// Starts a job. Its result comes through the channel.
     fn begin<R: Send + 'static>(
         &self,
         job: impl FnOnce(&mut T) -> Result<R, StoreError> + Send + 'static,
     ) -> Receiver<Result<R, StoreError>> {
         let (done, result) = sync_channel(1);
         let job = Box::new(move |value: &mut T| drop(done.send(job(value))));
-        // A thread that is gone has dropped the other end of `result`, which the receiver sees.
+        // A thread that has ended has dropped the sender of `result`, which the receiver notices.
         if let Some(jobs) = &self.jobs {
             drop(jobs.send(job));
         }
@@ -78,7 +79,8 @@ impl<T: 'static> OnThread<T> {
 }
 
 impl<T> Drop for OnThread<T> {
-    /// Waits for the value to be dropped: the last connection of a store checkpoints its log.
+    /// Waits until the value is dropped, because the last connection of a store checkpoints its
+    /// log.
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
@@ -95,8 +97,8 @@ pub(super) fn lost() -> StoreError {
     StoreError::Failed("the thread of the store has failed".to_owned())
 }
 
-/// A store that is used as its owner. Each transaction has its own thread, so that one that waits for
-/// its turn blocks no look-up.
+/// A store that is used as its owner. Each transaction has its own thread, so that a transaction
+/// that waits for its turn blocks no look-up.
 pub(super) struct OwnedStore<S>(OnThread<S>);
 
 impl<S: OwnableStore> OwnedStore<S> {
@@ -187,7 +189,7 @@ impl<S: OwnableStore> UserStore for OwnedStore<S> {
     }
 }
 
-/// `None` after its end.
+/// A transaction on its own thread, or `None` after its end.
 struct OwnedTransaction(OnThread<Option<Box<dyn Transaction>>>);
 
 impl OwnedTransaction {
@@ -202,7 +204,7 @@ impl OwnedTransaction {
         let ended = self.0.call(move |changes| changes.take().map(end).ok_or_else(lost));
         match ended {
             Ok(visibility) => visibility.map_err(|e| self.0.owner.explain(e)),
-            // Whether it was committed is not known. What it has changed is visible after the longest
+            // The outcome of the commit is unknown. Its changes are visible after the longest
             // lease.
             Err(e) => Visibility::new(Err(e), || {
                 thread::sleep(LEASE);

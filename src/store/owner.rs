@@ -1,9 +1,10 @@
 //! The user that root becomes to use the store of another user.
 //!
-//! The owner of a folder can exchange its files at any time, so that root's own rights would reach
-//! files of other users. So a thread gives up root's rights for good before it touches the store: it
-//! takes the owner's groups, then the group, then the user. The other threads of the process keep
-//! their rights, for output and password files. Knows nothing of the content of a store.
+//! The owner of a folder can exchange its files at any time, so root with its own rights would
+//! reach files of other users. So a thread gives up root's rights for good before it touches the
+//! store: it takes the owner's groups, then the group, then the user. The other threads of the
+//! process keep their rights, for output and password files. Knows nothing of the content of a
+//! store.
 
 use std::collections::VecDeque;
 use std::ffi::{CString, OsString};
@@ -25,7 +26,7 @@ use super::StoreError;
 use super::owned::{cannot_start, lost};
 use crate::text::printable;
 
-/// The most links of a path: the limit of the kernel (path_resolution(7)).
+/// The maximum number of links in a path, which is the limit of the kernel (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
 /// A user of the system with all their groups.
@@ -34,15 +35,15 @@ pub(super) struct Owner {
     user: Uid,
     group: Gid,
     groups: Vec<Gid>,
-    /// A folder of root that this user cannot pass comes before the first folder of another user,
-    /// e.g. `/var/lib/private`, which systemd opens to one service only.
+    /// A folder of root that this user cannot pass comes before the first folder of another user.
+    /// An example is `/var/lib/private`, which systemd opens to one service only.
     is_shut_out: bool,
 }
 
 impl Owner {
     /// Returns the user that has to use the store at this path, or `None` if the caller uses it
-    /// directly. For root this is the last owner on the path, links included, other than root: the
-    /// owner of the folder, or a user that could have redirected the path.
+    /// directly. For root, this is the last owner on the path other than root, links included. It
+    /// owns the folder, or could have redirected the path.
     pub(super) fn of(path: &Path) -> Result<Option<Self>, StoreError> {
         if !geteuid().is_root() {
             return Ok(None);
@@ -111,7 +112,7 @@ impl Owner {
         .map_err(|e| self.explain(e))
     }
 
-    /// Adds the user to an error: root expects no permission errors.
+    /// Adds the user to an error, since root expects no permission errors.
     pub(super) fn explain(&self, e: StoreError) -> StoreError {
         match e {
             StoreError::Failed(why) => StoreError::Failed(format!(
@@ -138,7 +139,7 @@ struct Way {
     owner: Option<(Uid, Gid)>,
     /// The folders of root before the first folder of another user.
     before: Vec<(Gid, Mode)>,
-    /// One of the links belongs to another user than root.
+    /// A link on the path belongs to another user than root.
     foreign_link: bool,
 }
 

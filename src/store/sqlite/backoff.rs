@@ -1,25 +1,26 @@
-//! How long a writer waits for its turn.
+//! The backoff of a writer that waits for its turn.
 //!
-//! This file knows neither SQLite nor clocks: time comes as a parameter. SQLite's own waiting gives
-//! up 5 s after it began, however long the queue is, and asks more seldom the longer it waits, so
-//! that newcomers overtake. Here a writer gives up only when no other writer has committed for
-//! [`BUSY_TIMEOUT`], and asks more often the longer it waits.
+//! Knows neither SQLite nor clocks, since time is a parameter. SQLite's own busy handler gives up 5
+//! s after it began, independent of the length of the queue. It retries less often the longer it
+//! waits, so that newcomers overtake. This backoff gives up only if no other writer has committed
+//! for [`BUSY_TIMEOUT`], and retries more often the longer it waits.
 
 use std::time::{Duration, Instant};
 
 use crate::store::BUSY_TIMEOUT;
 
-/// The pause between two attempts of a newcomer, and of a writer that has waited for long.
+/// The pause of a newcomer between two attempts.
 const LONGEST: Duration = Duration::from_millis(8);
+/// The pause of a writer that has waited for long.
 const SHORTEST: Duration = Duration::from_micros(500);
 
-/// After waiting for this long, a writer asks twice as often as before.
+/// The time after which a writer retries twice as often as before.
 const HALVING: Duration = Duration::from_millis(100);
 
-/// What is left of a writer's backoff. `V` tells two states of the store apart.
+/// The backoff of one writer. `V` identifies a state of the store.
 pub(super) struct Backoff<V> {
     began: Instant,
-    /// The state that was seen last, and when it was new.
+    /// The state that was seen last. It was new at `since`.
     seen: Option<V>,
     since: Instant,
 }
@@ -29,8 +30,8 @@ impl<V: PartialEq> Backoff<V> {
         Self { began: now, seen: None, since: now }
     }
 
-    /// Returns the pause before the next attempt, or `None` when it is time to give up. `state` is
-    /// that of the store after an attempt that failed, if it could be read.
+    /// Returns the pause before the next attempt, or `None` to give up. `state` is that of the
+    /// store after a failed attempt, if it could be read.
     pub(super) fn pause(&mut self, now: Instant, state: Option<V>) -> Option<Duration> {
         if state.is_some() && state != self.seen {
             if self.seen.is_some() {
@@ -51,10 +52,9 @@ impl<V: PartialEq> Backoff<V> {
 mod tests {
     use super::*;
 
-    /// The fairness of writers: a queue of eight whose commits take 4 s each is waited for, to its
-    /// end.
+    /// A writer waits to the end of a queue of eight writers whose commits take 4 s each.
     #[test]
-    fn writer_is_not_refused_while_others_commit() {
+    fn writer_waits_while_other_writers_commit() {
         let start = Instant::now();
         let mut backoff = Backoff::new(start);
         for second in 0..32 {
@@ -64,11 +64,11 @@ mod tests {
     }
 
     #[test]
-    fn writer_is_refused_after_5_s_without_a_commit() {
+    fn writer_gives_up_after_5_s_without_a_commit() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut backoff = Backoff::new(start);
-        assert!(backoff.pause(at(4999), Some(1)).is_some(), "the first look is no commit");
+        assert!(backoff.pause(at(4999), Some(1)).is_some(), "the first state is no commit");
         assert!(backoff.pause(at(4999), None).is_some());
         assert_eq!(backoff.pause(at(5000), Some(1)), None);
         let mut backoff = Backoff::new(start);
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn writer_asks_more_often_the_longer_it_waits() {
+    fn writer_retries_more_often_the_longer_it_waits() {
         let start = Instant::now();
         let mut backoff = Backoff::new(start);
         let pauses = [0, 100, 200, 300, 400, 4900].map(|millis| {

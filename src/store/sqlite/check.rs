@@ -81,8 +81,9 @@ fn problems(path: &Path) -> Result<Vec<FileProblem>, StoreError> {
     Ok(problems)
 }
 
-/// Reads the header of a file without SQLite, which would open its companions as well. Only for a file
-/// that is refused anyway: closing it ends the locks of this process on the database (fcntl(2)).
+/// Reads the header of a file without SQLite, which would open its companions as well. Only for a
+/// file that is refused anyway, because closing it ends the locks of this process on the database
+/// (fcntl(2)).
 fn is_store(path: &Path) -> io::Result<bool> {
     // The application id, behind 68 bytes that begin with the magic (file format of SQLite, section
     // 1.3).

@@ -24,7 +24,7 @@ pub(in crate::store) fn backup(path: &Path, out: &mut dyn io::Write) -> Result<(
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         // This VFS lends its bytes to `serialize`, which saves a second copy.
         let mut target = Connection::open_with_flags_and_vfs("copy", flags, "memdb")?;
-        // In one step: readers do not block writers, and see one point in time.
+        // In one step, because readers do not block writers and see one point in time.
         let pause = Duration::from_millis(10);
         Backup::new(&source.main(), &mut target)?.run_to_completion(i32::MAX, pause, None)?;
         Ok(target)

@@ -1,4 +1,4 @@
-//! Creates a store: as a temporary file that is complete before it gets its name.
+//! Creates a store as a temporary file that is complete before it gets its name.
 
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};
@@ -26,7 +26,7 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
     if let Some(problem) = problems.into_iter().next() {
         return Err(refused(problem));
     }
-    // SQLite creates the companions after the database. So these belong to one that is gone, and
+    // SQLite creates the companions after the database. So these belong to a removed database, and
     // SQLite would bring their content back.
     if let Some(left) = companions(path).into_iter().find(|file| file.exists())
         && !path.exists()
@@ -52,7 +52,7 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Creates missing folders with mode 0700 under every creation mask. Each is created in the folder
-/// that was opened before it: a name that another user has redirected is not followed.
+/// that was opened before it, so a name that another user has redirected is not followed.
 fn create_folders(folder: &Path) -> Result<(), StoreError> {
     let missing: Vec<_> = folder.ancestors().take_while(|f| !f.exists()).collect();
     let Some(parent) = missing.last().and_then(|first| first.parent()) else { return Ok(()) };

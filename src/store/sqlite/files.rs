@@ -15,7 +15,7 @@ use crate::fs::FileVersion;
 use crate::store::{Revision, StoreError, cannot};
 use crate::text::printable;
 
-/// The files that had the store's name when they were opened.
+/// The files that had the name of the store when they were opened.
 pub(super) struct OpenFiles {
     /// The database, without links.
     pub(super) path: PathBuf,
@@ -53,8 +53,8 @@ impl OpenFiles {
         Ok(Self { path, database, companions, detector, main: Mutex::new(main) })
     }
 
-    /// Locks the main connection. A panic while it was locked leaves nothing half done: the library
-    /// rolls back.
+    /// Locks the main connection. A panic while it was locked leaves no change half done, because
+    /// the library rolls back.
     pub(super) fn main(&self) -> MutexGuard<'_, Connection> {
         self.main.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -42,7 +42,7 @@ pub(super) fn engine() -> String {
 
 /// Users in one SQLite file.
 pub(super) struct SqliteStore {
-    /// Absolute, with links: a link may be changed to lead elsewhere.
+    /// An absolute path, with its links, because a link may be changed to lead elsewhere.
     path: PathBuf,
     files: RwLock<OpenFiles>,
     lease: Lease,
@@ -222,7 +222,7 @@ fn exists(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Returns the path of the database without links: SQLite keeps the companions there, not beside a
+/// Returns the path of the database without links. SQLite keeps the companions there, not beside a
 /// link.
 fn real(path: &Path) -> Result<PathBuf, StoreError> {
     fs::canonicalize(path).map_err(|e| cannot("open", path, &e))

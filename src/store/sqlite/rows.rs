@@ -25,12 +25,12 @@ macro_rules! account_columns {
 
 /// The columns that [`user`] reads.
 pub(super) const ONE_USER: &str = "SELECT hash, locked, expires FROM users WHERE name = ?1";
-/// The same, and the groups.
+/// The columns that [`user`] reads, and the groups.
 pub(super) const ONE_USER_WITH_GROUPS: &str =
     concat!("SELECT hash, locked, expires, ", groups!(), " FROM users WHERE name = ?1");
 /// The columns that [`account`] reads, for all users in order.
 pub(super) const ALL_ACCOUNTS: &str = concat!(account_columns!(), " ORDER BY name");
-/// The same, for one user.
+/// The columns that [`account`] reads, for one user.
 pub(super) const ONE_ACCOUNT: &str = concat!(account_columns!(), " WHERE name = ?1");
 
 /// Reads the columns hash, locked and expires.

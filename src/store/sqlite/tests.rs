@@ -1,4 +1,4 @@
-//! Tests of what only this backend has. `contract.rs` tests the rest.
+//! Tests of the SQLite backend alone. `contract.rs` tests the behavior of all backends.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -19,7 +19,7 @@ use crate::store::{FileProblem, FileProblemKind, Problem, all};
 
 contract!(TempStore);
 
-/// A folder for a store.
+/// A temporary folder for a store.
 struct TempStore(tempfile::TempDir);
 
 impl Backend for TempStore {
@@ -49,7 +49,7 @@ impl TempStore {
             Ok(_) => panic!("not refused"),
         }
     }
-    /// Another program's view of the file.
+    /// Runs SQL on the file, like another program.
     fn sql(&self, sql: &str) {
         Connection::open(self.path()).unwrap().execute_batch(sql).unwrap();
     }
@@ -59,7 +59,7 @@ impl TempStore {
     }
 }
 
-/// The revision as the file has it: no earlier reading is relied on.
+/// Returns the revision of the file, without relying on an earlier reading.
 fn read_revision(store: &SqliteStore) -> Result<Revision, StoreError> {
     store.lease.end();
     store.revision(Instant::now())
@@ -87,7 +87,7 @@ fn unusable_hash_is_left_as_it_is() {
     assert_eq!(kept.unwrap(), "x");
 }
 
-/// A store of before there were groups.
+/// A store from before there were groups.
 #[test]
 fn first_schema_is_migrated_to_the_current_one() {
     let place = TempStore::new();
@@ -103,8 +103,8 @@ fn first_schema_is_migrated_to_the_current_one() {
     assert_eq!(all(&place.open()), [roy]);
 }
 
-/// S-13: with a server that keeps the store open, so that nothing is folded at the end of a command; with so many
-/// users that their pages are split and merged.
+/// S-13: a server keeps the store open, so that closing the connection of a command does not
+/// checkpoint it. There are so many users that pages are split and merged.
 #[test]
 fn removed_hash_is_nowhere_in_the_files() {
     let place = TempStore::new();
@@ -143,11 +143,15 @@ fn removed_hash_is_nowhere_in_the_files() {
             .filter(|n| n % 3 != 2 && bytes.contains(&format!("$2y$12$A{n:04}x")))
             .collect();
         assert_eq!(left, [0; 0], "{file}");
-        assert_eq!(bytes.contains("$2y$12$B0001x"), suffix.is_empty(), "what is kept is there");
+        assert_eq!(
+            bytes.contains("$2y$12$B0001x"),
+            suffix.is_empty(),
+            "kept hashes are in the database"
+        );
     }
 }
 
-/// R-08: so a user in many groups takes no longer to refuse than any other one.
+/// R-08: refusing a user in many groups takes as long as refusing any other user.
 #[test]
 fn only_a_lookup_with_groups_reads_groups() {
     let place = TempStore::new();
@@ -161,7 +165,7 @@ fn only_a_lookup_with_groups_reads_groups() {
     let found = store.find_with_groups(&name("roy")).unwrap();
     assert_eq!(found, Some((user.clone(), Arc::new(many))));
     assert_eq!(store.find_with_groups(&name("ann")).unwrap(), None);
-    // As another program could have left it.
+    // As another program could have left the file.
     place.sql("DROP TABLE memberships");
     assert_eq!(store.find(&name("roy")).unwrap(), Some(user));
     assert!(matches!(store.find_with_groups(&name("roy")), Err(StoreError::Failed(_))));
@@ -172,7 +176,7 @@ fn only_a_lookup_with_groups_reads_groups() {
 fn unusable_record_is_an_error_for_that_user_alone() {
     let place = TempStore::new();
     let store = place.open();
-    // As another program could have left it, without our constraints.
+    // As another program could have left the file, without our constraints.
     place.sql(
         "DROP TABLE users;
          CREATE TABLE users (name PRIMARY KEY, hash, locked DEFAULT 0, expires, created, changed)",
@@ -297,7 +301,7 @@ fn foreign_database_and_newer_schema_are_refused() {
     assert_eq!(fs::read(place.path()).unwrap(), newer);
 }
 
-/// S-09: half a migration is none.
+/// S-09: a migration that fails halfway is rolled back.
 #[test]
 fn failed_migration_leaves_nothing_behind() {
     let place = TempStore::new();
@@ -374,7 +378,7 @@ fn replaced_database_is_used_and_neither_is_harmed() {
     let (path, aside) = (place.path(), place.0.path().join("aside.db"));
     let new = place.0.path().join("new.db");
     add(&SqliteStore::open(&new).unwrap(), "new").unwrap();
-    // Larger than the old one, whose index would say that it ends earlier.
+    // Larger than the old database, whose index would give an earlier end.
     let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
                 INSERT INTO users (name, hash) SELECT 'user-' || i, '' FROM n";
     Connection::open(&new).unwrap().execute_batch(fill).unwrap();
@@ -387,7 +391,7 @@ fn replaced_database_is_used_and_neither_is_harmed() {
     fs::rename(&path, &aside).unwrap();
     fs::rename(&new, &path).unwrap();
     assert_ne!(read_revision(&store).unwrap(), before);
-    assert!(files().iter().all(|file| !olds.contains(file)), "companions of its own");
+    assert!(files().iter().all(|file| !olds.contains(file)), "it has its own companions");
     for store in [store, place.open()] {
         assert!(store.contains(&name("new")).unwrap());
         assert!((1..=5000).all(|n| store.contains(&name(&format!("user-{n}"))).unwrap()));
@@ -395,7 +399,7 @@ fn replaced_database_is_used_and_neither_is_harmed() {
         add(&store, "newer").unwrap();
     }
     let aside = SqliteStore::open(&aside).unwrap();
-    assert!(aside.contains(&name("old")).unwrap(), "nothing of the old one is lost");
+    assert!(aside.contains(&name("old")).unwrap(), "the old database loses nothing");
     assert!(!aside.contains(&name("newer")).unwrap());
     let check = |path| {
         let check = Connection::open(path).unwrap();
@@ -406,7 +410,7 @@ fn replaced_database_is_used_and_neither_is_harmed() {
 
 /// S-12
 #[test]
-fn deleted_database_fails_until_there_is_one_again() {
+fn deleted_database_fails_until_it_is_restored() {
     let place = TempStore::new();
     let store = place.open();
     add(&store, "roy").unwrap();
@@ -421,7 +425,7 @@ fn deleted_database_fails_until_there_is_one_again() {
         assert!(matches!(store.find(&name("roy")), Err(StoreError::Failed(_))));
         assert!(matches!(add(&store, "ann"), Err(StoreError::Failed(_))));
     }
-    // A new one must not inherit the changes of the one that is gone.
+    // A new database must not inherit the changes of the deleted one.
     let problem = place.refused();
     let wal = format!("{}-wal", place.path().display());
     assert_eq!(problem, Problem::OrphanedCompanion(wal.clone().into()));
@@ -434,7 +438,7 @@ fn deleted_database_fails_until_there_is_one_again() {
     store.revision(Instant::now()).unwrap();
 }
 
-/// S-12: with `cp`, whose file keeps its numbers.
+/// S-12: `cp` overwrites a file in place, so device and inode stay the same.
 #[test]
 fn overwritten_database_is_read_anew() {
     let place = TempStore::new();
@@ -451,7 +455,7 @@ fn overwritten_database_is_read_anew() {
     assert!(!store.contains(&name("old")).unwrap());
 }
 
-/// R-09: whichever folder has the name by then, and no link is followed.
+/// R-09: also if another folder has the name by then. Links are not followed.
 #[test]
 fn folder_is_created_in_the_folder_that_was_opened() {
     let place = TempStore::new();
@@ -470,7 +474,7 @@ fn folder_is_created_in_the_folder_that_was_opened() {
     assert_eq!(fs::read_dir(at("elsewhere")).unwrap().count(), 0);
 }
 
-/// R-11: also when another file has taken the name meanwhile.
+/// R-11: also if another file has taken the name meanwhile.
 #[test]
 fn backup_is_written_through_the_open_descriptor() {
     let place = TempStore::new();

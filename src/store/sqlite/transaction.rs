@@ -47,7 +47,7 @@ fn take_turn(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)
 }
 
-/// Returns the token of a transaction that ended now: it waits for the lease of every server.
+/// Returns the token of a transaction that ended now. It waits for the lease of every server.
 pub(super) fn visibility(outcome: Result<(), StoreError>) -> Visibility {
     Visibility::new(outcome, || {
         thread::sleep(LEASE);
@@ -106,7 +106,7 @@ impl Transaction for SqliteTransaction {
     fn put(&mut self, account: &Account) -> Result<(), StoreError> {
         let name = account.name.as_str();
         let hash = account.hash.as_ref().ok().map(PasswordHash::as_str);
-        // `None` for a new user, and for another one whether its hash is replaced.
+        // `None` for a new user. For an existing user, true if the hash is replaced.
         let replaces_hash = self
             .connection
             .prepare_cached("SELECT hash IS NOT ?2 AND ?2 IS NOT NULL FROM users WHERE name = ?1")
