@@ -44,8 +44,9 @@ fn fix_file(FileProblem { path, kind }: &FileProblem) -> Option<String> {
     match kind {
         FileProblemKind::NotPlain { companion } => companion.then(set_aside),
         FileProblemKind::NotPrivate { .. } => Some(format!("chmod 600 {word}")),
-        // A companion of another user is neither trusted nor handed over: it may be any file of
-        // theirs. A database is known to be a store, and is handed over unless it has another name.
+        // A companion of another user is neither trusted nor given to the owner of the store,
+        // because it may be any file of that user. A database is known to be a store. It is given
+        // to the owner unless it has another name.
         FileProblemKind::WrongOwner { companion: true, .. } => Some(set_aside()),
         FileProblemKind::WrongOwner { links: 1, expected, group, .. } => {
             Some(format!("chown -h {expected}:{group} {word}"))
@@ -64,7 +65,7 @@ fn fix_file(FileProblem { path, kind }: &FileProblem) -> Option<String> {
     }
 }
 
-/// Advises a user that cannot change the mode of the folder, e.g. of a volume of root.
+/// Returns advice for a user that cannot change the mode of the folder, e.g. of a volume of root.
 fn move_to_own_folder(database: &Path, files: &[PathBuf]) -> String {
     let own = folder(database).join("resttool");
     let new = own.join(database.file_name().unwrap_or_default());

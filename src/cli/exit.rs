@@ -9,7 +9,7 @@ use crate::admin::{PolicyError, ReconcileError};
 use crate::domain::{HashError, NameError, PasswordError};
 use crate::store::{Location, StoreError};
 
-/// The exit codes, those of useradd, userdel, passwd and htpasswd where they agree.
+/// The exit codes. They are those of useradd, userdel, passwd and htpasswd where these agree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Exit {
     Done = 0,

@@ -1,4 +1,4 @@
-//! Lines of a file or a pipe, with their numbers.
+//! Lines of a file or a pipe, with their numbers. Knows nothing of their format.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -15,7 +15,7 @@ const MAX_LINE: usize = 64 * 1024;
 /// The limit of input that is kept in memory, in bytes.
 const MAX_INPUT: usize = 64 * 1024 * 1024;
 
-/// An input file; `-` is standard input.
+/// An input file, or standard input for `-`.
 pub(super) struct Input {
     pub(super) name: String,
     reader: Box<dyn Read>,
@@ -57,7 +57,7 @@ impl Input {
         Ok(())
     }
 
-    /// Reads everything, for lines with passwords: no other copy is left behind.
+    /// Reads everything, for lines with passwords. Leaves no other copy behind.
     pub(super) fn read_secret(mut self) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_LINE));
         loop {

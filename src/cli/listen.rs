@@ -1,4 +1,4 @@
-//! The sockets of the server: an address, or a Unix socket.
+//! The sockets of the server: an address, or a Unix socket. Knows nothing of requests.
 
 use std::fmt;
 use std::fs::{self, Permissions};
@@ -63,7 +63,7 @@ impl ListenAddress {
     }
 }
 
-/// A socket that the server listens on. Outlives the socket itself.
+/// A socket that the server listens on. This value outlives the socket itself.
 pub(super) struct Listening {
     url: String,
     socket: Option<SocketFile>,
@@ -72,7 +72,7 @@ pub(super) struct Listening {
 /// A Unix socket that the server created.
 struct SocketFile {
     path: PathBuf,
-    /// Open, so that no other file gets its inode.
+    /// An open descriptor, so that no other file gets its inode.
     file: OwnedFd,
 }
 

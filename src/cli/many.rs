@@ -1,4 +1,4 @@
-//! What commands for many users have in common.
+//! Shared steps of commands for many users.
 
 use std::collections::{BTreeMap, BTreeSet};
 

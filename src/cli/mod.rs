@@ -1,7 +1,7 @@
 //! The command line: commands, prompts, output and exit codes.
 //!
-//! Decides how users and scripts talk to the program. Each command is a file in `commands/`, with its
-//! arguments beside its action.
+//! Decides how users and scripts talk to the program. Each command is a file in `commands/`, with
+//! its arguments beside its action.
 
 mod advice;
 mod commands;
@@ -67,7 +67,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Flushes the log of the server when it is dropped, also when a panic ends the program.
+/// A guard that flushes the log of the server when it is dropped, also when a panic ends the
+/// program.
 struct FlushLog;
 
 impl Drop for FlushLog {
@@ -76,10 +77,11 @@ impl Drop for FlushLog {
     }
 }
 
-/// Core dumps would contain passwords.
+/// Forbids core dumps, which would contain passwords.
 fn forbid_core_dumps() -> io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    // The limit does not apply to a program that reads the dump from a pipe (core(5)); this does.
+    // The limit does not apply to a program that reads the dump from a pipe (core(5)). This setting
+    // does.
     #[cfg(target_os = "linux")]
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())
@@ -138,7 +140,7 @@ fn parse() -> Result<Cli, Exit> {
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => Ok(cli),
         Err(e) if !e.use_stderr() => {
-            // Help or version. A reader that has gone away has read enough.
+            // Help or version. A reader that has closed its pipe has read enough.
             let _ = e.print();
             Err(Exit::Done)
         }
@@ -160,7 +162,7 @@ fn usage(e: &clap::Error) -> Failure {
         _ => "-",
     };
     if !unknown.starts_with('-') {
-        // Not shown: it may be a password, and this line may be logged.
+        // The argument is not shown, because it may be a password and this line may be logged.
         return Failure::new(Exit::Usage, "unexpected argument (not shown, it may be a password)")
             .hint(
                 "a password is never an argument: give --password-stdin or --password-file PATH",
@@ -187,7 +189,8 @@ fn usage(e: &clap::Error) -> Failure {
     }
 }
 
-/// Finds a variable with our prefix that no setting has. It was meant to set something.
+/// Returns an environment variable that has the prefix of the settings and belongs to none of them.
+/// The user meant to set something.
 fn unknown_variable(command: &clap::Command) -> Option<String> {
     let known: BTreeSet<OsString> = std::iter::once(command)
         .chain(command.get_subcommands())

@@ -1,4 +1,4 @@
-//! Options that several commands share, and that are no settings.
+//! Options that several commands share and that are no settings.
 
 use std::collections::BTreeSet;
 

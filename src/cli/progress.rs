@@ -1,4 +1,4 @@
-//! A progress bar for people at a terminal.
+//! A progress bar for people at a terminal. Knows nothing of the work.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -15,7 +15,7 @@ impl Progress {
         Self(bar)
     }
 
-    /// Shows the progress of more than one item.
+    /// Shows the progress, if there is more than one item.
     pub(super) fn show(&self, done: usize, of: usize) {
         if of > 1 {
             self.0.set_length(of as u64);

@@ -1,6 +1,8 @@
-//! Reports changes: a message for people, a JSON object for programs, a line for the audit log.
+//! Reports changes as a message for people, a JSON object for programs, and a line for the audit
+//! log.
 //!
-//! A change is reported after its commit. `docs/commands.md` describes the formats.
+//! A change is reported after its commit. `docs/commands.md` describes the formats. Decides nothing
+//! about users.
 
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -21,7 +23,7 @@ use crate::time::Timestamp;
 pub(super) struct Report {
     pub(super) json: bool,
     quiet: bool,
-    /// Nothing is changed.
+    /// The changes are not made.
     dry_run: bool,
     audit: Option<Box<dyn Write>>,
     out: BufWriter<io::Stdout>,
@@ -52,7 +54,7 @@ impl Report {
         })
     }
 
-    /// Reports changes that would be made.
+    /// Turns the report into one of changes that would be made.
     pub(super) fn of_dry_run(self) -> Self {
         Self { dry_run: true, ..self }
     }

@@ -1,6 +1,7 @@
 //! Passwords and hashes from a pipe, a file, the terminal or the random generator.
 //!
-//! Never from an argument or the environment, which other users of the machine can read.
+//! They never come from an argument or the environment, which other users of the machine can read.
+//! Does not judge passwords.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -88,7 +89,7 @@ impl PasswordInput {
         Self::given(&args.known, "give --password-stdin, --password-file PATH or --generate")
     }
 
-    /// Does the same for an existing password.
+    /// Reads a piped password or a password file for an existing password. Does not prompt.
     pub(super) fn open_known(args: &PasswordOptions) -> Result<Self, Failure> {
         only_one(args, false, false)?;
         Self::given(args, "give --password-stdin or --password-file PATH")
@@ -107,7 +108,7 @@ impl PasswordInput {
         }
     }
 
-    /// Returns an existing password; prompts once if none was given.
+    /// Returns an existing password. Prompts once if none was given.
     pub(super) fn known(self) -> Result<Password, Failure> {
         match self {
             Self::Prompt => Ok(Password::parse(&terminal::ask("Password: ")?)?),
@@ -115,7 +116,7 @@ impl PasswordInput {
         }
     }
 
-    /// Returns the password; prompts twice if none was given.
+    /// Returns the password. Prompts twice if none was given.
     pub(super) fn password(self) -> Result<Password, Failure> {
         match self {
             Self::Given(password) => Ok(password),
@@ -165,7 +166,7 @@ pub(super) fn password_in(path: &Path) -> Result<Password, Failure> {
 /// Reads the only line of `input`, without its LF or CRLF.
 fn one_line(input: impl Read, name: &str) -> Result<Zeroizing<String>, Failure> {
     let refused = |why| Failure::new(Exit::Refused, format_args!("{name} {why}"));
-    // Reserve the maximum, so that a growing buffer leaves no copy behind.
+    // Reserves the maximum, so that a growing buffer leaves no copy behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(2 * MAX_INPUT as usize));
     input
         .take(MAX_INPUT + 1)

@@ -1,4 +1,4 @@
-//! What commands for one user have in common.
+//! Shared steps of commands for one user.
 
 use super::exit::{Failure, say};
 use super::report::Report;

@@ -34,7 +34,7 @@ pub(super) fn ask(question: &str) -> Result<Zeroizing<String>, Failure> {
     drop(silence);
     say("");
     let length = length.map_err(|e| failed(e.into()))?;
-    // Without a line end it was Ctrl-C or Ctrl-D.
+    // Input without a line end was ended by Ctrl-C or Ctrl-D.
     let Some(line) = typed[..length].strip_suffix(b"\n") else {
         return Err(Failure::new(Exit::Interrupted, "interrupted"));
     };
@@ -43,8 +43,8 @@ pub(super) fn ask(question: &str) -> Result<Zeroizing<String>, Failure> {
     Ok(Zeroizing::new(line.to_owned()))
 }
 
-/// Turns echo off until it is dropped. Ctrl-C ends the line instead of the program, which could not
-/// restore the terminal any more.
+/// A guard that turns echo off until it is dropped. Ctrl-C ends the line instead of the program,
+/// which could not restore the terminal any more.
 struct Silence {
     before: Termios,
 }
@@ -56,7 +56,7 @@ impl Silence {
         silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
         silent.special_codes[SpecialCodeIndex::VEOL] =
             before.special_codes[SpecialCodeIndex::VINTR];
-        // Drops earlier input: it was echoed, and may not be the answer.
+        // Drops earlier input, which was echoed and may not be the answer.
         tcsetattr(io::stdin(), OptionalActions::Flush, &silent)?;
         Ok(Self { before })
     }

@@ -1,5 +1,5 @@
-//! `resttool print`: configurations of other programs, from `snippets/`. Names in double braces are
-//! replaced.
+//! `resttool print`. The configurations of other programs come from `snippets/`, with names in
+//! double braces replaced.
 
 use clap::{Args, ValueEnum};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};

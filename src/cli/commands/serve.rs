@@ -1,5 +1,5 @@
-//! `resttool serve`: wires the server together. Every setting is checked before the first connection is
-//! accepted.
+//! `resttool serve` wires the server together. Every setting is checked before the first connection
+//! is accepted.
 
 use std::future::Future;
 use std::io;
@@ -124,9 +124,9 @@ fn raise_descriptor_limit() -> Option<u64> {
     }
 }
 
-/// Returns how many connections can be allowed. Each takes a descriptor, as do those that wait for
-/// a seat. Without this, one source could take all descriptors below the limit of connections, and
-/// keep others out.
+/// Returns the number of connections that can be allowed. Each takes a descriptor, as do those that
+/// wait for a seat. Without this limit, one source could take all descriptors below the limit of
+/// connections, and keep other clients out.
 fn max_connections(wanted: NonZeroUsize, descriptors: Option<u64>) -> NonZeroUsize {
     const RESERVED: u64 = 64;
     let Some(limit) = descriptors else { return wanted };

@@ -1,8 +1,8 @@
-//! The server's log on standard error: as text for people, or as an object a line.
+//! The server's log on standard error, as text for people or as one JSON object per line.
 //!
-//! Once it runs, one thread alone writes to standard error, since any write to it can block: the
-//! reader of a pipe may be stuck. No O_NONBLOCK, which would change the open file of other
-//! processes too.
+//! Once the log runs, one thread alone writes to standard error. Any write to it can block, e.g. if
+//! the reader of a pipe is stuck. O_NONBLOCK is not used, since it would change the open file of
+//! other processes too.
 
 mod queue;
 
@@ -20,10 +20,10 @@ use crate::config::LogFormat;
 use crate::time::Timestamp;
 use queue::LogQueue;
 
-/// Memory for lines that wait to be written, in bytes.
+/// The memory for lines that wait to be written, in bytes.
 const CAPACITY: usize = 1024 * 1024;
 
-/// How long the end of the program waits for lines that wait to be written.
+/// The maximum time for which the end of the program waits for unwritten lines.
 const LAST_FLUSH: Duration = Duration::from_secs(1);
 
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
@@ -31,7 +31,7 @@ static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 /// Starts the log. At level info, libraries log warnings and errors only.
 ///
 /// # Errors
-/// If the system refuses the thread.
+/// Fails if the system gives no thread.
 pub(super) fn start(level: LevelFilter, format: LogFormat) -> io::Result<()> {
     let queue = LogQueue::start(
         CAPACITY,
@@ -40,8 +40,8 @@ pub(super) fn start(level: LevelFilter, format: LogFormat) -> io::Result<()> {
     )?;
     let queue = QUEUE.get_or_init(|| queue);
     let below = if level == LevelFilter::Info { LevelFilter::Warn } else { level };
-    // It has an error for each malformed head, without a source. The audit log has a bounded line
-    // of its own.
+    // The HTTP library logs an error for each malformed head, without a source. The audit log has
+    // its own, bounded line.
     let http = if level >= LevelFilter::Debug { level } else { LevelFilter::Off };
     Builder::new()
         .filter_level(below)
@@ -55,25 +55,25 @@ pub(super) fn start(level: LevelFilter, format: LogFormat) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a line to standard error that is no record: by the queue, if the log runs.
+/// Writes a line that is no record to standard error. It goes through the queue if the log runs.
 pub(super) fn write_line(line: &str) {
     let line = format!("{line}\n");
     match QUEUE.get() {
         Some(queue) => queue.push(line.as_bytes()),
-        // A standard error that is gone has no reader, and that is no reason to stop.
+        // A closed standard error has no reader, and that is no reason to stop.
         None => drop(io::stderr().write_all(line.as_bytes())),
     }
 }
 
-/// Waits for lines that wait to be written, for at most a second.
+/// Waits until all lines are written, for at most 1 s.
 pub(super) fn flush() {
     if let Some(queue) = QUEUE.get() {
         queue.flush_within(LAST_FLUSH);
     }
 }
 
-/// The standard library's hook writes to standard error by itself. The message is left out: it may
-/// quote the text that a slip concerned, and that may be a password.
+/// Logs a panic, because the hook of the standard library writes to standard error by itself. The
+/// message is left out, since it may quote a password.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let thread = thread.name().unwrap_or("without a name");
@@ -83,7 +83,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// The record of a gap in the log, with the line end.
+/// Returns the record of a gap in the log, with the line end.
 fn dropped_lines(format: LogFormat, dropped: u64) -> Vec<u8> {
     let mut line = Vec::new();
     let mut record = Record::builder();
@@ -98,7 +98,7 @@ fn write_record(out: &mut impl Write, format: LogFormat, record: &Record<'_>) ->
     let (time, message) = (Timestamp::now().to_string(), record.args().to_string());
     match format {
         LogFormat::Text => {
-            // Further lines are indented, so that none passes for a record.
+            // Further lines are indented, so that none looks like a record.
             let message = message.replace('\n', "\n    ");
             writeln!(out, "[{time} {:<5} {}] {message}", record.level(), record.target())
         }
@@ -116,7 +116,7 @@ fn write_record(out: &mut impl Write, format: LogFormat, record: &Record<'_>) ->
 
 type Fields = serde_json::Map<String, serde_json::Value>;
 
-/// The fields that a line brings with it.
+/// The structured fields of a record.
 struct OwnFields<'a>(&'a mut Fields);
 
 impl<'kvs> VisitSource<'kvs> for OwnFields<'_> {
@@ -138,8 +138,8 @@ mod tests {
 
     use super::*;
 
-    /// A pipe without room. It is filled by another open file, since O_NONBLOCK would stay with
-    /// this one.
+    /// Makes a full pipe. It is filled through another open file, since O_NONBLOCK would stay set
+    /// on this one.
     fn full_pipe() -> (PipeReader, PipeWriter) {
         let (reader, writer) = io::pipe().unwrap();
         let mut filler = OpenOptions::new()

@@ -1,14 +1,14 @@
 //! A bounded queue of lines in front of a writer that may block.
 //!
-//! A thread that logs never waits for the reader of the log: a line that finds the queue full is
-//! dropped and counted. This module knows neither records nor standard error.
+//! A thread that logs never waits for the reader of the log. A line that finds the queue full is
+//! dropped and counted. Knows neither records nor standard error.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// The queue. All clones are the same one.
+/// The queue. Clones share it.
 #[derive(Clone)]
 pub(super) struct LogQueue(Arc<LogBuffer>);
 
@@ -25,11 +25,11 @@ struct LogBuffer {
 #[derive(Default)]
 struct BufferState {
     lines: Vec<Vec<u8>>,
-    /// Memory that `lines` take, in bytes.
+    /// The memory of `lines`, in bytes.
     size: usize,
-    /// Lines dropped after the last of `lines`.
+    /// The number of lines dropped after the last of `lines`.
     dropped: u64,
-    /// The thread is at lines that it took.
+    /// The thread is writing the lines that it took.
     writing: bool,
 }
 
@@ -48,7 +48,7 @@ impl LogQueue {
     /// is writing.
     ///
     /// # Errors
-    /// If the system refuses the thread.
+    /// Fails if the system gives no thread.
     pub(super) fn start(
         capacity: usize,
         write: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static,
@@ -75,8 +75,8 @@ impl LogQueue {
     pub(super) fn push(&self, line: &[u8]) {
         let size = line.len() + size_of::<Vec<u8>>();
         let mut state = self.0.state();
-        // After the first dropped line all are, until the thread takes the queue: so the gap has
-        // one place.
+        // After the first dropped line, all lines are dropped until the thread takes the queue. So
+        // the gap has one position.
         if state.dropped > 0 || state.size + size > self.0.capacity {
             state.dropped += 1;
             return;
@@ -87,7 +87,8 @@ impl LogQueue {
         self.0.filled.notify_one();
     }
 
-    /// Waits until everything is written or reported, for at most `limit`. Returns whether it is.
+    /// Waits until everything is written or reported, for at most `limit`. Returns false if the
+    /// limit is reached.
     pub(super) fn flush_within(&self, limit: Duration) -> bool {
         let pending = |state: &mut BufferState| state.writing || !state.is_empty();
         let waited = self.0.idle.wait_timeout_while(self.0.state(), limit, pending);
@@ -95,7 +96,7 @@ impl LogQueue {
     }
 }
 
-/// For loggers: each call of `write` appends one line.
+/// The interface for loggers. Each call of `write` appends one line.
 impl io::Write for LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
@@ -112,8 +113,8 @@ impl LogBuffer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the writing of lines that were taken before, and takes all lines that wait, with the
-    /// number of those that were dropped after them. Waits for some.
+    /// Marks the lines taken before as written, and waits for new ones. Takes all of them, with the
+    /// number of lines that were dropped after them.
     fn take(&self) -> (Vec<Vec<u8>>, u64) {
         let mut state = self.state();
         state.writing = false;
@@ -133,7 +134,7 @@ impl LogBuffer {
 struct Writer<W, R> {
     write: W,
     report: R,
-    /// Lines that are not written, and not reported either.
+    /// The number of lines that are neither written nor reported.
     lost: u64,
 }
 
@@ -163,11 +164,11 @@ mod tests {
 
     use super::*;
 
-    /// Longer than any passing test waits.
+    /// A time that no passing test waits.
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// What `write` does with lines: it sends each to the test, and waits until the test lets it go
-    /// on.
+    /// The reader of the log. `write` sends each line to the test, and waits until the test lets it
+    /// go on.
     struct Reader {
         lines: Receiver<String>,
         go_on: Sender<()>,
@@ -191,12 +192,12 @@ mod tests {
             (LogQueue::start(capacity, write, report).unwrap(), Self { lines, go_on, broken })
         }
 
-        /// The line that is being written.
+        /// Returns the line that is being written.
         fn sees(&self) -> String {
             self.lines.recv_timeout(PATIENCE).unwrap()
         }
 
-        /// The same, which then has been written.
+        /// Returns the line that is being written, and lets `write` go on.
         fn reads(&self) -> String {
             let line = self.sees();
             self.go_on.send(()).unwrap();
@@ -208,7 +209,7 @@ mod tests {
         format!("line {n:04}")
     }
 
-    /// Memory of one `line`.
+    /// The memory of one `line`.
     const SIZE: usize = "line 0000".len() + size_of::<Vec<u8>>();
 
     ///
@@ -230,12 +231,12 @@ mod tests {
     fn full_queue_drops_lines_and_reports_their_number() {
         let (queue, reader) = Reader::start(3 * SIZE);
         queue.push(line(0).as_bytes());
-        assert_eq!(reader.sees(), line(0), "it is taken, and the queue is empty");
+        assert_eq!(reader.sees(), line(0), "the first line is taken, and the queue is empty");
         for n in 1..10_000 {
             queue.push(line(n).as_bytes());
         }
         assert_eq!(queue.0.state().lines.len(), 3);
-        // It would fit, but it belongs after the gap.
+        // The line would fit, but it belongs after the gap.
         queue.push(b"");
         reader.go_on.send(()).unwrap();
         for n in 1..=3 {

@@ -20,26 +20,26 @@ use target::Target;
 
 /// The mode of a file that holds hashes.
 pub(super) const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
-/// The mode of a file for everybody.
+/// The mode of a file that all users may read.
 pub(super) const PUBLIC: Mode = PRIVATE.union(Mode::RGRP).union(Mode::ROTH);
 
 /// An open output.
 pub(super) enum Output {
-    /// A file that replaces another one, or none, when it is finished.
+    /// A file that replaces an existing one, or creates it, when it is finished.
     Whole(AtomicFile),
     /// A pipe, a device, or a file that is open already.
     Stream(File),
 }
 
 impl Output {
-    /// Opens a file that is to be replaced as a whole. The new one gets this mode.
+    /// Opens an output that replaces a file atomically. The new file gets this mode.
     pub(super) fn replace(path: &Path, mode: Mode, inputs: &Inputs) -> Result<Self, Refusal> {
         match Target::of(path)? {
             Target::Folder => Err(Errno::ISDIR.into()),
             Target::Open(file) => inputs.spare(&file).map(|()| Self::Stream(file)),
             Target::Name { folder, name, is: Some(is) } if !is_file(&is) => {
                 let file = target::open(&folder, &name)?;
-                // Another process may have put a file there since.
+                // Another process may have put a file there meanwhile.
                 if is_file(&fstat(&file)?) {
                     Err(Errno::BUSY.into())
                 } else {
@@ -54,7 +54,7 @@ impl Output {
         }
     }
 
-    /// Makes what was written count.
+    /// Renames a replaced file into place. A stream needs no further step.
     pub(super) fn finish(self) -> io::Result<()> {
         match self {
             Self::Whole(file) => file.commit(),
@@ -76,7 +76,7 @@ impl Write for Output {
     }
 }
 
-/// Opens a file to append to it. A new one is its owner's alone.
+/// Opens a file to append to it. A new file has mode 0600.
 pub(super) fn append(path: &Path, inputs: &Inputs) -> Result<File, Refusal> {
     let file = match Target::of(path)? {
         Target::Folder => return Err(Errno::ISDIR.into()),
@@ -90,9 +90,9 @@ pub(super) fn append(path: &Path, inputs: &Inputs) -> Result<File, Refusal> {
     Ok(file)
 }
 
-/// Creates a folder, and the folders that it is to stand in.
+/// Creates a folder and its missing parents.
 pub(super) fn create_folders(path: &Path) -> Result<(), Refusal> {
-    // Without a slash at its end, which asks for a folder that is there.
+    // Without a trailing slash, which demands an existing folder.
     let path = path.components().as_path();
     let all: Vec<_> = path.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
     for path in all.into_iter().rev() {
@@ -108,7 +108,7 @@ pub(super) fn create_folders(path: &Path) -> Result<(), Refusal> {
 /// Files that no output of a command may write to.
 pub(super) struct Inputs {
     files: Vec<(FileId, &'static str)>,
-    /// Folder and name of each file of the store, also of those that are not there now.
+    /// The folder and the name of each file of the store, also of missing ones.
     names: Vec<(FileId, OsString)>,
 }
 
@@ -116,7 +116,7 @@ const STORE: &str = "it is a file of the user database";
 const INPUT: &str = "the command reads it";
 
 impl Inputs {
-    /// The store with its companions.
+    /// Returns the store with its companions.
     pub(super) fn of_store(store: &Location) -> Self {
         let store = store.files();
         let names = store.iter().filter_map(|path| {
@@ -128,7 +128,7 @@ impl Inputs {
         inputs
     }
 
-    /// The store with its companions, standard input, and the files that the command reads.
+    /// Returns the store with its companions, standard input, and the files that the command reads.
     pub(super) fn new<'a>(store: &Location, read: impl IntoIterator<Item = &'a Path>) -> Self {
         let mut inputs = Self::of_store(store);
         inputs.add(read.into_iter().map(stat).chain([fstat(io::stdin())]), INPUT);
@@ -141,7 +141,7 @@ impl Inputs {
         self.files.extend(files.map(|is| (FileId::new(&is), what)));
     }
 
-    /// Refuses an output that is one of them, by whichever name.
+    /// Refuses an output that is one of these files, under any name.
     pub(super) fn spare(&self, file: impl AsFd) -> Result<(), Refusal> {
         self.spare_file(&fstat(file)?)
     }
@@ -166,7 +166,7 @@ fn is_file(is: &Stat) -> bool {
     FileType::from_raw_mode(is.st_mode).is_file()
 }
 
-/// Why an output was not opened.
+/// The reason why an output was not opened.
 #[derive(Debug)]
 pub(super) struct Refusal {
     why: String,
@@ -178,7 +178,7 @@ impl Refusal {
         Self { why: why.to_owned(), hint: Some(hint) }
     }
 
-    /// As the failure of a command that cannot do `what`.
+    /// Returns the failure of a command that cannot do `what`.
     pub(super) fn failure(self, what: impl fmt::Display) -> Failure {
         let failure = Failure::new(Exit::Failed, format_args!("cannot {what}: {}", self.why));
         match self.hint {

@@ -1,7 +1,8 @@
-//! What the path of an output leads to, found without a link that another user could change.
+//! The target of an output path, found without a link that another user could change.
 //!
-//! A path is walked by descriptors, one name after the other. The file that was
-//! judged is therefore the file that is written, even if another user renames it meanwhile. This module does not know what is written.
+//! A path is walked by descriptors, one name after the other. So the file that was judged is the
+//! file that is written, even if another user renames it meanwhile. Does not know the written
+//! content.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -19,16 +20,16 @@ use rustix::process::geteuid;
 
 use super::Refusal;
 
-/// How many links a path may lead through: the kernel's own limit (path_resolution(7)).
+/// The maximum number of links in a path, which is the limit of the kernel (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-/// For a descriptor that only names a file.
+/// The flags of a descriptor that only names a file.
 const NAMED: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// What a path leads to.
+/// The target of a path.
 pub(super) enum Target {
     Folder,
-    /// A name in an open folder, and what has it now. That is no link.
+    /// A name in an open folder, and the file that has it now. That file is no link.
     Name {
         folder: OwnedFd,
         name: OsString,
@@ -79,7 +80,7 @@ impl Target {
     }
 }
 
-/// The names of a path, the last one first. A slash at its end is the name `.`.
+/// Returns the names of a path, the last one first. A trailing slash is the name `.`.
 fn names(path: &OsStr) -> Vec<OsString> {
     let names = path.as_bytes().split(|&byte| byte == b'/').rev().enumerate();
     names
@@ -91,7 +92,7 @@ fn names(path: &OsStr) -> Vec<OsString> {
         .collect()
 }
 
-/// Refuses a link that another user than root and the caller could have made or could exchange.
+/// Refuses a link that a user other than root and the caller could have made or could exchange.
 fn trust_link(folder: &OwnedFd, link: &Stat) -> Result<(), Refusal> {
     if is_trusted(link.st_uid) && is_private(folder)? {
         return Ok(());
@@ -102,22 +103,23 @@ fn trust_link(folder: &OwnedFd, link: &Stat) -> Result<(), Refusal> {
     ))
 }
 
-/// Whether only root and the caller can change the names in a folder.
+/// Returns true if only root and the caller can change the names in a folder.
 fn is_private(folder: &OwnedFd) -> Result<bool, Refusal> {
     let folder = fstat(folder)?;
     let others_write = folder.st_mode & (Mode::WGRP | Mode::WOTH).as_raw_mode() != 0;
     Ok(is_trusted(folder.st_uid) && !others_write)
 }
 
-/// Whether a user can harm the caller anyway.
+/// Returns true for a user that can harm the caller anyway.
 fn is_trusted(owner: u32) -> bool {
     owner == 0 || owner == geteuid().as_raw()
 }
 
-/// Opens what a link in /proc stands for: a file that a process has open.
+/// Opens the target of a link in /proc, which is a file that a process has open.
 fn open_again(folder: &OwnedFd, name: &OsStr) -> Result<File, Refusal> {
     let is = statat(folder, name, AtFlags::empty())?;
-    // The same open file, with its place: shells share it, and a socket cannot be opened again.
+    // The same open file with its position, since shells share it and a socket cannot be opened
+    // again.
     for standard in [io::stdout().as_fd(), io::stderr().as_fd()] {
         if same_file(&fstat(standard)?, &is) {
             return Ok(File::from(standard.try_clone_to_owned()?));
@@ -127,8 +129,8 @@ fn open_again(folder: &OwnedFd, name: &OsStr) -> Result<File, Refusal> {
     blocking(openat(folder, name, flags | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Opens what has a name in a folder to append to it: a file, which is created for its owner alone,
-/// a pipe or a device.
+/// Opens a file, a pipe or a device in a folder to append to it. A missing file is created with
+/// mode 0600.
 pub(super) fn open(folder: &OwnedFd, name: &OsStr) -> Result<File, Refusal> {
     // O_NONBLOCK, so that a pipe without a reader is an error.
     let flags = OFlags::WRONLY
@@ -179,7 +181,8 @@ pub(super) fn same_file(a: &Stat, b: &Stat) -> bool {
     (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 }
 
-/// Creates a folder with the usual rights, unless another process is faster.
+/// Creates a folder with mode 0777 less the creation mask. Does nothing if another process was
+/// faster.
 pub(super) fn create_folder(folder: &OwnedFd, name: &OsStr) -> Result<(), Refusal> {
     match mkdirat(folder, name, Mode::from_raw_mode(0o777)) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
