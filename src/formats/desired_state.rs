@@ -1,7 +1,7 @@
-//! The desired state: TOML with one `[[user]]` table per user.
+//! The desired state of users: TOML with one `[[user]]` table per user.
 //!
-//! A key that is left out has its default: no groups, not locked, no expiry. A password file is
-//! returned as a path and not read.
+//! A missing key has its default: no groups, not locked, no expiry. A password file is returned as
+//! a path and not read. Knows no store.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,7 +26,7 @@ pub(crate) struct Entry {
 /// The source of a password.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum EntryPassword {
-    /// A file; a relative path is relative to the folder of the document.
+    /// A file. A relative path is relative to the folder of the document.
     File(PathBuf),
     Hash(PasswordHash),
     /// Generate one when the user is added.
@@ -55,7 +55,7 @@ struct UserTable {
     expire: Option<Expire>,
 }
 
-/// TOML has types for dates and times, and a string is accepted too.
+/// An expiry. TOML has types for dates and times, and a string is accepted too.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Expire {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_says_what_users_there_should_be() {
+    fn document_describes_the_desired_users() {
         let text = format!(
             r#"
             # The staff.
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_place() {
+    fn error_names_the_problem_and_its_position() {
         let one_of = "it takes one of password_file, password_hash and generate = true";
         for (text, why) in [
             ("[[user]]\nname = \"ann\"\n", format!("user 1, ann: {one_of}")),

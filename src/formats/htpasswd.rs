@@ -1,7 +1,7 @@
 //! The format of Apache's htpasswd: one `name:hash` line per user.
 //!
-//! Lines are read as Apache reads them: blank lines and lines that begin with `#` are comments, and so
-//! is the text after a second colon. Only bcrypt hashes are accepted.
+//! Lines are read as Apache reads them. Blank lines and lines that begin with `#` are comments, and
+//! so is the text after a second colon. Only bcrypt hashes are accepted.
 
 use crate::domain::{HashError, NameError, PasswordHash, UserName};
 
@@ -91,7 +91,7 @@ mod tests {
 
     /// L-05
     #[test]
-    fn a_line_is_a_user_or_says_nothing() {
+    fn line_is_a_user_or_is_ignored() {
         for (line, expected) in [
             (format!("roy:{HASH}"), user("roy")),
             (format!("roy:{HASH}\r\n"), user("roy")),
@@ -109,7 +109,7 @@ mod tests {
 
     /// L-05, C-05, C-06, C-08
     #[test]
-    fn every_other_line_is_refused_with_what_is_wrong() {
+    fn invalid_line_is_refused_with_its_problem() {
         let roy = || UserName::parse("roy").unwrap();
         assert_eq!(parse("roy"), Err(HtpasswdError::NoColon));
         assert_eq!(parse(&format!(":{HASH}")), Err(HtpasswdError::Name(NameError::Empty)));
@@ -144,7 +144,7 @@ mod tests {
 
     ///
     #[test]
-    fn no_error_shows_anything_of_the_hash() {
+    fn error_contains_no_part_of_the_hash() {
         for line in ["roy:open-sesame", "roy:$2y$05$secret", "open-sesame"] {
             let error = parse(line).unwrap_err();
             let shown = format!("{error} {error:?}");
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again_and_never_a_comment() {
+    fn written_line_is_read_back_and_is_never_a_comment() {
         let (name, hash) = user("roy").unwrap();
         let written = line(&name, &hash).unwrap();
         assert_eq!(written, format!("roy:{HASH}"));
@@ -162,9 +162,9 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// L-05: whatever stands in a file, a user of it is written as they were read.
+        /// L-05: a user that was read from a file is written unchanged.
         #[test]
-        fn a_line_that_was_read_is_written_and_read_again(name in "\\PC{0,20}", rest in "(:\\PC{0,20})?") {
+        fn user_of_a_line_is_written_and_read_back(name in "\\PC{0,20}", rest in "(:\\PC{0,20})?") {
             let given = format!("{name}:{HASH}{rest}");
             if let Ok(Some((name, hash))) = parse(&given) {
                 let written = line(&name, &hash).unwrap();
@@ -173,7 +173,7 @@ mod tests {
         }
 
         #[test]
-        fn no_line_does_more_than_be_refused(given in "(?s).{0,80}") {
+        fn arbitrary_line_does_not_panic(given in "(?s).{0,80}") {
             let _ = parse(&given);
         }
     }

@@ -1,5 +1,5 @@
 //! JSON lines: one object per user with the whole record, so that an export can be imported without
-//! loss. Times are RFC 3339 in UTC.
+//! loss. Times are RFC 3339 in UTC. Knows no store.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ struct Written<'a> {
     updated_at: String,
 }
 
-/// Missing fields are those of a new user.
+/// The fields of a line. Missing fields are those of a new user.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Read {
@@ -41,7 +41,7 @@ struct Read {
 /// Formats the line of a user, without a line end.
 ///
 /// # Errors
-/// Fails if the hash is unusable: an import would refuse it.
+/// Fails if the hash is unusable, since an import would refuse it.
 pub(crate) fn line(account: &Account) -> Result<String, BadRecord> {
     let hash = account.hash.as_ref().map_err(|why| *why)?;
     let written = Written {
@@ -53,7 +53,7 @@ pub(crate) fn line(account: &Account) -> Result<String, BadRecord> {
         created_at: account.created.to_string(),
         updated_at: account.changed.to_string(),
     };
-    // None of the fields can fail.
+    // Serializing these fields cannot fail.
     serde_json::to_string(&written).map_err(|_| BadRecord::Field("name"))
 }
 
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_holds_all_that_is_kept_of_a_user() {
+    fn line_contains_the_whole_record() {
         let written = line(&roy()).unwrap();
         let expected = format!(
             r#"{{"name":"roy","hash":"{HASH}","groups":["admin","staff"],"locked":true,"expires_at":"2027-01-15T08:00:00Z","created_at":"1970-01-01T00:00:01Z","updated_at":"1970-01-01T00:00:02Z"}}"#
@@ -169,7 +169,7 @@ mod tests {
 
     /// L-05, X-01
     #[test]
-    fn every_other_line_is_refused_with_what_is_wrong_and_nothing_of_a_hash() {
+    fn invalid_line_is_refused_without_parts_of_a_hash() {
         for (line, why) in [
             ("{", "it is no JSON: it ends too soon".to_owned()),
             ("roy", "it is no JSON from column 1 on".to_owned()),
@@ -202,9 +202,9 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// L-05: export and import are a whole copy, of whomever.
+        /// L-05: an exported and imported user is unchanged.
         #[test]
-        fn a_user_that_was_written_is_read_again(
+        fn written_user_is_read_back(
             name in "[^:\\p{C}\\p{Z}]{1,30}",
             groups in proptest::collection::vec("[a-z\"\\\\]{1,8}", 0..5),
             locked: bool,
@@ -219,7 +219,7 @@ mod tests {
         }
 
         #[test]
-        fn no_line_does_more_than_be_refused(given in "(?s).{0,80}") {
+        fn arbitrary_line_does_not_panic(given in "(?s).{0,80}") {
             let _ = parse(&given, timestamp(9));
         }
     }
