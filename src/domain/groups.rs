@@ -40,7 +40,8 @@ impl fmt::Display for GroupName {
 pub struct Groups(BTreeSet<GroupName>);
 
 impl Groups {
-    /// The most groups of one user: their names fit into a header field of about 8 KiB.
+    /// The maximum number of groups of one user. Their names fit into a header field of about 8
+    /// KiB.
     pub const MAX: usize = 64;
 
     /// Collects groups.
@@ -104,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_name_is_a_user_name_without_a_comma() {
+    fn group_name_is_a_user_name_without_a_comma() {
         let group = |raw| GroupName::parse(raw).map(|group| group.to_string());
         assert_eq!(group("admin").as_deref(), Ok("admin"));
         assert_eq!(group("ａdmin").as_deref(), Ok("admin"), "full-width letters are mapped");
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_sorted_without_doubles_and_not_too_many() {
+    fn groups_are_sorted_unique_and_limited() {
         let groups = |names: &[&str]| {
             Groups::new(names.iter().map(|name| GroupName::parse(name).unwrap())).unwrap()
         };

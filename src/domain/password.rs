@@ -120,18 +120,18 @@ mod tests {
 
     /// C-02, C-03, B-15
     #[test]
-    fn a_password_has_at_most_72_bytes_after_normalisation() {
+    fn password_has_at_most_72_bytes_after_normalization() {
         let longest = "p".repeat(72);
         assert_eq!(password(&longest).as_deref(), Ok(longest.as_str()));
         assert_eq!(password(&"p".repeat(73)), Err(PasswordError::TooLong));
         assert_eq!(password(&"e\u{301}".repeat(36)), Ok("é".repeat(36)), "108 bytes become 72");
         assert_eq!(password(&"e\u{301}".repeat(37)), Err(PasswordError::TooLong));
-        assert_eq!(password(&"\0".repeat(5000)), Err(PasswordError::TooLong), "not looked at");
+        assert_eq!(password(&"\0".repeat(5000)), Err(PasswordError::TooLong), "not parsed");
     }
 
     /// P-08
     #[test]
-    fn a_password_is_the_same_in_nfc_and_nfd_and_with_any_space() {
+    fn password_is_the_same_in_nfc_and_nfd_and_with_any_space() {
         assert_eq!(password("cafe\u{301}"), password("caf\u{E9}"));
         assert_eq!(password("a\u{3000}b\u{A0}c"), password("a b c"));
         assert_ne!(password("a b"), password("a  b"));
@@ -139,7 +139,7 @@ mod tests {
 
     /// P-06, C-04, C-12
     #[test]
-    fn a_password_is_not_empty_and_holds_no_control_character() {
+    fn password_is_not_empty_and_has_no_control_character() {
         assert_eq!(password(""), Err(PasswordError::Empty));
         for control in ('\0'..='\x1F').chain('\x7F'..='\u{9F}') {
             assert_eq!(password(&format!("a{control}b")), Err(PasswordError::Control));
@@ -157,9 +157,9 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// P-08: a password is the same, typed again as it was kept.
+        /// P-08: a normalized password parses to itself.
         #[test]
-        fn a_password_that_was_made_is_its_own(raw in "\\PC{0,40}") {
+        fn normalized_password_is_unchanged(raw in "\\PC{0,40}") {
             if let Ok(made) = Password::parse(&raw) {
                 let again = Password::parse(made.reveal()).unwrap();
                 assert_eq!(again.reveal(), made.reveal());

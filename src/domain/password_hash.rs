@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The cost of a bcrypt hash: it takes 2 to the power of this number of rounds.
+/// The cost of a bcrypt hash, which takes 2 to the power of this number of rounds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Cost(u8);
 
@@ -156,7 +156,7 @@ mod tests {
 
     /// C-01, C-05, C-06, C-07, C-08
     #[test]
-    fn a_hash_is_sixty_characters_that_bcrypt_can_compute() {
+    fn hash_is_60_characters_that_bcrypt_can_compute() {
         for ident in ["2a", "2b", "2y"] {
             assert_eq!(hash(&HASH.replacen("2b", ident, 1)), Ok(5));
         }
@@ -199,7 +199,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_hash_is_kept_as_it_was_given(text in "\\$2[abxy]\\$[0-9]{2}\\$[./A-Za-z0-9]{50,55}") {
+        fn accepted_hash_is_kept_unchanged(text in "\\$2[abxy]\\$[0-9]{2}\\$[./A-Za-z0-9]{50,55}") {
             if let Ok(hash) = PasswordHash::parse(&text) {
                 assert_eq!(hash.as_str(), text);
                 assert!((Cost::MIN..=Cost::MAX).contains(&hash.cost().get()));

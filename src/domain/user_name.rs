@@ -104,7 +104,7 @@ mod tests {
 
     /// C-10
     #[test]
-    fn a_user_name_is_a_precis_user_name_without_a_colon() {
+    fn user_name_is_a_precis_name_without_a_colon() {
         assert_eq!(name("roy").as_deref(), Ok("roy"));
         assert_eq!(name("Roy").as_deref(), Ok("Roy"), "case is kept");
         assert_eq!(name("juliet@example.com").as_deref(), Ok("juliet@example.com"));
@@ -120,12 +120,12 @@ mod tests {
         assert_eq!(name("a\0b"), Err(NameError::Character(0)));
         assert_eq!(name("x\u{5D0}"), Err(NameError::Direction));
         assert_eq!(name("a\u{2260}"), Err(NameError::Character(0x2260)));
-        assert_eq!(name("a=\u{338}"), Err(NameError::Character(0x2260)), "that is the same in NFD");
+        assert_eq!(name("a=\u{338}"), Err(NameError::Character(0x2260)), "the same in NFD");
     }
 
-    /// C-10: the short way gives what the long one would.
+    /// C-10: the shortcut for ASCII gives the result of the profile.
     #[test]
-    fn every_ascii_name_is_what_the_profile_says() {
+    fn ascii_shortcut_agrees_with_the_profile() {
         for one in 0..=0x7Fu8 {
             let raw = format!("a{}b", char::from(one));
             let expected =
@@ -136,19 +136,19 @@ mod tests {
 
     /// C-10, B-15
     #[test]
-    fn a_user_name_has_at_most_128_bytes() {
+    fn user_name_has_at_most_128_bytes() {
         let longest = "n".repeat(128);
         assert_eq!(name(&longest).as_deref(), Ok(longest.as_str()));
         assert_eq!(name(&"n".repeat(129)), Err(NameError::TooLong));
         assert_eq!(name(&"é".repeat(65)), Err(NameError::TooLong), "bytes count, not characters");
         assert_eq!(name(&"ｎ".repeat(128)).as_deref(), Ok(longest.as_str()), "after mapping");
-        assert_eq!(name(&" ".repeat(5000)), Err(NameError::TooLong), "nothing of it is looked at");
+        assert_eq!(name(&" ".repeat(5000)), Err(NameError::TooLong), "not parsed");
     }
 
     proptest::proptest! {
-        /// C-10: whatever is typed, what comes out is a name, and the same one again.
+        /// C-10: parsing any text gives an error or a name that parses to itself.
         #[test]
-        fn a_name_that_was_made_is_its_own_name(raw in "\\PC{0,40}") {
+        fn parsed_name_parses_to_itself(raw in "\\PC{0,40}") {
             if let Ok(made) = UserName::parse(&raw) {
                 let text = made.as_str();
                 assert_eq!(UserName::parse(text), Ok(made.clone()));

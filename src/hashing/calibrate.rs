@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn calibration_finds_the_highest_cost_below_the_limit() {
-        // Each step doubles it, from 1 ms on.
+        // The time doubles with each step, from 1 ms on.
         let time =
             |cost: Cost| Ok::<_, TooSlow>(Duration::from_millis(1 << (cost.get() - Cost::MIN)));
         let found = |limit| calibrate(Duration::from_millis(limit), time).map(Cost::get);

@@ -71,7 +71,7 @@ mod tests {
 
     /// C-01, C-03. Vectors of crypt_blowfish 1.3 (wrapper.c).
     #[test]
-    fn hashes_that_other_programs_made_verify() {
+    fn hashes_of_other_programs_verify() {
         let exactly_72 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
         let made = [
             ("U*U", "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"),
@@ -90,7 +90,7 @@ mod tests {
 
     /// C-06, C-13
     #[test]
-    fn every_hash_has_a_salt_of_its_own_and_the_cost_asked_for() {
+    fn hash_has_its_own_salt_and_the_given_cost() {
         let cost = Cost::new(4).unwrap();
         let one = hash(&password("open-sesame"), cost).unwrap();
         let other = hash(&password("open-sesame"), cost).unwrap();

@@ -50,7 +50,7 @@ mod tests {
     const THREADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(2);
 
     #[test]
-    fn every_job_is_done_once_and_an_error_is_returned() {
+    fn every_job_runs_once_and_an_error_is_returned() {
         let jobs: Vec<_> = (0..50).collect();
         let mut results = run(&jobs, THREADS, |job| Ok(job * 2), &|_, _| {}).unwrap();
         results.sort_unstable();
