@@ -17,7 +17,7 @@ mod time;
 
 pub use cli::run;
 
-/// What integration tests, benchmarks and fuzzing use. It may change at any time.
+/// The interface of integration tests, benchmarks and fuzzing. It may change at any time.
 #[doc(hidden)]
 pub mod testing {
     pub use crate::admin::{

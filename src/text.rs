@@ -1,13 +1,13 @@
-//! Foreign text on terminals, in logs and in shell commands.
+//! Untrusted text on terminals, in logs and in shell commands.
 //!
-//! This module knows nothing of what the text means. A message shows text by [`printable`]; a
-//! command that an operator may run contains text by [`shell_word`] or [`shell_operand`], always
-//! from the raw text.
+//! Decides which characters are escaped and quoted. Knows nothing of the meaning of a text. A
+//! message shows text by [`printable`]. A command that an operator may run contains text by
+//! [`shell_word`] or [`shell_operand`], always from the raw text.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 
-/// Escapes text for one line of a terminal or log: characters that do not print as themselves
+/// Escapes text for one line of a terminal or log. Characters that do not print as themselves
 /// (controls, ESC, line separators, direction overrides) become escapes. Cuts the text after 200
 /// characters.
 #[must_use]
@@ -28,7 +28,7 @@ pub(crate) fn printable(text: &str) -> String {
 }
 
 /// Quotes text as one word of a shell command that stands for exactly these bytes. The command
-/// itself prints on one line without harm: text with other characters or bytes is quoted as
+/// itself prints on one line without harm. Text with other characters or bytes is quoted as
 /// `$'...'` (POSIX.1-2024 section 2.2.4).
 #[must_use]
 pub(crate) fn shell_word(text: impl AsRef<OsStr>) -> String {
@@ -43,7 +43,7 @@ pub(crate) fn shell_word(text: impl AsRef<OsStr>) -> String {
             for byte in text.as_encoded_bytes() {
                 match byte {
                     b' '..=b'~' if !b"'\\".contains(byte) => word.push(char::from(*byte)),
-                    // Writing to a text can't fail.
+                    // Writing to a string cannot fail.
                     _ => drop(write!(word, "\\{byte:03o}")),
                 }
             }
@@ -71,7 +71,7 @@ mod tests {
 
     /// X-02
     #[test]
-    fn what_is_printed_of_foreign_text_is_one_short_line() {
+    fn printable_text_is_one_short_line() {
         assert_eq!(printable("a'b\"ü"), "a'b\"ü");
         assert_eq!(printable("a\n\x1B[2J\u{2028}\u{202E}\\"), r"a\n\u{1b}[2J\u{2028}\u{202e}\\");
         let long = printable(&"n".repeat(8192));
@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(shell_operand("f"), "f");
     }
 
-    /// Reads a word the way a shell does.
+    /// Reads a word as a shell does.
     fn read_by_shell(word: &str) -> Vec<u8> {
         if let Some(escaped) = word.strip_prefix("$'").and_then(|rest| rest.strip_suffix('\'')) {
             let mut bytes = escaped.bytes();
@@ -133,7 +133,7 @@ mod tests {
 
         /// X-02
         #[test]
-        fn what_was_made_printable_stays_on_its_line(text in "\\PC{0,300}|(?s).{0,300}") {
+        fn arbitrary_text_is_printed_on_one_line(text in "\\PC{0,300}|(?s).{0,300}") {
             let shown = printable(&text);
             assert!(!shown.chars().any(|c| c.is_control() || "\u{2028}\u{2029}\u{202E}".contains(c)));
         }

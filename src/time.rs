@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Span, SpanRelativeTo};
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// 9999-12-30T22:00:00Z: later seconds are in the year 10000 in some time zone.
+    /// 9999-12-30T22:00:00Z. Later seconds are in the year 10000 in some time zone.
     const MAX: u64 = 253_402_207_200;
 
     /// Returns the current second.
@@ -165,7 +165,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn written_timestamp_is_read_again(seconds in 0..=253_402_207_200_i64) {
+        fn written_timestamp_is_read_back(seconds in 0..=253_402_207_200_i64) {
             let timestamp = Timestamp::from_seconds(seconds).unwrap();
             assert_eq!(Timestamp::parse(&timestamp.to_string()), Ok(timestamp));
         }

@@ -1,7 +1,7 @@
 //! Administration of users: the password policy, and reconciling users with a desired state.
 //!
-//! Decides which changes are made. Knows neither arguments nor terminals, and not where passwords come
-//! from.
+//! Decides which changes are made. Knows neither arguments nor terminals nor the origin of a
+//! password.
 
 mod change;
 mod desired;

@@ -181,10 +181,10 @@ impl From<StoreError> for Blocked {
     }
 }
 
-/// What was computed for the password of one user.
+/// The computed hashes of the password of one user.
 #[derive(Default)]
 struct Computed {
-    /// A stored hash, and whether the password matches it.
+    /// A stored hash, and true if the password matches it.
     compared: Option<(PasswordHash, bool)>,
     /// A new hash of the password.
     fresh: Option<PasswordHash>,

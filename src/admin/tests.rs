@@ -233,7 +233,7 @@ fn reconciled_state_is_no_change_of_the_store() {
     assert_eq!(store.revision(Instant::now()).unwrap(), before);
 }
 
-/// Between the look and the change, while hashes are computed.
+/// The user changes between two transactions, while hashes are computed.
 #[test]
 fn concurrent_changes_are_taken_into_account() {
     let place = TestStore::new();
@@ -244,7 +244,7 @@ fn concurrent_changes_are_taken_into_account() {
         if done < of {
             return;
         }
-        // Each of these makes another hash necessary, or none.
+        // Each of these changes makes another hash necessary, or none.
         match round.fetch_add(1, Ordering::Relaxed) {
             0 => drop(place.reconcile(&[user("ann", "three")], &upsert()).unwrap()),
             1 => drop(remove(&*place.store(), &name("bob")).unwrap()),

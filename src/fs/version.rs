@@ -1,4 +1,4 @@
-//! Identity and version of a file.
+//! Identity and version of a file. Knows nothing of its content.
 
 use std::fs::{self, Metadata};
 use std::io;
