@@ -15,9 +15,9 @@ pub struct DesiredUser {
     pub password: DesiredPassword,
     /// The change of the groups.
     pub groups: GroupsEdit,
-    /// Locked or unlocked; `None` keeps it.
+    /// Locked or unlocked. `None` keeps it.
     pub locked: Option<bool>,
-    /// The expiry, `Some(None)` for none; `None` keeps it.
+    /// The expiry, `Some(None)` for none. `None` keeps it.
     pub expires: Option<Option<Timestamp>>,
     /// The new name.
     pub rename: Option<UserName>,
@@ -96,8 +96,8 @@ pub struct ReconcileOptions {
 }
 
 impl ReconcileOptions {
-    /// Reconciles on all cores, without pruning. A desired state without passwords needs no cost and
-    /// ignores it.
+    /// Reconciles on all cores, without pruning. A desired state without passwords needs no cost
+    /// and ignores it.
     #[must_use]
     pub fn new(missing: IfMissing, existing: IfExists) -> Self {
         let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);

@@ -1,8 +1,8 @@
 //! Reconciles users with a desired state in one transaction.
 //!
-//! Planning and changing happen in the same transaction. Hashes take long, so they are computed between
-//! two transactions, and the plan is made anew until no hash is missing. So no other writer waits for
-//! hashes, and concurrent changes are taken into account.
+//! Planning and changing happen in the same transaction. Hashes take long, so they are computed
+//! between two transactions, and the plan is made anew until no hash is missing. So no other writer
+//! waits for hashes, and concurrent changes are taken into account.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -52,11 +52,11 @@ pub enum ReconcileError {
 }
 
 /// Reconciles users with the desired state. Returns the changes in the order of `desired`, and then
-/// those of pruned users. Of two entries for one user, the second one is applied to the result of the
-/// first.
+/// those of pruned users. Of two entries for one user, the second one is applied to the result of
+/// the first.
 ///
-/// Calls `progress` from several threads with the number of finished hashes or users, and the number
-/// of all.
+/// Calls `progress` from several threads with the number of finished hashes or users, and the
+/// number of all.
 ///
 /// # Errors
 /// See [`ReconcileError`].

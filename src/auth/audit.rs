@@ -28,7 +28,7 @@ const LINES: u32 = 20;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Logs fields: as text in the message, and as key-values for a structured format.
+/// Logs fields as text in the message, and as key-values for a structured format.
 fn write_fields(fields: &[(&'static str, String)]) {
     let pairs: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let words: Vec<_> = fields
@@ -145,7 +145,8 @@ impl Quotas {
         self.0[which].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs the number of events over the quota. Returns true if the second of some is not over yet.
+    /// Logs the number of events over the quota. Returns true if the second of some is not over
+    /// yet.
     fn sum_up(&self, now: Option<Instant>) -> bool {
         let mut more = false;
         for which in 0..self.0.len() {
@@ -189,7 +190,7 @@ struct Quota {
 #[derive(PartialEq, Eq, Debug)]
 enum Take {
     Write,
-    /// The first event over the quota: the thread has to sum up.
+    /// The first event over the quota, after which the thread has to sum up.
     CountFirst,
     Count,
 }

@@ -1,4 +1,5 @@
-//! Decides on login attempts: cache, throttle, queue, worker.
+//! Decides on login attempts, with a cache, a throttle, a queue and workers. Knows neither HTTP nor
+//! the backend of the store.
 
 use std::collections::HashMap;
 use std::io;
@@ -93,7 +94,8 @@ impl Authenticator {
         let Some(credentials) = encoded.decode() else {
             return self.reject(peer, Rejection::Malformed, access);
         };
-        // Only normalized credentials are cached, so that a password has one entry in every spelling.
+        // Only normalized credentials are cached, so that a password has one entry in every
+        // spelling.
         let normalized = verifier.keyed.credentials(&credentials);
         if normalized != key
             && let Some(grant) = lookup(&normalized)
@@ -165,8 +167,8 @@ impl Authenticator {
     /// Queues an attempt for a worker, if the throttle allows it.
     ///
     /// An attempt with the same credentials as a queued one shares its outcome. It cannot share the
-    /// outcome of an attempt that a worker has taken: that may have read what is outdated for a later
-    /// request.
+    /// outcome of an attempt that a worker has taken, which may have read a record that is outdated
+    /// for a later request.
     fn enqueue(
         &self,
         key: Key,
@@ -219,8 +221,9 @@ impl Authenticator {
         Outcome::Unavailable
     }
 
-    /// Finishes: returns when the workers have ended their jobs, all audit lines are logged, and the
-    /// store is in one file. An attempt that needs a worker after that is unavailable.
+    /// Finishes the work, and returns when the workers have ended their jobs, all audit lines are
+    /// logged, and the store is in one file. An attempt that needs a worker after that is
+    /// unavailable.
     pub fn finish(&self) {
         self.workers.finish();
         self.verifier.audit.flush();
@@ -267,7 +270,8 @@ impl Authenticator {
     }
 }
 
-/// A panic while it was locked has left the map whole: each call on it is one step.
+/// Locks the map. A panic while it was locked has left it consistent, because each call on it is
+/// one step.
 fn lock(queued: &Mutex<Queued>) -> MutexGuard<'_, Queued> {
     queued.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -295,8 +299,8 @@ impl Counters {
     }
 }
 
-/// An attempt that counts as pending until it ends. Dropped before that, it has not failed: the
-/// client has gone, the queue is full, or a worker has panicked.
+/// An attempt that counts as pending until it ends. If it is dropped before that, it has not
+/// failed, e.g. because the client has left, the queue is full, or a worker has panicked.
 struct PendingAttempt {
     verifier: Arc<Verifier>,
     attempt: LoginAttempt,

@@ -1,7 +1,7 @@
 //! The cache of verified credentials.
 //!
-//! Only right credentials are entered, passwords and stored hashes as keyed digests. Does not decide
-//! whether a user may log in. Time is a parameter.
+//! Only right credentials are entered, passwords and stored hashes as keyed digests. Does not
+//! decide whether a user may log in. Time is a parameter.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,7 +35,8 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// Makes a cache of at most this many entries, which drops an entry that is unused for `lifetime`.
+    /// Makes a cache of at most this many entries, which drops an entry that is unused for
+    /// `lifetime`.
     pub(super) fn new(entries: usize, lifetime: Duration) -> Self {
         Self { entries: OfDigests::new(entries), lifetime, aged: None }
     }

@@ -6,18 +6,18 @@ use std::time::Duration;
 use super::Limit;
 use crate::domain::{Cost, GroupName};
 
-/// The configuration of an [`Authenticator`](super::Authenticator). The defaults suit one machine with
-/// some thousands of users.
+/// The configuration of an [`Authenticator`](super::Authenticator). The defaults suit one machine
+/// with some thousands of users.
 #[derive(Clone, Debug)]
 pub struct AuthConfig {
     /// The cost that hashes should have, and the cost of the dummy hash for unknown users.
     pub cost: Cost,
     /// The number of hash workers. Default: one per core.
     pub workers: NonZeroUsize,
-    /// The maximum number of attempts that wait for a hash worker. Default: about 2 s of work, by the
-    /// measured time of hashes.
+    /// The maximum number of attempts that wait for a hash worker. Default: about 2 s of work, by
+    /// the measured time of hashes.
     pub queue: Option<usize>,
-    /// The maximum number of cache entries; 0 disables the cache.
+    /// The maximum number of cache entries. 0 disables the cache.
     pub cache_entries: usize,
     /// The time after which an unused cache entry is dropped.
     pub cache_lifetime: Duration,

@@ -18,8 +18,8 @@ pub(super) struct HashMeter {
 }
 
 impl HashMeter {
-    /// Assumes 60 us for each of the 2^cost rounds until a hash is measured, as on a common machine of
-    /// 2020.
+    /// Assumes 60 us for each of the 2^cost rounds until a hash is measured, as on a common machine
+    /// of 2020.
     pub(super) fn expecting(cost: Cost) -> Self {
         let each = AtomicU64::new(60_000 << cost.get());
         Self { compute: hashing::verify, count: AtomicU64::new(0), total: AtomicU64::new(0), each }

@@ -1,4 +1,4 @@
-//! The outcome of a request: the one place that lists all of them.
+//! The outcome of a request. This is the one place that lists all outcomes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,8 +113,8 @@ impl Outcome {
         matches!(self, Self::UnknownUser | Self::WrongPassword | Self::Locked | Self::Expired)
     }
 
-    /// Returns true if the name in the refused credentials is known to be a user's, so that it may be
-    /// logged. Another name may be a password in the wrong field.
+    /// Returns true if the name in the refused credentials is known to be a user's, so that it may
+    /// be logged. Another name may be a password in the wrong field.
     pub(crate) fn names_user(&self) -> bool {
         matches!(self, Self::WrongPassword | Self::Locked | Self::Expired)
     }

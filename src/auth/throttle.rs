@@ -1,6 +1,6 @@
 //! Limits failed login attempts per source and per user name.
 //!
-//! A pure state machine: time is a parameter. Knows neither requests nor hashes. Each failure
+//! A pure state machine with time as a parameter. Knows neither requests nor hashes. Each failure
 //! counts until it is forgiven. Failures are forgiven evenly over the period of the limit. A
 //! pending attempt counts like a failure, so that parallel attempts get no more guesses than
 //! sequential ones.
@@ -15,9 +15,9 @@ use super::bounded::Bounded;
 use super::keyed::UserDigest;
 use crate::time::{format_duration, parse_duration};
 
-/// The maximum number of sources with failures, of user names with failures, and of users with known
-/// sources. A failure is added after a hash only, so a flood evicts entries no faster than hashes are
-/// computed.
+/// The maximum number of sources with failures, of user names with failures, and of users with
+/// known sources. A failure is added after a hash only, so a flood evicts entries no faster than
+/// hashes are computed.
 const TRACKED: usize = 65_536;
 
 /// The maximum number of known sources per user, the most recent ones. So a user with many sources
@@ -78,8 +78,8 @@ impl fmt::Display for Limit {
     }
 }
 
-/// The source of a request: an IPv4 address, or the /64 network of an IPv6 address, which belongs to
-/// one customer. An IPv4-mapped IPv6 address is an IPv4 address (RFC 4291 section 2.5.5.2).
+/// The source of a request: an IPv4 address, or the /64 network of an IPv6 address, which belongs
+/// to one customer. An IPv4-mapped IPv6 address is an IPv4 address (RFC 4291 section 2.5.5.2).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Source {
     V4([u8; 4]),
@@ -108,7 +108,7 @@ pub(super) struct LoginAttempt {
 /// The reason why an attempt is refused now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Refused {
-    /// Too many failures; one is forgiven in this time.
+    /// Too many failures. One is forgiven in this time.
     Failed(Duration),
     /// Too many pending attempts, which may be right.
     Pending,
@@ -117,12 +117,12 @@ pub(super) enum Refused {
 pub(super) struct Throttle {
     sources: Option<FailureCounts<Source>>,
     users: Option<FailureCounts<UserDigest>>,
-    /// The sources from which users have logged in: failures of other sources do not concern them.
+    /// The sources from which users have logged in. Failures of other sources do not affect them.
     known: Bounded<UserDigest, KnownSources>,
 }
 
 impl Throttle {
-    /// Makes a throttle with these limits; `None` is no limit.
+    /// Makes a throttle with these limits, or without a limit for `None`.
     pub(super) fn new(source: Option<Limit>, user: Option<Limit>) -> Self {
         Self {
             sources: source.map(FailureCounts::new),

@@ -73,7 +73,7 @@ impl Verifier {
     ) -> Option<Arc<Grant>> {
         let entry = self.cache().get(key, now)?;
         let other_source = entry.source != source;
-        // Most users never expire: the clock is not read for them.
+        // The clock is not read for most users, because they never expire.
         let expired = entry.expires.is_some_and(|end| end.has_passed(SystemTime::now()));
         let outdated = entry.revision != revision || expired;
         if !other_source && !outdated {
@@ -112,7 +112,8 @@ impl Verifier {
 
     /// Verifies credentials. Takes as long as a hash. `revision` is from before.
     ///
-    /// Returns also the hash of the user if the credentials are right and the hash should be replaced.
+    /// Returns also the hash of the user if the credentials are right and the hash should be
+    /// replaced.
     pub(super) fn verify(
         &self,
         key: &Key,
@@ -121,7 +122,8 @@ impl Verifier {
         revision: Option<Revision>,
     ) -> (Outcome, Option<PasswordHash>) {
         self.try_to_verify(key, credentials, source, revision).unwrap_or_else(|e| {
-            // The error names a user only if it exists: the text in the name field may be a password.
+            // The error names a user only if it exists, because the text in the name field may be a
+            // password.
             self.audit.failure(&format_args!("cannot check credentials: {e}"));
             (Outcome::Unavailable, None)
         })

@@ -1,7 +1,7 @@
 //! Prompts on the terminal without echo.
 //!
-//! The terminal is standard input. If standard input is something else, a script runs the command, and
-//! there is no prompt. Prompts go to standard error, since standard output is for results.
+//! The terminal is standard input. If standard input is something else, a script runs the command,
+//! and there is no prompt. Prompts go to standard error, since standard output is for results.
 
 use std::io::{self, IsTerminal, Write};
 

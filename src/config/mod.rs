@@ -1,8 +1,8 @@
 //! Settings: flags that also have an environment variable, and their defaults.
 //!
-//! Decides which values a setting can have, and turns settings into the configuration of the modules
-//! below. A default stands once: here, or as a constant of the module that it configures. An option
-//! that says what one command does is no setting, and stands with its command.
+//! Decides which values a setting can have, and turns settings into the configuration of the
+//! modules below. A default has one place, which is here or a constant of the module that it
+//! configures. An option of one command alone is no setting, and stands with its command.
 
 mod serve;
 mod shared;

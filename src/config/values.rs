@@ -8,7 +8,7 @@ use crate::auth::{Limit, LimitError};
 use crate::domain::GroupName;
 use crate::time::parse_duration;
 
-/// A limit on failed logins; `0` is none.
+/// A limit on failed logins, or `0` for none.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Failures(pub(super) Option<Limit>);
 

@@ -40,7 +40,7 @@ impl Credentials {
     /// Encodes the credentials for the Basic scheme. Equal credentials have equal encodings.
     pub(crate) fn encode(&self) -> Zeroizing<String> {
         let parts = [self.user.as_str(), ":", self.password.reveal()];
-        // `concat` allocates once: a growing buffer would leave a copy behind.
+        // `concat` allocates once. A growing buffer would leave a copy behind.
         let plain = Zeroizing::new(parts.concat());
         Zeroizing::new(STANDARD.encode(plain.as_bytes()))
     }

@@ -1,8 +1,8 @@
 //! User names, groups, passwords, hashes, credentials and user records: values that are valid by
 //! construction.
 //!
-//! Decides which values are valid. Knows neither HTTP nor the store nor the terminal, and computes no
-//! hash. Passwords and hashes have no `Display`, and their `Debug` shows no content.
+//! Decides which values are valid. Knows neither HTTP nor the store nor the terminal, and computes
+//! no hash. Passwords and hashes have no `Display`, and their `Debug` shows no content.
 
 mod credentials;
 mod groups;

@@ -10,9 +10,10 @@ use super::MAX_RAW_BYTES;
 /// A password that bcrypt reads completely: 1 to [`Password::MAX_BYTES`] bytes of UTF-8, without
 /// control characters.
 ///
-/// It is mapped and normalized like the profile `OpaqueString` of RFC 8265 section 4.2: other spaces
-/// become U+0020, then NFC. The profile's list of permitted characters is not applied, because it
-/// ends at the Unicode version of its tables, and a newer character in a password is harmless.
+/// It is mapped and normalized like the profile `OpaqueString` of RFC 8265 section 4.2: other
+/// spaces become U+0020, then NFC. The profile's list of permitted characters is not applied,
+/// because it ends at the Unicode version of its tables, and a newer character in a password is
+/// harmless.
 ///
 /// A password has no `Display`, its `Debug` shows no content, and its memory is overwritten when it
 /// is dropped.

@@ -36,11 +36,11 @@ impl Cost {
     }
 }
 
-/// A bcrypt hash, 60 characters: `$2b$12$`, 22 of salt, 31 of digest. `$2a$`, `$2b$` and `$2y$` mean
-/// the same.
+/// A bcrypt hash, 60 characters: `$2b$12$`, 22 of salt, 31 of digest. `$2a$`, `$2b$` and `$2y$`
+/// mean the same.
 ///
-/// It is well-formed: bcrypt can compute it, at a cost of at most [`Cost::MAX`]. Its `Debug` shows no
-/// content.
+/// It is well-formed, so bcrypt can compute it, at a cost of at most [`Cost::MAX`]. Its `Debug`
+/// shows no content.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash {
     text: String,
@@ -79,7 +79,8 @@ impl PasswordHash {
         Ok(Self { text: text.to_owned(), cost })
     }
 
-    /// Returns a dummy hash of this cost, so that an unknown user name takes as long as a known one.
+    /// Returns a dummy hash of this cost, so that an unknown user name takes as long as a known
+    /// one.
     #[must_use]
     pub fn dummy(cost: Cost) -> Self {
         let text = format!("$2y${:02}${}", cost.get(), ".".repeat(Self::LEN - 7));

@@ -21,7 +21,7 @@ impl UserName {
     /// The longest name in bytes of UTF-8, after mapping and normalization.
     pub const MAX_BYTES: usize = 128;
 
-    /// Parses a name: maps full-width characters, then applies NFC.
+    /// Parses a name. Maps full-width characters, then applies NFC.
     ///
     /// # Errors
     /// Fails if `raw` is not a valid user name.
@@ -42,7 +42,7 @@ impl UserName {
                 PrecisError::Invalid | PrecisError::Unexpected(_) => NameError::Direction,
             })
         };
-        // Twice, because the profile checks characters before it composes them: `=` and U+0338 are
+        // Twice, because the profile checks characters before it composes them. `=` and U+0338 are
         // valid, but their composition U+2260 is not (RFC 8264 section 7: until stable).
         let name = enforced(&enforced(raw)?)?;
         if name.contains(':') {

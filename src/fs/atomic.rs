@@ -1,5 +1,5 @@
-//! Atomic file replacement: write to a temporary file in the same folder, sync it, rename it over the
-//! destination.
+//! Atomic file replacement: write to a temporary file in the same folder, sync it, rename it over
+//! the destination.
 //!
 //! The folder is an open descriptor, not a path, which another user could redirect.
 
@@ -14,13 +14,13 @@ use rustix::io::Errno;
 /// The most attempts to find an unused random name.
 const TRIES: usize = 8;
 
-/// A file that is renamed to its name in a folder by [`AtomicFile::commit`]. Dropping it before that
-/// removes it.
+/// A file that is renamed to its name in a folder by [`AtomicFile::commit`]. Dropping it before
+/// that removes it.
 pub(crate) struct AtomicFile {
     folder: OwnedFd,
     name: OsString,
     file: File,
-    /// The temporary name; `None` after the rename.
+    /// The temporary name, or `None` after the rename.
     temporary: Option<OsString>,
 }
 

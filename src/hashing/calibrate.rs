@@ -30,10 +30,7 @@ pub(crate) fn calibrate<E: From<TooSlow>>(
     best.ok_or(TooSlow { limit }.into())
 }
 
-/// Measures the time of a hash: the fastest of three.
-///
-/// # Errors
-/// Fails if the system gives no random numbers.
+/// Measures the time of a hash, as the fastest of three.
 pub(crate) fn time_of_hash(cost: Cost) -> Result<Duration, HashingError> {
     let password = Password::generate()?;
     let mut best = Duration::MAX;

@@ -1,8 +1,8 @@
 //! Password hashing: bcrypt, the cost policy, and hashing on several threads.
 //!
-//! Decides how hashes are computed and which of them are too weak. Knows neither users nor the store.
-//! Input that bcrypt would truncate, misread or compute for minutes cannot get here: [`Password`],
-//! [`PasswordHash`] and [`Cost`] exclude it.
+//! Decides how hashes are computed and which of them are too weak. Knows neither users nor the
+//! store. Input that bcrypt would truncate, misread or compute for minutes cannot get here:
+//! [`Password`], [`PasswordHash`] and [`Cost`] exclude it.
 
 mod calibrate;
 pub(crate) mod pool;
@@ -29,8 +29,8 @@ pub enum HashingError {
 
 /// Hashes a password with a random salt. Each step of the cost doubles the time.
 ///
-/// The hash begins with `$2y$`, one of three equivalent prefixes, because Apache's `htpasswd` writes
-/// this one.
+/// The hash begins with `$2y$`, one of three equivalent prefixes, because Apache's `htpasswd`
+/// writes this one.
 ///
 /// # Errors
 /// Fails if the system gives no random numbers.

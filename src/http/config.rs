@@ -15,8 +15,9 @@ pub struct HttpConfig {
     pub trusted_proxies: Vec<Network>,
     /// The delays of some responses.
     pub delays: Delays,
-    /// The time after which a connection without progress ends: a head or a body that does not end, a
-    /// response that is not read. It ends after half of this time at the earliest.
+    /// The time after which a connection without progress ends, e.g. with a head or a body that
+    /// does not end, or a response that is not read. It ends after half of this time at the
+    /// earliest.
     pub io_timeout: Duration,
     /// The maximum number of connections. At the limit, the source with the most connections makes
     /// room for others.

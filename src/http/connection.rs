@@ -1,9 +1,9 @@
 //! The bytes of a connection, handed to the HTTP library one request at a time.
 //!
-//! The library would take all pipelined requests at once, keep their heads, and serve them in a row
-//! while every other connection of the thread waits. Here the library gets the next head only after
-//! the previous response has been sent and the other connections of the thread had their turn. Does
-//! not parse requests.
+//! The library would take all pipelined requests at once, keep their heads, and serve them in a
+//! row. Meanwhile every other connection of the thread would wait. Here the library gets the next
+//! head only after the previous response has been sent and the other connections of the thread had
+//! their turn. Does not parse requests.
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;

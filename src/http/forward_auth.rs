@@ -21,7 +21,8 @@ use crate::text::printable;
 /// The path of the route.
 pub(super) const PATH: &str = "/auth";
 
-/// The user, for the API behind the proxy, in UTF-8 (HTTP does not define it: RFC 9110 section 5.5).
+/// The user, for the API behind the proxy, in UTF-8 (HTTP does not define it: RFC 9110 section
+/// 5.5).
 const REMOTE_USER: HeaderName = HeaderName::from_static("remote-user");
 /// The groups of the user in order, separated by commas.
 const REMOTE_GROUPS: HeaderName = HeaderName::from_static("remote-groups");

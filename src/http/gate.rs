@@ -1,4 +1,4 @@
-//! The gate: decides on requests, and answers `/rest-auth`.
+//! The gate, which decides on requests and answers `/rest-auth`.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
@@ -91,8 +91,8 @@ impl Gate {
     /// Decides on a request, after the delay of its decision.
     ///
     /// # Errors
-    /// Fails if the request has several Authorization fields, or one over the limit. It is denied and
-    /// logged.
+    /// Fails if the request has several Authorization fields, or one over the limit. It is denied
+    /// and logged.
     pub(super) async fn decide(
         &self,
         request: &HttpRequest,

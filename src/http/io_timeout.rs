@@ -1,9 +1,9 @@
 //! The timeout of connections without progress.
 //!
 //! The framework limits the time of the first head only. It waits forever for later heads and for
-//! clients that do not read. Here the server has to send something within the timeout after a part
-//! of a request has arrived or a part of a response could not be sent. Otherwise the connection
-//! ends. Knows nothing of the bytes.
+//! clients that do not read. Here a connection ends unless something is sent within the timeout.
+//! The timeout begins when a part of a request has arrived, or a part of a response could not be
+//! sent. Knows nothing of the bytes.
 
 use std::future::Future;
 use std::io;

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use actix_web::http::header::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
-/// The field in which proxies name their clients. It has no standard. All proxies append the address of
-/// their own peer.
+/// The field in which proxies name their clients. It has no standard. All proxies append the
+/// address of their own peer.
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The addresses of proxies: one address, or a network in CIDR notation.
@@ -28,7 +28,7 @@ impl FromStr for Network {
             Ok(address) => IpNet::from(address.to_canonical()),
             Err(_) => text.parse().map_err(|_| NetworkError)?,
         };
-        // Bits beyond the prefix are a mistake: one address or another network was meant.
+        // Bits beyond the prefix are a mistake, because one address or another network was meant.
         if network.trunc() == network { Ok(Self(network)) } else { Err(NetworkError) }
     }
 }
@@ -91,7 +91,7 @@ pub(super) fn is_trusted(trusted: &[Network], address: IpAddr) -> bool {
 }
 
 /// Parses an address, with or without a port. The zone of an IPv6 address (RFC 4007 section 11) is
-/// dropped: it means something on the proxy alone.
+/// dropped, since it has a meaning on the proxy alone.
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?.trim_matches([' ', '\t']);
     let address = match text.strip_prefix('[').map(|text| text.split_once(']')) {

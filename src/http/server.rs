@@ -23,11 +23,11 @@ use crate::auth::Authenticator;
 /// The time in which requests in flight may finish when the server stops, in seconds.
 const SHUTDOWN_SECONDS: u64 = 10;
 
-/// Serves `listeners` until told to stop. Then lets requests in flight finish, for at most 10 s, and
-/// finishes the authenticator.
+/// Serves `listeners` until told to stop. Then lets requests in flight finish, for at most 10 s,
+/// and finishes the authenticator.
 ///
-/// Calls `ready` once, when connections are accepted. The future that it returns tells the server to
-/// stop.
+/// Calls `ready` once, when connections are accepted. The future that it returns tells the server
+/// to stop.
 ///
 /// # Errors
 /// Fails if the system gives no threads, or if `ready` fails.
@@ -136,8 +136,8 @@ fn listen(
     }
 }
 
-/// Returns the number of connections that one thread accepts: its part of all seats, and an eighth
-/// of that for connections that wait for a seat. More stay in the backlog of the listener.
+/// Returns the number of connections that one thread accepts. This is its part of all seats, and an
+/// eighth of that for connections that wait for a seat. More stay in the backlog of the listener.
 fn accepted_per_thread(max_connections: usize, threads: usize) -> usize {
     let seats = max_connections.div_ceil(threads);
     seats.saturating_add(seats / 8).saturating_add(1)

@@ -28,8 +28,8 @@ const MAX_HEAD: usize = 64 * 1024;
 
 /// Answers each request of a connection, and tells the connection when the response is encoded.
 ///
-/// A problem of one request, e.g. a head over the limit or a panic, does not affect other requests. A
-/// connection is closed after a response that is given before the whole request was read.
+/// A problem of one request, e.g. a head over the limit or a panic, does not affect other requests.
+/// A connection is closed after a response that is given before the whole request was read.
 pub(super) fn exchanges<F, S, B>(
     app: F,
     gate: Arc<Gate>,

@@ -30,8 +30,8 @@ impl Tls {
     /// Reads the certificate chain and the private key from these PEM files.
     ///
     /// # Errors
-    /// Fails if a file cannot be read or used, if they do not belong together, or if other users may
-    /// read the key.
+    /// Fails if a file cannot be read or used, if they do not belong together, or if other users
+    /// may read the key.
     pub fn open(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let files = PemFiles { certificate: certificate.to_owned(), key: key.to_owned() };
@@ -48,8 +48,8 @@ impl Tls {
         Ok(Self { pair, config: Arc::new(config) })
     }
 
-    /// Reads the files again, changed or not. If they cannot be used, logs that and keeps the previous
-    /// certificate.
+    /// Reads the files again, changed or not. If they cannot be used, logs that and keeps the
+    /// previous certificate.
     pub fn reload(&self) {
         let versions = self.pair.files.versions();
         self.pair.reload(&mut self.pair.held(), versions);
@@ -71,7 +71,7 @@ struct Held {
     versions: Versions,
 }
 
-/// The versions of both files; `None` for a missing one.
+/// The versions of both files, or `None` for a missing one.
 type Versions = [Option<FileVersion>; 2];
 
 impl Pair {

@@ -13,7 +13,8 @@ use rustix::process::geteuid;
 use super::{FileProblem, FileProblemKind};
 use crate::fs::{folder, mode_if_not_private};
 
-/// Returns the problems of the folder of `database`, the worst first. Parent folders are not judged.
+/// Returns the problems of the folder of `database`, the worst first. Parent folders are not
+/// judged.
 pub(super) fn folder_problems(
     database: &Path,
     companions: &[PathBuf],

@@ -50,8 +50,8 @@ impl fmt::Display for Location {
     }
 }
 
-/// Opens a store. Creates it and its folders if it does not exist, and migrates an older schema. Root
-/// uses the store of another user as that user.
+/// Opens a store. Creates it and its folders if it does not exist, and migrates an older schema.
+/// Root uses the store of another user as that user.
 ///
 /// # Errors
 /// [`StoreError::Refused`] if the file is not a store, is damaged, has a newer schema, or if other
@@ -68,8 +68,8 @@ pub fn open(location: &Location) -> Result<Box<dyn UserStore>, StoreError> {
     }
 }
 
-/// Writes a copy of the store to `out`, as of one point in time, while other processes use the store.
-/// Takes memory of up to twice the size of the store.
+/// Writes a copy of the store to `out`, as of one point in time, while other processes use the
+/// store. Takes memory of up to twice the size of the store.
 ///
 /// # Errors
 /// As [`open()`], but a missing store is not created. Fails if the copy cannot be written.
@@ -96,8 +96,8 @@ pub fn check(location: &Location, minimum: Cost) -> Result<Vec<Problem>, StoreEr
     Ok(problems)
 }
 
-/// Returns the user that root has to become to use the store. Checks the files first: root sees
-/// problems that the owner cannot see.
+/// Returns the user that root has to become to use the store. Checks the files first, since root
+/// sees problems that the owner cannot see.
 fn owner_of(path: &Path) -> Result<Option<Owner>, StoreError> {
     let owner = Owner::of(path)?;
     if owner.is_some() {

@@ -35,10 +35,10 @@ pub struct Revision(pub u64);
 
 /// The store as authentication uses it. All calls block, look-ups for microseconds.
 ///
-/// Every method of this trait, [`UserStore`] and [`Transaction`] fails with [`StoreError::Busy`] if
-/// another process keeps the store locked for 5 s, with [`StoreError::Refused`] if the file is no
-/// longer a usable store, and with [`StoreError::Failed`] if the system fails. Other errors are
-/// named at the method.
+/// Every method of this trait, [`UserStore`] and [`Transaction`] has these errors. It fails with
+/// [`StoreError::Busy`] if another process keeps the store locked for 5 s. It fails with
+/// [`StoreError::Refused`] if the file is no longer a usable store, and with [`StoreError::Failed`]
+/// if the system fails. Other errors are named at the method.
 pub trait UserReader: Send + Sync {
     /// Looks up a user. Takes the same work for every user, and does not read groups.
     ///
@@ -79,8 +79,8 @@ pub trait UserReader: Send + Sync {
         new: PasswordHash,
     ) -> Result<bool, StoreError>;
 
-    /// Brings all committed changes into the file that can be moved or copied alone, as far as other
-    /// users of the store allow it now.
+    /// Brings all committed changes into the file that can be moved or copied alone, as far as
+    /// other users of the store allow it now.
     ///
     /// # Errors
     /// See the trait.
@@ -99,8 +99,8 @@ pub trait UserStore: UserReader {
     /// returns `Break`.
     ///
     /// # Errors
-    /// [`StoreError::BadRecord`] if anything but the hash of a user is unusable. The users before it
-    /// were visited.
+    /// [`StoreError::BadRecord`] if anything but the hash of a user is unusable. The users before
+    /// it were visited.
     fn each(&self, visit: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError>;
 
     /// Begins a transaction. Until its end no other one can begin, and no reader sees its changes.
@@ -111,8 +111,8 @@ pub trait UserStore: UserReader {
 
     /// Returns the token to wait until everything that is committed now is visible to every server.
     ///
-    /// For a command that ends without a transaction because of something that it has read: another
-    /// process may have committed that just before.
+    /// For a command that ends without a transaction because of a state that it has read. Another
+    /// process may have committed that state just before.
     fn visibility(&self) -> Visibility;
 }
 
@@ -160,9 +160,9 @@ pub trait Transaction {
 
 /// The end of a transaction, whose result is known after a wait.
 ///
-/// A server may rely on a reading of the store from before the commit for the length of the lease. So
-/// a command may return only after the wait, also if it has changed nothing, and also if it is not
-/// known whether the commit took place.
+/// A server may rely on a reading of the store from before the commit for the length of the lease.
+/// So a command may return only after the wait. This holds also if it has changed nothing, or if
+/// the outcome of the commit is unknown.
 #[must_use = "the change is visible to every server only after `wait`"]
 pub struct Visibility {
     outcome: Result<(), StoreError>,
@@ -224,7 +224,7 @@ pub enum StoreError {
         /// The problem.
         problem: Problem,
     },
-    /// The transaction is committed, but a later step failed: it is not confirmed that every server
+    /// The transaction is committed, but a later step failed. It is not confirmed that every server
     /// sees the change, or that no copy of a removed hash is left.
     #[error("the change is committed, but {0}")]
     Unconfirmed(#[source] Box<StoreError>),

@@ -2,7 +2,7 @@
 //!
 //! The owner of a folder can exchange its files at any time, so root with its own rights would
 //! reach files of other users. So a thread gives up root's rights for good before it touches the
-//! store: it takes the owner's groups, then the group, then the user. The other threads of the
+//! store. It takes the owner's groups, then the group, then the user. The other threads of the
 //! process keep their rights, for output and password files. Knows nothing of the content of a
 //! store.
 

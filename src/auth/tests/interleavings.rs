@@ -186,7 +186,8 @@ impl Change {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum End {
     Committed,
-    /// The command finds nothing to change: another process has just committed the same change.
+    /// The command finds nothing to change, since another process has just committed the same
+    /// change.
     NoOp,
     /// The commit takes effect, but the command gets an error.
     UnknownOutcome,

@@ -141,8 +141,8 @@ fn max_connections(wanted: NonZeroUsize, descriptors: Option<u64>) -> NonZeroUsi
     wanted.min(most)
 }
 
-/// Returns at the first SIGTERM or SIGINT. A second one ends the program at once, without waiting for
-/// requests in flight.
+/// Returns at the first SIGTERM or SIGINT. A second one ends the program at once, without waiting
+/// for requests in flight.
 ///
 /// SIGHUP reloads the certificate. Without a handler it would end the program.
 fn signals(tls: Option<Tls>) -> io::Result<impl Future<Output = ()>> {

@@ -34,8 +34,8 @@ pub(super) fn connect_read_only(path: &Path) -> Result<Connection, StoreError> {
         .map_err(|e| store_error(e, path))
 }
 
-/// Checkpoints the write-ahead log and truncates it. While a reader uses it, that is left to the next
-/// change, or to the last connection that closes the store.
+/// Checkpoints the write-ahead log and truncates it. While a reader uses it, that is left to the
+/// next change, or to the last connection that closes the store.
 pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(CHECKPOINT_TIMEOUT)?;
     let done = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));

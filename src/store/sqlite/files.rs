@@ -22,7 +22,7 @@ pub(super) struct OpenFiles {
     pub(super) database: FileVersion,
     /// The companions, as they were when the database was opened.
     companions: Vec<(PathBuf, FileVersion)>,
-    /// Before `main`, so that it is closed first: the last connection checkpoints the log.
+    /// Before `main`, so that it is closed first. The last connection checkpoints the log.
     detector: Mutex<ChangeDetector>,
     main: Mutex<Connection>,
 }
@@ -31,8 +31,8 @@ pub(super) struct OpenFiles {
 pub(super) struct ChangeDetector {
     /// The number of files that had the store's name before this one.
     epoch: u32,
-    /// Opened for the first revision, and never written to: `data_version` does not count the commits
-    /// of its own connection.
+    /// Opened for the first revision, and never written to: `data_version` does not count the
+    /// commits of its own connection.
     connection: Option<Connection>,
 }
 
@@ -43,7 +43,8 @@ impl OpenFiles {
         refuse_problems(&path)?;
         let mut main = connect(&path)?;
         upgrade(&mut main, &path)?;
-        // Again, now that all files are open: another user may have exchanged one meanwhile.
+        // Checked again when all files are open, since another user may have exchanged one
+        // meanwhile.
         refuse_problems(&path)?;
         let companions = companions(&path)
             .into_iter()

@@ -1,8 +1,8 @@
-//! The SQLite backend: users in one file.
+//! The SQLite backend, with all users in one file.
 //!
-//! WAL mode with `synchronous=FULL`: a commit is durable when it returns, and readers never wait for a
-//! writer. Every write begins with `BEGIN IMMEDIATE`, so that it waits before its first change and not
-//! halfway. Every call uses the file that has the store's name at that time.
+//! WAL mode with `synchronous=FULL`: a commit is durable when it returns, and readers never wait
+//! for a writer. Every write begins with `BEGIN IMMEDIATE`, so that it waits before its first
+//! change and not halfway. Every call uses the file that has the store's name at that time.
 
 mod backoff;
 mod check;
@@ -59,7 +59,8 @@ impl SqliteStore {
         Ok(Self { path, files, lease: Lease::new() })
     }
 
-    /// Returns the open files. Opens the file that has the store's name now if it is another version.
+    /// Returns the open files. Opens the file that has the store's name now if it is another
+    /// version.
     fn files(&self) -> Result<RwLockReadGuard<'_, OpenFiles>, StoreError> {
         let read = || self.files.read().unwrap_or_else(PoisonError::into_inner);
         let files = read();

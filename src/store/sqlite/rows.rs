@@ -9,7 +9,7 @@ use crate::store::StoreError;
 use crate::text::printable;
 use crate::time::Timestamp;
 
-/// The groups of a user, separated by commas; NULL for none.
+/// The groups of a user, separated by commas, or NULL for none.
 macro_rules! groups {
     () => {
         "(SELECT group_concat(\"group\", ',') FROM memberships WHERE user = name)"

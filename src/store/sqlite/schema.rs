@@ -35,7 +35,7 @@ pub(super) fn upgrade(connection: &mut Connection, path: &Path) -> Result<(), St
     }
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-    // Read again: another process may have been faster.
+    // Read again, since another process may have been faster.
     let seen = version(&transaction, path)?;
     migrate(transaction, &MIGRATIONS[seen as usize..]).map_err(failed)
 }

@@ -13,8 +13,8 @@ use crate::domain::{Account, PasswordHash, UserName};
 use crate::store::lease::LEASE;
 use crate::store::{BUSY_TIMEOUT, StoreError, Transaction, Visibility};
 
-/// A transaction with its own connection, so that it blocks no look-up of this process, and dropping
-/// it rolls back.
+/// A transaction with its own connection, so that it blocks no look-up of this process, and
+/// dropping it rolls back.
 struct SqliteTransaction {
     path: PathBuf,
     connection: Connection,
@@ -70,8 +70,8 @@ impl SqliteTransaction {
 
     fn end(&self) -> Result<(), StoreError> {
         self.connection.execute_batch("COMMIT").map_err(|e| self.error(e))?;
-        // A removed hash stays in the write-ahead log until its checkpoint. `secure_delete` has zeroed
-        // it in the database, so no copy is left after that.
+        // A removed hash stays in the write-ahead log until its checkpoint. `secure_delete` has
+        // zeroed it in the database, so no copy is left after that.
         if self.removed_hash {
             checkpoint(&self.connection).map_err(|e| {
                 let why = format!("cannot checkpoint the write-ahead log: {}", self.error(e));
