@@ -99,7 +99,9 @@ fn modules() -> BTreeMap<String, Vec<(String, String)>> {
         let text = fs::read_to_string(&path).unwrap();
         let tests = text.find("\n#[cfg(test)]\nmod tests {");
         let tests = tests.or(text.find("\n#[cfg(test)]\npub(super) mod tests {"));
-        let product = &text[..tests.unwrap_or(text.len())];
+        let (product, tests) = text.split_at(tests.unwrap_or(text.len()));
+        let ends = tests.lines().filter(|line| *line == "}").count();
+        assert!(ends <= 1, "{file}: code stands behind the tests, where it is not checked");
         let code: Vec<_> = product.lines().filter(|l| !l.trim_start().starts_with("//")).collect();
         modules.entry(module).or_default().push((file, code.join("\n")));
     }

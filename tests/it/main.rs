@@ -9,11 +9,11 @@
 )]
 
 mod command;
+mod docs;
 mod faults;
 mod forward;
 mod framing;
 mod gate;
-mod language;
 mod layers;
 mod load;
 mod log;
@@ -36,11 +36,3 @@ mod upkeep;
 
 #[path = "../support/mod.rs"]
 mod support;
-
-/// The paths by which `language.rs` imports the two modules.
-mod server {
-    pub use crate::support::store::TempStore as Place;
-}
-mod tool {
-    pub use crate::support::cli::{help_of_commands, run};
-}
