@@ -201,11 +201,11 @@ impl KnownSources {
 
 struct FailureCounts<K> {
     limit: Limit,
-    counts: Bounded<K, Count>,
+    counts: Bounded<K, FailureCount>,
 }
 
 #[derive(Clone, Copy)]
-struct Count {
+struct FailureCount {
     /// The time when the last failure is forgiven.
     clear: Instant,
     pending: u32,
@@ -233,13 +233,14 @@ impl<K: Copy + Eq + Hash> FailureCounts<K> {
     fn begin(&mut self, key: K, now: Instant) {
         match self.counts.get(&key) {
             Some(count) => count.pending = count.pending.saturating_add(1),
-            None => self.counts.insert(key, Count { clear: now, pending: 1 }),
+            None => self.counts.insert(key, FailureCount { clear: now, pending: 1 }),
         }
     }
 
     fn end(&mut self, key: K, failed: bool, now: Instant) {
         // It may have been evicted meanwhile.
-        let mut count = *self.counts.get(&key).unwrap_or(&mut Count { clear: now, pending: 0 });
+        let mut count =
+            *self.counts.get(&key).unwrap_or(&mut FailureCount { clear: now, pending: 0 });
         count.pending = count.pending.saturating_sub(1);
         if failed {
             count.clear = count.clear.max(now) + self.limit.each();

@@ -238,5 +238,5 @@ fn admit(user: Option<User>, verified: &PasswordHash) -> Result<User, Outcome> {
 }
 
 fn hashing_failed(e: HashingError) -> StoreError {
-    StoreError::Failed(format!("bcrypt failed: {e}"))
+    StoreError::failed_by(format!("bcrypt failed: {e}"), e)
 }

@@ -4,7 +4,7 @@
 //! TLS 1.2 and 1.3 with forward secrecy and authenticated encryption only, since rustls has nothing
 //! else.
 
-use std::fmt;
+use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -122,7 +122,7 @@ impl PemFiles {
         let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| TlsError::new(key, e))?;
         let meta = fs::metadata(key).map_err(|e| TlsError::new(key, e))?;
         if let Some(mode) = mode_if_not_private(&meta) {
-            let why = format_args!("other users may read or write the key (mode {mode:04o})");
+            let why = format!("other users may read or write the key (mode {mode:04o})");
             return Err(TlsError { key_is_public: true, ..TlsError::new(key, why) });
         }
         let chain = CertificateDer::pem_file_iter(certificate)
@@ -133,22 +133,22 @@ impl PemFiles {
         }
         CertifiedKey::from_der(chain, secret, provider)
             .map(Arc::new)
-            .map_err(|e| TlsError::new(certificate, format_args!("with its key: {e}")))
+            .map_err(|e| TlsError::new(certificate, format!("with its key: {e}")))
     }
 }
 
 /// The reason why a certificate and its key cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {why}", printable(&file.to_string_lossy()))]
+#[error("{}: {source}", printable(&file.to_string_lossy()))]
 pub struct TlsError {
     file: PathBuf,
-    why: String,
+    source: Box<dyn Error + Send + Sync>,
     key_is_public: bool,
 }
 
 impl TlsError {
-    fn new(file: &Path, why: impl fmt::Display) -> Self {
-        Self { file: file.to_owned(), why: why.to_string(), key_is_public: false }
+    fn new(file: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { file: file.to_owned(), source: source.into(), key_is_public: false }
     }
 
     /// Returns true if the only problem is that other users may read the key.

@@ -14,9 +14,10 @@ mod owner;
 mod problem;
 mod sqlite;
 
+use std::error::Error;
 use std::fmt;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -229,8 +230,38 @@ pub enum StoreError {
     #[error("the change is committed, but {0}")]
     Unconfirmed(#[source] Box<StoreError>),
     /// The system or a library failed.
-    #[error("{0}")]
-    Failed(String),
+    #[error(transparent)]
+    Failed(SystemError),
+}
+
+impl StoreError {
+    /// Makes the error of a failure without a cause of its own.
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::Failed(SystemError { message: message.into(), source: None })
+    }
+
+    /// Makes the error of a failure. `message` includes the text of its cause.
+    pub(crate) fn failed_by(
+        message: impl Into<String>,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self::Failed(SystemError { message: message.into(), source: Some(source.into()) })
+    }
+}
+
+/// A failure of the system or of a library.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct SystemError {
+    message: String,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl SystemError {
+    /// Adds text behind the message.
+    fn with_context(self, context: impl fmt::Display) -> Self {
+        Self { message: format!("{} {context}", self.message), ..self }
+    }
 }
 
 fn describe_record(user: &UserName, why: &BadRecord) -> String {
@@ -266,8 +297,10 @@ pub(crate) fn engine() -> String {
     sqlite::engine()
 }
 
-fn cannot(what: &str, path: &std::path::Path, e: &dyn fmt::Display) -> StoreError {
-    StoreError::Failed(format!("cannot {what} {}: {e}", printable(&path.to_string_lossy())))
+fn cannot(what: &str, path: &Path, e: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
+    let e = e.into();
+    let path = printable(&path.to_string_lossy());
+    StoreError::failed_by(format!("cannot {what} {path}: {e}"), e)
 }
 
 /// Returns all users.

@@ -43,10 +43,8 @@ impl<T: 'static> OnThread<T> {
             }
             Err(e) => drop(made.send(Err(e))),
         };
-        let thread = thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(work)
-            .map_err(|e| cannot_start(&e))?;
+        let thread =
+            thread::Builder::new().name("store".to_owned()).spawn(work).map_err(cannot_start)?;
         let on_thread = Self { owner, jobs: Some(jobs), thread: Some(thread) };
         on_thread.result(&is_made)?;
         Ok(on_thread)
@@ -89,12 +87,12 @@ impl<T> Drop for OnThread<T> {
     }
 }
 
-pub(super) fn cannot_start(e: &io::Error) -> StoreError {
-    StoreError::Failed(format!("cannot start a thread for the store: {e}"))
+pub(super) fn cannot_start(e: io::Error) -> StoreError {
+    StoreError::failed_by(format!("cannot start a thread for the store: {e}"), e)
 }
 
 pub(super) fn lost() -> StoreError {
-    StoreError::Failed("the thread of the store has failed".to_owned())
+    StoreError::failed("the thread of the store has failed")
 }
 
 /// A store that is used as its owner. Each transaction has its own thread, so that a transaction

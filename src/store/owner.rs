@@ -8,7 +8,6 @@
 
 use std::collections::VecDeque;
 use std::ffi::{CString, OsString};
-use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
@@ -22,9 +21,8 @@ use rustix::thread::{
     set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
-use super::StoreError;
 use super::owned::{cannot_start, lost};
-use crate::text::printable;
+use super::{StoreError, cannot};
 
 /// The maximum number of links in a path, which is the limit of the kernel (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -48,18 +46,13 @@ impl Owner {
         if !geteuid().is_root() {
             return Ok(None);
         }
-        let cannot_find = |e: &dyn fmt::Display| {
-            let path = printable(&path.to_string_lossy());
-            StoreError::Failed(format!("cannot find {path}: {e}"))
-        };
         let way = std::path::absolute(path).and_then(|path| Way::along(&path));
-        let way = way.map_err(|e| cannot_find(&e))?;
+        let way = way.map_err(|e| cannot("find", path, e))?;
         let Some((user, group)) = way.owner else { return Ok(None) };
         let owner = Self::with_groups(user, group, &way.before);
         if owner.is_shut_out && way.foreign_link {
-            return Err(cannot_find(
-                &"it leads through a link of another user, and past a closed folder",
-            ));
+            let why = "it leads through a link of another user, and past a closed folder";
+            return Err(cannot("find", path, why));
         }
         Ok(Some(owner))
     }
@@ -93,7 +86,8 @@ impl Owner {
             .and_then(|()| set_thread_res_uid(user, user, user))
             .and_then(|()| if is_shut_out { keep_search_alone() } else { Ok(()) })
             .map_err(|e| {
-                StoreError::Failed(format!("cannot act as the user with id {}: {e}", user.as_raw()))
+                let why = format!("cannot act as the user with id {}: {e}", user.as_raw());
+                StoreError::failed_by(why, e)
             })
     }
 
@@ -106,7 +100,7 @@ impl Owner {
             let thread = thread::Builder::new()
                 .name("store".to_owned())
                 .spawn_scoped(scope, || self.assume().and_then(|()| job()))
-                .map_err(|e| cannot_start(&e))?;
+                .map_err(cannot_start)?;
             thread.join().unwrap_or_else(|_| Err(lost()))
         })
         .map_err(|e| self.explain(e))
@@ -115,10 +109,12 @@ impl Owner {
     /// Adds the user to an error, since root expects no permission errors.
     pub(super) fn explain(&self, e: StoreError) -> StoreError {
         match e {
-            StoreError::Failed(why) => StoreError::Failed(format!(
-                "{why} (as the user with id {}, who owns a folder on the way)",
-                self.user.as_raw()
-            )),
+            StoreError::Failed(e) => {
+                let user = self.user.as_raw();
+                StoreError::Failed(e.with_context(format_args!(
+                    "(as the user with id {user}, who owns a folder on the way)"
+                )))
+            }
             e => e,
         }
     }

@@ -203,9 +203,9 @@ fn store(end: End, waits: bool) -> MockStore {
             _ => {}
         }
         match call {
-            Call::Wait if acts && !waits => Err(StoreError::Failed("dropped".to_owned())),
+            Call::Wait if acts && !waits => Err(StoreError::failed("dropped")),
             Call::Committed if acts && end == End::UnknownOutcome => {
-                Err(StoreError::Failed("connection lost".to_owned()))
+                Err(StoreError::failed("connection lost"))
             }
             _ => Ok(()),
         }

@@ -351,7 +351,7 @@ fn change_during_the_hash_is_taken_into_account() {
 fn no_failure_becomes_a_grant_and_a_bad_record_takes_no_hash() {
     let errors: [fn() -> StoreError; 4] = [
         || StoreError::Busy,
-        || StoreError::Failed("disk on fire".into()),
+        || StoreError::failed("disk on fire"),
         || StoreError::BadRecord { user: name(), why: BadRecord::Field("hash") },
         || StoreError::BadRecord { user: name(), why: BadRecord::Hash(HashError::Cost(31)) },
     ];

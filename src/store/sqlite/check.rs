@@ -19,7 +19,7 @@ use crate::text::printable;
 
 /// Returns the problems of the files of the store, without opening them as a database.
 pub(in crate::store) fn check_files(path: &Path) -> Result<Vec<Problem>, StoreError> {
-    let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
+    let path = std::path::absolute(path).map_err(|e| cannot("find", path, e))?;
     if !exists(&path)? {
         return Ok(vec![Problem::Missing]);
     }
@@ -34,7 +34,7 @@ pub(in crate::store) fn check_content(
     path: &Path,
     minimum: Cost,
 ) -> Result<Vec<Problem>, StoreError> {
-    let path = real(&std::path::absolute(path).map_err(|e| cannot("find", path, &e))?)?;
+    let path = real(&std::path::absolute(path).map_err(|e| cannot("find", path, e))?)?;
     let connection = connect_read_only(&path)?;
     let checked = connection
         .busy_timeout(BUSY_TIMEOUT)
@@ -55,7 +55,7 @@ fn refusal(e: StoreError) -> Result<Vec<Problem>, StoreError> {
 
 /// Refuses existing files that other users may read or change.
 pub(in crate::store) fn refuse_unsafe(path: &Path) -> Result<(), StoreError> {
-    let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
+    let path = std::path::absolute(path).map_err(|e| cannot("find", path, e))?;
     if exists(&path)? { refuse_problems(&real(&path)?) } else { Ok(()) }
 }
 
@@ -70,7 +70,7 @@ pub(super) fn refused(problem: FileProblem) -> StoreError {
 
 /// Returns the problems of the files. `path` has no links.
 fn problems(path: &Path) -> Result<Vec<FileProblem>, StoreError> {
-    let failed = |e| cannot("open", path, &e);
+    let failed = |e| cannot("open", path, e);
     let companions = companions(path);
     let mut problems = folder_problems(path, &companions).map_err(failed)?;
     problems.extend(file_problems(path, &companions).map_err(failed)?);

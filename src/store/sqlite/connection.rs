@@ -54,6 +54,9 @@ pub(super) fn store_error(e: rusqlite::Error, path: &Path) -> StoreError {
         _ if is_busy(&e) => StoreError::Busy,
         Some(ErrorCode::NotADatabase) => refused(Problem::NotAStore),
         Some(ErrorCode::DatabaseCorrupt) => refused(Problem::Damaged(None)),
-        _ => StoreError::Failed(format!("{}: {e}", printable(&path.to_string_lossy()))),
+        _ => {
+            let path = printable(&path.to_string_lossy());
+            StoreError::failed_by(format!("{path}: {e}"), e)
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::store::{StoreError, cannot};
 /// SQLite would open its target by name, and in the folder of another user the name may belong to
 /// another file by then. So the copy is built in memory first.
 pub(in crate::store) fn backup(path: &Path, out: &mut dyn io::Write) -> Result<(), StoreError> {
-    let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
+    let path = std::path::absolute(path).map_err(|e| cannot("find", path, e))?;
     let source = OpenFiles::open(&path, 0)?;
     let copy = || -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -32,5 +32,6 @@ pub(in crate::store) fn backup(path: &Path, out: &mut dyn io::Write) -> Result<(
     let failed = |e| store_error(e, &path);
     let mut copy = copy().map_err(failed)?;
     let bytes = copy.serialize("main").map_err(failed)?;
-    out.write_all(&bytes).map_err(|e| StoreError::Failed(format!("cannot write the copy: {e}")))
+    out.write_all(&bytes)
+        .map_err(|e| StoreError::failed_by(format!("cannot write the copy: {e}"), e))
 }

@@ -21,8 +21,8 @@ use crate::store::{Problem, StoreError, cannot};
 pub(super) fn create(path: &Path) -> Result<(), StoreError> {
     let folder = folder(path);
     create_folders(folder)?;
-    let failed = |e: &io::Error| cannot("create", path, e);
-    let problems = folder_problems(path, &companions(path)).map_err(|e| failed(&e))?;
+    let failed = |e: io::Error| cannot("create", path, e);
+    let problems = folder_problems(path, &companions(path)).map_err(failed)?;
     if let Some(problem) = problems.into_iter().next() {
         return Err(refused(problem));
     }
@@ -34,21 +34,19 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
         let problem = Problem::OrphanedCompanion(left);
         return Err(StoreError::Refused { path: path.to_owned(), problem });
     }
-    let fresh = tempfile::Builder::new()
-        .prefix(".resttool-new-")
-        .tempfile_in(folder)
-        .map_err(|e| failed(&e))?;
+    let fresh =
+        tempfile::Builder::new().prefix(".resttool-new-").tempfile_in(folder).map_err(failed)?;
     // The creation mask may have removed the owner's own rights.
-    fresh.as_file().set_permissions(Permissions::from_mode(0o600)).map_err(|e| failed(&e))?;
+    fresh.as_file().set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
     let mut connection = connect(fresh.path())?;
     initialize(&mut connection).map_err(|e| store_error(e, path))?;
     connection.close().map_err(|(_, e)| store_error(e, path))?;
     match fresh.persist_noclobber(path) {
         Ok(_) => {}
         Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        Err(e) => return Err(failed(&e.error)),
+        Err(e) => return Err(failed(e.error)),
     }
-    sync_folder(folder).map_err(|e| failed(&e))
+    sync_folder(folder).map_err(failed)
 }
 
 /// Creates missing folders with mode 0700 under every creation mask. Each is created in the folder
@@ -56,11 +54,11 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
 fn create_folders(folder: &Path) -> Result<(), StoreError> {
     let missing: Vec<_> = folder.ancestors().take_while(|f| !f.exists()).collect();
     let Some(parent) = missing.last().and_then(|first| first.parent()) else { return Ok(()) };
-    let mut parent = File::open(parent).map_err(|e| cannot("open", parent, &e))?;
+    let mut parent = File::open(parent).map_err(|e| cannot("open", parent, e))?;
     for folder in missing.into_iter().rev() {
         // `..` is not a file name, but has to be opened too.
         let name = folder.components().next_back().map_or(OsStr::new("."), Component::as_os_str);
-        parent = create_folder(&parent, name).map_err(|e| cannot("create", folder, &e))?;
+        parent = create_folder(&parent, name).map_err(|e| cannot("create", folder, e))?;
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ pub(super) struct ChangeDetector {
 
 impl OpenFiles {
     pub(super) fn open(path: &Path, epoch: u32) -> Result<Self, StoreError> {
-        let database = FileVersion::of(path).map_err(|e| cannot("open", path, &e))?;
+        let database = FileVersion::of(path).map_err(|e| cannot("open", path, e))?;
         let path = real(path)?;
         refuse_problems(&path)?;
         let mut main = connect(&path)?;
@@ -89,7 +89,7 @@ impl OpenFiles {
         for (file, version) in &self.companions {
             let ours = FileVersion::of(file).is_ok_and(|now| now.id() == version.id());
             if let Err(e) = if ours { fs::remove_file(file) } else { Ok(()) } {
-                log::warn!("{}", cannot("remove", file, &e));
+                log::warn!("{}", cannot("remove", file, e));
             }
         }
     }

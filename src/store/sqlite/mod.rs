@@ -51,7 +51,7 @@ pub(super) struct SqliteStore {
 impl SqliteStore {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         // Absolute, because SQLite gives names like `file:x` and `:memory:` a meaning of their own.
-        let path = std::path::absolute(path).map_err(|e| cannot("find", path, &e))?;
+        let path = std::path::absolute(path).map_err(|e| cannot("find", path, e))?;
         if !exists(&path)? {
             create::create(&path)?;
         }
@@ -73,7 +73,7 @@ impl SqliteStore {
     }
 
     fn current_version(&self) -> Result<FileVersion, StoreError> {
-        FileVersion::of(&self.path).map_err(|e| cannot("open", &self.path, &e))
+        FileVersion::of(&self.path).map_err(|e| cannot("open", &self.path, e))
     }
 
     fn reopen(&self) -> Result<(), StoreError> {
@@ -219,12 +219,12 @@ fn exists(path: &Path) -> Result<bool, StoreError> {
     match fs::metadata(path) {
         Ok(_) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(cannot("open", path, &e)),
+        Err(e) => Err(cannot("open", path, e)),
     }
 }
 
 /// Returns the path of the database without links. SQLite keeps the companions there, not beside a
 /// link.
 fn real(path: &Path) -> Result<PathBuf, StoreError> {
-    fs::canonicalize(path).map_err(|e| cannot("open", path, &e))
+    fs::canonicalize(path).map_err(|e| cannot("open", path, e))
 }

@@ -67,9 +67,8 @@ pub(super) fn user_name(row: &Row<'_>) -> Result<UserName, StoreError> {
     };
     UserName::parse(&text).map_err(|e| {
         let shown = printable(&text);
-        StoreError::Failed(format!(
-            "the store holds a user named '{shown}', which is not a valid name: {e}"
-        ))
+        let why = format!("the store holds a user named '{shown}', which is not a valid name: {e}");
+        StoreError::failed_by(why, e)
     })
 }
 

@@ -359,7 +359,10 @@ fn locked_store_is_busy_and_lost_table_fails() {
     assert!(matches!(add(&store, "roy"), Err(StoreError::Busy)));
     assert!(store.is_empty().unwrap(), "readers do not wait for a writer");
     other.execute_batch("ROLLBACK; DROP TABLE users").unwrap();
-    assert!(matches!(store.find(&name("roy")), Err(StoreError::Failed(_))));
+    let lost = store.find(&name("roy")).unwrap_err();
+    assert!(matches!(lost, StoreError::Failed(_)));
+    let cause = std::error::Error::source(&lost).unwrap();
+    assert!(cause.is::<rusqlite::Error>(), "the cause stays in the chain: {cause:?}");
 }
 
 #[test]

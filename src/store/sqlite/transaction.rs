@@ -74,8 +74,9 @@ impl SqliteTransaction {
         // zeroed it in the database, so no copy is left after that.
         if self.removed_hash {
             checkpoint(&self.connection).map_err(|e| {
-                let why = format!("cannot checkpoint the write-ahead log: {}", self.error(e));
-                StoreError::Unconfirmed(Box::new(StoreError::Failed(why)))
+                let e = self.error(e);
+                let why = format!("cannot checkpoint the write-ahead log: {e}");
+                StoreError::Unconfirmed(Box::new(StoreError::failed_by(why, e)))
             })?;
         }
         Ok(())
