@@ -183,3 +183,38 @@ fn short_help_fits_a_screen() {
         assert!((5..=40).contains(&lines), "{name} -h has {lines} lines");
     }
 }
+
+/// Returns the options with a default of a help text, and the defaults.
+fn defaults(help: &str) -> Vec<(&str, &str)> {
+    let mut option = "";
+    let mut found = Vec::new();
+    for line in help.lines().map(str::trim) {
+        if let Some(name) = line.split(' ').find(|word| word.starts_with("--"))
+            && (line.starts_with("--") || line.starts_with('-'))
+        {
+            option = name;
+        }
+        // A default in words is a part of the description.
+        let default = line.strip_prefix("[default: ").and_then(|rest| rest.strip_suffix(']'));
+        found.extend(default.map(|default| (option, default)));
+    }
+    found
+}
+
+/// A default stands once in the code, and the reference says the same.
+#[test]
+fn reference_has_the_defaults_of_serve() {
+    let home = TempStore::new();
+    let help = run(home.folder(), "serve --help", "").stdout;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/commands.md")).unwrap();
+    let (_, page) = page.split_once("\n## Server\n").unwrap();
+    let defaults = defaults(&help);
+    assert!(defaults.len() > 10, "{defaults:?}");
+    for (option, default) in defaults {
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{option}")));
+        let row = row.unwrap_or_else(|| panic!("{option} has no row"));
+        let cell = row.split(" | ").nth(1).unwrap();
+        assert_eq!(cell, default.trim_matches('"'), "{option}");
+    }
+}
