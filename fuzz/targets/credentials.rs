@@ -20,8 +20,10 @@ fuzz_target!(|input: &[u8]| {
     let mut headers = HeaderMap::new();
     headers.insert(AUTHORIZATION, value);
     if let Some(shown) = read(&headers) {
-        // The name ends at the first colon (RFC 7617 section 2); either may be written otherwise than it is kept.
-        let (user, password) = std::str::from_utf8(input).unwrap().split_once(':').unwrap();
+        // Other octets than UTF-8 are Latin-1. The name ends at the first colon (RFC 7617 section 2).
+        let latin1 = || input.iter().map(|octet| char::from(*octet)).collect();
+        let text = std::str::from_utf8(input).map_or_else(|_| latin1(), str::to_owned);
+        let (user, password) = text.split_once(':').unwrap();
         assert_eq!(resttool::testing::UserName::parse(user).unwrap(), shown.user);
         assert_eq!(Password::parse(password).unwrap().reveal(), shown.password.reveal());
     }
@@ -31,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
 fn read(headers: &HeaderMap) -> Option<Credentials> {
     let fields: Vec<_> = headers.get_all(AUTHORIZATION).collect();
     let shown = match basic_credentials(headers) {
-        Ok(encoded) => encoded.decode()?,
+        Ok(encoded) => encoded.decode().ok()?,
         Err(why) => {
             assert_eq!(why == NoCredentials::Repeated, fields.len() > 1);
             assert_eq!(why == NoCredentials::TooLong, fields.len() == 1 && fields[0].len() > 8192);

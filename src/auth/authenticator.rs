@@ -39,9 +39,9 @@ type Answer = Shared<oneshot::Receiver<Outcome>>;
 pub enum Rejection {
     /// It has no credentials.
     NoCredentials,
-    /// No user can have its credentials.
-    Malformed,
-    /// Its head or its framing is malformed.
+    /// Its Authorization field is not of the Basic scheme.
+    OtherScheme,
+    /// Its head, its framing or its Authorization field is malformed.
     MalformedRequest,
     /// Its head is over the limit.
     HeadTooLong,
@@ -51,7 +51,7 @@ impl From<Rejection> for Outcome {
     fn from(rejection: Rejection) -> Self {
         match rejection {
             Rejection::NoCredentials => Self::NoCredentials,
-            Rejection::Malformed => Self::Malformed,
+            Rejection::OtherScheme => Self::OtherScheme,
             Rejection::MalformedRequest => Self::MalformedRequest,
             Rejection::HeadTooLong => Self::HeadTooLong,
         }
@@ -91,8 +91,9 @@ impl Authenticator {
         if let Some(grant) = lookup(&key) {
             return self.conclude(Outcome::Cached(grant), peer, None, access);
         }
-        let Some(credentials) = encoded.decode() else {
-            return self.reject(peer, Rejection::Malformed, access);
+        let credentials = match encoded.decode() {
+            Ok(credentials) => credentials,
+            Err(e) => return self.conclude(e.into(), peer, None, access),
         };
         // Only normalized credentials are cached, so that a password has one entry in every
         // spelling.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Decision, Grant};
+use crate::domain::{CredentialsError, NameError, PasswordError};
 
 /// The outcome of a request. Each request has exactly one.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,8 +15,20 @@ pub(crate) enum Outcome {
     Verified(Arc<Grant>),
     /// The request has no credentials. The client waits for the challenge.
     NoCredentials,
-    /// No user can have these credentials.
-    Malformed,
+    /// The Authorization field is not of the Basic scheme.
+    OtherScheme,
+    /// The credentials are not canonical base64.
+    NotBase64,
+    /// No colon separates a name from a password.
+    NoColon,
+    /// The name or the password is longer than any user's.
+    TooLong,
+    /// The name or the password contains a control character.
+    ControlCharacter,
+    /// No user can have this name.
+    NameNotAllowed,
+    /// The password is empty.
+    EmptyPassword,
     UnknownUser,
     WrongPassword,
     Locked,
@@ -49,11 +62,17 @@ const fn label(outcome: &'static str, reason: &'static str) -> Label {
 
 impl Outcome {
     /// The labels of all outcomes, by [`Outcome::index`].
-    pub(crate) const LABELS: [Label; 14] = [
+    pub(crate) const LABELS: [Label; 20] = [
         label("granted", "cached"),
         label("granted", "verified"),
         label("challenged", "no-credentials"),
-        label("denied", "malformed"),
+        label("denied", "other-scheme"),
+        label("denied", "not-base64"),
+        label("denied", "no-colon"),
+        label("denied", "too-long"),
+        label("denied", "control-character"),
+        label("denied", "name-not-allowed"),
+        label("denied", "empty-password"),
         label("denied", "unknown-user"),
         label("denied", "wrong-password"),
         label("denied", "locked"),
@@ -75,17 +94,23 @@ impl Outcome {
             Self::Cached(_) => 0,
             Self::Verified(_) => 1,
             Self::NoCredentials => 2,
-            Self::Malformed => 3,
-            Self::UnknownUser => 4,
-            Self::WrongPassword => 5,
-            Self::Locked => 6,
-            Self::Expired => 7,
-            Self::Forbidden(_) => 8,
-            Self::Throttled { .. } => 9,
-            Self::Overloaded => 10,
-            Self::Unavailable => 11,
-            Self::MalformedRequest => 12,
-            Self::HeadTooLong => 13,
+            Self::OtherScheme => 3,
+            Self::NotBase64 => 4,
+            Self::NoColon => 5,
+            Self::TooLong => 6,
+            Self::ControlCharacter => 7,
+            Self::NameNotAllowed => 8,
+            Self::EmptyPassword => 9,
+            Self::UnknownUser => 10,
+            Self::WrongPassword => 11,
+            Self::Locked => 12,
+            Self::Expired => 13,
+            Self::Forbidden(_) => 14,
+            Self::Throttled { .. } => 15,
+            Self::Overloaded => 16,
+            Self::Unavailable => 17,
+            Self::MalformedRequest => 18,
+            Self::HeadTooLong => 19,
         }
     }
 
@@ -95,7 +120,13 @@ impl Outcome {
             Self::Cached(grant) | Self::Verified(grant) => Decision::Granted(grant),
             Self::Forbidden(_) => Decision::Forbidden,
             Self::NoCredentials
-            | Self::Malformed
+            | Self::OtherScheme
+            | Self::NotBase64
+            | Self::NoColon
+            | Self::TooLong
+            | Self::ControlCharacter
+            | Self::NameNotAllowed
+            | Self::EmptyPassword
             | Self::UnknownUser
             | Self::WrongPassword
             | Self::Locked
@@ -128,6 +159,26 @@ impl Outcome {
     }
 }
 
+impl From<CredentialsError> for Outcome {
+    fn from(e: CredentialsError) -> Self {
+        let is_control = |code_point| char::from_u32(code_point).is_some_and(char::is_control);
+        match e {
+            CredentialsError::NotBase64 => Self::NotBase64,
+            CredentialsError::NoColon => Self::NoColon,
+            CredentialsError::Name(NameError::TooLong)
+            | CredentialsError::Password(PasswordError::TooLong) => Self::TooLong,
+            CredentialsError::Name(NameError::Character(c)) if is_control(c) => {
+                Self::ControlCharacter
+            }
+            CredentialsError::Password(PasswordError::Control) => Self::ControlCharacter,
+            CredentialsError::Password(PasswordError::Empty) => Self::EmptyPassword,
+            CredentialsError::Name(
+                NameError::Empty | NameError::Character(_) | NameError::Direction,
+            ) => Self::NameNotAllowed,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,7 +192,13 @@ mod tests {
             (Outcome::Cached(Arc::clone(&grant)), "granted cached"),
             (Outcome::Verified(Arc::clone(&grant)), "granted verified"),
             (Outcome::NoCredentials, "challenged no-credentials"),
-            (Outcome::Malformed, "denied malformed"),
+            (Outcome::OtherScheme, "denied other-scheme"),
+            (Outcome::NotBase64, "denied not-base64"),
+            (Outcome::NoColon, "denied no-colon"),
+            (Outcome::TooLong, "denied too-long"),
+            (Outcome::ControlCharacter, "denied control-character"),
+            (Outcome::NameNotAllowed, "denied name-not-allowed"),
+            (Outcome::EmptyPassword, "denied empty-password"),
             (Outcome::UnknownUser, "denied unknown-user"),
             (Outcome::WrongPassword, "denied wrong-password"),
             (Outcome::Locked, "denied locked"),

@@ -11,7 +11,7 @@ mod password_hash;
 mod user;
 mod user_name;
 
-pub use credentials::{Credentials, EncodedCredentials};
+pub use credentials::{Credentials, CredentialsError, EncodedCredentials};
 pub use groups::{GroupName, Groups, TooManyGroups};
 pub use password::{Password, PasswordError};
 pub use password_hash::{Cost, HashError, PasswordHash};

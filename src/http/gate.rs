@@ -110,11 +110,15 @@ impl Gate {
             }
             Err(why) => why,
         };
-        let missing = why == NoCredentials::Missing;
-        let rejection = if missing { Rejection::NoCredentials } else { Rejection::Malformed };
+        let rejection = match why {
+            NoCredentials::Missing => Rejection::NoCredentials,
+            NoCredentials::OtherScheme => Rejection::OtherScheme,
+            NoCredentials::Repeated => Rejection::MalformedRequest,
+            NoCredentials::TooLong => Rejection::HeadTooLong,
+        };
         let denied = self.authenticator.reject(source, rejection, access);
         match why {
-            NoCredentials::Missing | NoCredentials::Malformed => Ok(denied),
+            NoCredentials::Missing | NoCredentials::OtherScheme => Ok(denied),
             NoCredentials::Repeated | NoCredentials::TooLong => Err(why),
         }
     }

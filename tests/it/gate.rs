@@ -80,7 +80,6 @@ fn malformed_credentials_are_challenged_without_a_hash() {
         format!("Basic {}", right.replace('c', "*")),
         format!("Basic {right}="),
         format!("Basic {right}===="),
-        format!("Basic {}", STANDARD_NO_PAD.encode("roy:open-sesame!")),
         format!("Basic {}", padded.replace("IQ==", "IQ=")),
         format!("Basic {}", padded.replace("IQ==", "IR==")),
         format!("Basic {}", &right[..right.len() - 1]),
@@ -148,12 +147,69 @@ fn names_and_passwords_match_in_nfc_and_nfd() {
     assert_eq!(server.login("José", "café olé").status, 200);
     assert_eq!(server.login("Jose\u{301}", "cafe\u{301} ole\u{301}").status, 200);
     assert_eq!(server.login("Ｊosé", "café\u{A0}olé").status, 200, "mapped as RFC 8265 says");
-    let hashes = server.hashes_computed();
-    for latin_1 in [&b"caf\xE9 ol\xE9"[..], b"\xFF", b"\xC3", b"\xED\xA0\x80", b"\xC0\xAF"] {
-        assert_eq!(whole(&server.login("José", latin_1)), DENIED);
-        assert_eq!(whole(&server.login(latin_1, "café olé")), DENIED);
+}
+
+/// W-03: as python-requests and older Java clients send them.
+#[test]
+fn octets_that_are_not_utf8_are_read_as_latin1() {
+    let store = TempStore::new();
+    store.add("José", "café olé");
+    let server = store.serve();
+    assert_eq!(server.login(b"Jos\xE9", b"caf\xE9 ol\xE9").status, 200);
+    assert_eq!(server.login("José", "café olé").status, 200);
+    assert_eq!(server.hashes_computed(), 1, "both spellings have one cache entry");
+    // Valid UTF-8 beside other octets is Latin-1 as a whole.
+    assert_eq!(whole(&server.login("José", b"caf\xE9 ol\xE9")), DENIED);
+    for other in [&b"\xFF"[..], b"\xC3", b"\xC0\xAF", b"caf\xE9 ol\xE8"] {
+        assert_eq!(whole(&server.login(b"Jos\xE9", other)), DENIED);
     }
-    assert_eq!(server.hashes_computed(), hashes, "invalid UTF-8 costs no hash");
+    let hashes = server.hashes_computed();
+    for control in [&b"\xED\xA0\x80"[..], b"\xFF\x9F"] {
+        assert_eq!(whole(&server.login(b"Jos\xE9", control)), DENIED);
+        assert_eq!(whole(&server.login(control, "café olé")), DENIED);
+    }
+    assert_eq!(server.hashes_computed(), hashes, "80 to 9F are control characters");
+}
+
+/// P-04, W-05
+#[test]
+fn base64_without_padding_is_accepted() {
+    let store = TempStore::new();
+    store.add("roy", "open-sesame!");
+    let server = store.serve();
+    let bare = STANDARD_NO_PAD.encode("roy:open-sesame!");
+    let padded = STANDARD.encode("roy:open-sesame!");
+    assert_ne!(bare, padded);
+    for encoded in [bare, padded] {
+        let response = server.send(&rest_auth().authorization(format!("Basic {encoded}")));
+        assert_eq!(whole(&response), GRANTED);
+    }
+    assert_eq!(server.hashes_computed(), 1, "both have one cache entry");
+}
+
+/// W-04, W-09: the client sees one 401, the operator the reason.
+#[test]
+fn unusable_credentials_have_a_reason_each() {
+    let (_store, server) = with_roy();
+    let basic = |text: &str| format!("Basic {}", STANDARD.encode(text));
+    for (field, reason) in [
+        ("Bearer abc".to_owned(), "other-scheme"),
+        ("Basic".to_owned(), "other-scheme"),
+        ("Basic cm95=".to_owned(), "not-base64"),
+        (basic("roy"), "no-colon"),
+        (basic(&format!("roy:{}", "p".repeat(73))), "too-long"),
+        (basic(&format!("{}:x", "n".repeat(129))), "too-long"),
+        (basic("roy:a\u{7}"), "control-character"),
+        (basic("r\u{7}y:x"), "control-character"),
+        (basic("r y:x"), "name-not-allowed"),
+        (basic(":x"), "name-not-allowed"),
+        (basic("roy:"), "empty-password"),
+    ] {
+        let before = server.count(reason);
+        assert_eq!(whole(&server.send(&rest_auth().authorization(&field))), DENIED, "{field}");
+        assert_eq!(server.count(reason), before + 1, "{field}");
+    }
+    assert_eq!(server.hashes_computed(), 0);
 }
 
 /// P-09, B-01: the same bytes, and one hash each.

@@ -403,8 +403,8 @@ fn audit_log_has_a_line_for_every_uncached_decision() {
     );
     let expected = [
         "outcome=challenged reason=no-credentials source=127.0.0.1",
-        "outcome=denied reason=malformed source=127.0.0.1",
-        "outcome=denied reason=malformed source=127.0.0.1",
+        "outcome=denied reason=not-base64 source=127.0.0.1",
+        "outcome=rejected reason=malformed-request source=127.0.0.1",
         "outcome=granted reason=verified source=127.0.0.1 user=roy",
         "outcome=denied reason=wrong-password source=127.0.0.1 user=roy",
         "outcome=denied reason=unknown-user source=127.0.0.1",

@@ -264,12 +264,21 @@ fn malformed_credentials_are_denied_without_a_lookup() {
         other => panic!("{other:?}"),
     });
     let authenticator = on(&store);
-    for encoded in ["", "cm95OnJpZ2h0=", "cm95", "cm95OnJpZ2h", "cm95Og==", "OnJpZ2h0", "\u{e9}"] {
+    for (encoded, reason) in [
+        ("", "no-colon"),
+        ("cm95OnJpZ2h0=", "not-base64"),
+        ("cm95", "no-colon"),
+        ("cm95OnJpZ2h", "not-base64"),
+        ("cm95Og==", "empty-password"),
+        ("OnJpZ2h0", "name-not-allowed"),
+        ("\u{e9}", "not-base64"),
+    ] {
+        let before = count(&authenticator, reason);
         let encoded = EncodedCredentials::new(encoded.as_bytes());
         let decision = block_on(authenticator.decide(HERE, encoded, &AccessRequest::ANY));
         assert_eq!(decision, Decision::Denied);
+        assert_eq!(count(&authenticator, reason), before + 1);
     }
-    assert_eq!(count(&authenticator, "malformed"), 7);
 }
 
 /// B-06: also if only the time has changed, and not the store.
