@@ -62,6 +62,37 @@ pub(crate) fn shell_operand(text: impl AsRef<OsStr>) -> String {
     format!("{end}{}", shell_word(text))
 }
 
+/// The reason why bytes are not text. It completes a sentence about them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum NotText {
+    #[error("is UTF-16 and not UTF-8")]
+    Utf16,
+    #[error("is not UTF-8")]
+    NotUtf8,
+}
+
+impl NotText {
+    /// Returns advice, if there is any.
+    pub(crate) fn hint(self) -> Option<&'static str> {
+        match self {
+            Self::Utf16 => Some("save it as UTF-8 (PowerShell: Set-Content -Encoding utf8)"),
+            Self::NotUtf8 => None,
+        }
+    }
+}
+
+/// Reads text that a user or another program has written: UTF-8, without one leading byte order mark.
+///
+/// # Errors
+/// Fails if it is UTF-16, which some editors and shells write, or not UTF-8.
+pub(crate) fn read_text(bytes: &[u8]) -> Result<&str, NotText> {
+    if bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF") {
+        return Err(NotText::Utf16);
+    }
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    std::str::from_utf8(bytes).map_err(|_| NotText::NotUtf8)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::ffi::OsStrExt;
@@ -112,6 +143,18 @@ mod tests {
         }
         let script = format!("printf %s {word}");
         Command::new("sh").args(["-c", &script]).output().unwrap().stdout
+    }
+
+    /// W-01
+    #[test]
+    fn one_byte_order_mark_is_dropped_and_utf16_is_named() {
+        assert_eq!(read_text(b"roy"), Ok("roy"));
+        assert_eq!(read_text(b"\xEF\xBB\xBFroy"), Ok("roy"));
+        assert_eq!(read_text(b"\xEF\xBB\xBF\xEF\xBB\xBFroy"), Ok("\u{FEFF}roy"));
+        assert_eq!(read_text(b""), Ok(""));
+        assert_eq!(read_text(b"\xFF\xFEr\0o\0y\0"), Err(NotText::Utf16));
+        assert_eq!(read_text(b"\xFE\xFF\0r\0o\0y"), Err(NotText::Utf16));
+        assert_eq!(read_text(b"caf\xE9"), Err(NotText::NotUtf8));
     }
 
     proptest::proptest! {

@@ -74,13 +74,15 @@ pub(super) struct Failure {
     pub(super) exit: Exit,
     why: String,
     hint: Option<String>,
+    /// Further reasons, each with a line of its own.
+    more: Vec<String>,
     /// The command has written its own message.
     is_reported: bool,
 }
 
 impl Failure {
     pub(super) fn new(exit: Exit, why: impl fmt::Display) -> Self {
-        Self { exit, why: why.to_string(), hint: None, is_reported: false }
+        Self { exit, why: why.to_string(), hint: None, more: Vec::new(), is_reported: false }
     }
 
     /// The failure of a command that has written its own message.
@@ -102,12 +104,24 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// Combines this failure with later ones of the same kind.
+    pub(super) fn and(self, more: impl IntoIterator<Item = String>) -> Self {
+        Self { more: more.into_iter().collect(), ..self }
+    }
+
+    /// Returns the reason.
+    pub(super) fn into_reason(self) -> String {
+        self.why
+    }
+
     /// Writes the failed action, the reason and the hint to standard error.
     pub(super) fn report(&self, what: &str) {
         if self.is_reported {
             return;
         }
-        say(&format!("resttool: {what}: {}", self.why));
+        for why in std::iter::once(&self.why).chain(&self.more) {
+            say(&format!("resttool: {what}: {why}"));
+        }
         if let Some(hint) = &self.hint {
             say(&format!("hint: {hint}"));
         }

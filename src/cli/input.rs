@@ -7,7 +7,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::exit::{Exit, Failure};
-use crate::text::printable;
+use crate::text::{NotText, printable, read_text};
 
 /// The limit of a line, in bytes, above any valid one.
 const MAX_LINE: usize = 64 * 1024;
@@ -36,7 +36,10 @@ impl Input {
         Self { name: "standard input".to_owned(), reader: Box::new(io::stdin()) }
     }
 
-    /// Calls `visit` for each line, with its line end.
+    /// Calls `visit` for each line, with its line end. Goes on after a bad line.
+    ///
+    /// # Errors
+    /// Fails with all bad lines.
     pub(super) fn each_line(
         self,
         mut visit: impl FnMut(usize, &str) -> Result<(), Failure>,
@@ -44,6 +47,7 @@ impl Input {
         let Self { name, reader } = self;
         let mut reader = BufReader::new(reader);
         let mut bytes = Vec::new();
+        let mut bad = BadLines::default();
         for number in 1.. {
             bytes.clear();
             let most = MAX_LINE as u64 + 1;
@@ -52,9 +56,12 @@ impl Input {
             if bytes.is_empty() {
                 break;
             }
-            visit(number, line(&bytes).map_err(|why| bad_line(number, why))?)?;
+            if number == 1 {
+                refuse_utf16(&name, &bytes)?;
+            }
+            bad.note(line(number, &bytes).and_then(|line| visit(number, line)))?;
         }
-        Ok(())
+        bad.check()
     }
 
     /// Reads everything, for lines with passwords. Leaves no other copy behind.
@@ -80,8 +87,15 @@ impl Input {
     pub(super) fn read_text(self) -> Result<String, Failure> {
         let name = self.name.clone();
         let bytes = self.read_secret()?;
-        String::from_utf8(bytes.to_vec())
-            .map_err(|_| Failure::new(Exit::BadInput, format_args!("{name} is not UTF-8")))
+        read_text(&bytes).map(str::to_owned).map_err(|why| not_text(Exit::BadInput, &name, why))
+    }
+}
+
+/// Refuses lines in UTF-16 as a whole: each of them would be invalid.
+pub(super) fn refuse_utf16(name: &str, bytes: &[u8]) -> Result<(), Failure> {
+    match read_text(bytes) {
+        Err(why @ NotText::Utf16) => Err(not_text(Exit::BadInput, name, why)),
+        Ok(_) | Err(NotText::NotUtf8) => Ok(()),
     }
 }
 
@@ -89,8 +103,46 @@ impl Input {
 pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, Result<&str, Failure>)> {
     (1..).zip(bytes.split(|&byte| byte == b'\n')).map(|(number, bytes)| {
         let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-        (number, line(bytes).map_err(|why| bad_line(number, why)))
+        (number, line(number, bytes))
     })
+}
+
+/// Collects the failures of lines or entries, so that one run names all of them.
+#[derive(Default)]
+pub(super) struct BadLines {
+    first: Option<Failure>,
+    more: Vec<String>,
+    /// The failures that are not kept.
+    uncounted: usize,
+}
+
+impl BadLines {
+    /// The most failures that are shown.
+    const MAX: usize = 20;
+
+    /// Keeps a failure of the input. Returns the value, if there is one.
+    ///
+    /// # Errors
+    /// Fails at once with a failure of another kind.
+    pub(super) fn note<T>(&mut self, result: Result<T, Failure>) -> Result<Option<T>, Failure> {
+        match result {
+            Ok(value) => return Ok(Some(value)),
+            Err(failure) if failure.exit != Exit::BadInput => return Err(failure),
+            Err(failure) if self.first.is_none() => self.first = Some(failure),
+            Err(failure) if self.more.len() < Self::MAX - 1 => {
+                self.more.push(failure.into_reason());
+            }
+            Err(_) => self.uncounted += 1,
+        }
+        Ok(None)
+    }
+
+    /// Fails if a failure was noted.
+    pub(super) fn check(self) -> Result<(), Failure> {
+        let Some(first) = self.first else { return Ok(()) };
+        let rest = (self.uncounted > 0).then(|| format!("{} more are invalid", self.uncounted));
+        Err(first.and(self.more.into_iter().chain(rest)))
+    }
 }
 
 /// The failure of a line.
@@ -98,11 +150,26 @@ pub(super) fn bad_line(number: usize, why: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::BadInput, format_args!("line {number}: {why}"))
 }
 
-fn line(bytes: &[u8]) -> Result<&str, &'static str> {
-    if bytes.len() > MAX_LINE {
-        return Err("it is too long");
+/// The failure of input that is not text.
+pub(super) fn not_text(exit: Exit, name: &str, why: NotText) -> Failure {
+    let failure = Failure::new(exit, format_args!("{name} {why}"));
+    match why.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
     }
-    std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8")
+}
+
+fn line(number: usize, bytes: &[u8]) -> Result<&str, Failure> {
+    if bytes.len() > MAX_LINE {
+        return Err(bad_line(number, "it is too long"));
+    }
+    // A byte order mark stands before the first line.
+    let text = if number == 1 {
+        read_text(bytes)
+    } else {
+        std::str::from_utf8(bytes).map_err(|_| NotText::NotUtf8)
+    };
+    text.map_err(|why| not_text(Exit::BadInput, "it", why).about(format_args!("line {number}")))
 }
 
 fn cannot_read(name: &str, e: &io::Error) -> Failure {

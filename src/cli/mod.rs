@@ -21,7 +21,6 @@ mod terminal;
 
 use std::collections::BTreeSet;
 use std::error::Error;
-use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
@@ -31,7 +30,7 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::config::StoreSettings;
+use crate::config::{Environment, StoreSettings};
 use crate::store;
 use crate::text::printable;
 use commands::Command;
@@ -126,11 +125,21 @@ fn definition() -> clap::Command {
 /// Parses the arguments. Returns the exit code if the program ends here.
 fn parse() -> Result<Cli, Exit> {
     let mut command = definition();
-    if let Some(unknown) = unknown_variable(&command) {
-        Failure::new(Exit::Usage, format_args!("unknown environment variable {unknown}"))
-            .hint("'resttool --help' and 'resttool COMMAND --help' list the variables")
+    let environment = Environment::read();
+    if let Some(unknown) = environment.unknown(&variables(&command)) {
+        let name = printable(&unknown.name);
+        let hint = match unknown.similar {
+            Some(similar) => format!("a similar variable is {similar}"),
+            None => "'resttool --help' and 'resttool COMMAND --help' list the variables".to_owned(),
+        };
+        Failure::new(Exit::Usage, format_args!("unknown environment variable {name}"))
+            .hint(hint)
             .report("usage");
         return Err(Exit::Usage);
+    }
+    // Kubernetes sets RESTTOOL_PORT for a Service named resttool. clap reads variables by itself.
+    if environment.is_service_link(PORT_VARIABLE) {
+        command = command.mut_subcommands(without_port_variable);
     }
     if std::env::args_os().any(|argument| argument == "-h") {
         // The summary fits a screen without the variables, which `--help` lists.
@@ -189,16 +198,21 @@ fn usage(e: &clap::Error) -> Failure {
     }
 }
 
-/// Returns an environment variable that has the prefix of the settings and belongs to none of them.
-/// The user meant to set something.
-fn unknown_variable(command: &clap::Command) -> Option<String> {
-    let known: BTreeSet<OsString> = std::iter::once(command)
+/// The variable of a setting that Kubernetes may set as well.
+const PORT_VARIABLE: &str = "RESTTOOL_PORT";
+
+fn without_port_variable(command: clap::Command) -> clap::Command {
+    command.mut_args(|argument| match argument.get_env() {
+        Some(name) if name == PORT_VARIABLE => argument.env(None::<&str>),
+        _ => argument,
+    })
+}
+
+/// Returns the variables of all settings.
+fn variables(command: &clap::Command) -> BTreeSet<String> {
+    std::iter::once(command)
         .chain(command.get_subcommands())
         .flat_map(clap::Command::get_arguments)
-        .filter_map(|argument| argument.get_env().map(ToOwned::to_owned))
-        .collect();
-    std::env::vars_os()
-        .map(|(name, _)| name)
-        .find(|name| name.as_encoded_bytes().starts_with(b"RESTTOOL_") && !known.contains(name))
-        .map(|name| printable(&name.to_string_lossy()))
+        .filter_map(|argument| Some(argument.get_env()?.to_string_lossy().into_owned()))
+        .collect()
 }

@@ -11,9 +11,10 @@ use clap::Args;
 use zeroize::Zeroizing;
 
 use super::exit::{Exit, Failure};
+use super::input::not_text;
 use super::terminal;
 use crate::domain::{Password, PasswordHash};
-use crate::text::printable;
+use crate::text::{printable, read_text};
 
 /// The limit of a password or hash, in bytes, above any valid one.
 const MAX_INPUT: u64 = 4096;
@@ -175,15 +176,13 @@ fn one_line(input: impl Read, name: &str) -> Result<Zeroizing<String>, Failure> 
     if bytes.len() as u64 > MAX_INPUT {
         return Err(refused("holds more than a line can be long"));
     }
-    let line = bytes
-        .strip_suffix(b"\n")
-        .map_or(&bytes[..], |line| line.strip_suffix(b"\r").unwrap_or(line));
+    let text = read_text(&bytes).map_err(|why| not_text(Exit::Refused, name, why))?;
+    let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
     if line.is_empty() {
         return Err(refused("is empty"));
     }
-    if line.contains(&b'\n') {
+    if line.contains('\n') {
         return Err(refused("holds more than one line"));
     }
-    let line = std::str::from_utf8(line).map_err(|_| refused("is not UTF-8"))?;
     Ok(Zeroizing::new(line.to_owned()))
 }

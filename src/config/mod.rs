@@ -4,10 +4,12 @@
 //! modules below. A default has one place, which is here or a constant of the module that it
 //! configures. An option of one command alone is no setting, and stands with its command.
 
+mod environment;
 mod serve;
 mod shared;
 mod values;
 
+pub(crate) use environment::Environment;
 pub(crate) use serve::{ListenSettings, LogFormat, ServeSettings};
 pub(crate) use shared::{
     CostSetting, HashingSettings, JsonSetting, OutputSettings, QuietSetting, StoreSettings,

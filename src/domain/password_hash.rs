@@ -15,6 +15,9 @@ impl Cost {
     /// The default cost of new hashes.
     pub const DEFAULT: Self = Self(12);
 
+    /// The minimum that OWASP recommends (Password Storage Cheat Sheet).
+    pub const ADVISED: Self = Self(10);
+
     /// Checks a cost.
     ///
     /// # Errors
@@ -32,7 +35,7 @@ impl Cost {
     /// Returns true below 10, the minimum that OWASP recommends (Password Storage Cheat Sheet).
     #[must_use]
     pub fn is_weak(self) -> bool {
-        self.0 < 10
+        self < Self::ADVISED
     }
 }
 

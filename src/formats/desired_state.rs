@@ -63,28 +63,28 @@ enum Expire {
     Text(String),
 }
 
-/// Parses a document.
+/// Parses a document. Returns the result of each `[[user]]` table.
 ///
 /// # Errors
-/// Fails with the position of the problem. The error contains no part of a hash.
-pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, DocumentError> {
+/// Fails with the position of the problem if the document is not one. The errors contain no part of
+/// a hash.
+pub(crate) fn parse(text: &str) -> Result<Vec<Result<Entry, DocumentError>>, DocumentError> {
     let document: Document = toml::from_str(text).map_err(|e| {
         let before = text.get(..e.span().map_or(0, |span| span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
         DocumentError(format!("line {line}: {}", printable(e.message())))
     })?;
     let mut seen = BTreeMap::new();
-    let mut entries = Vec::new();
-    for (n, table) in (1..).zip(document.user) {
+    let entries = (1..).zip(document.user).map(|(n, table)| {
         let shown = printable(&table.name);
         let at = |why: &dyn fmt::Display| DocumentError(format!("user {n}, {shown}: {why}"));
         let entry = entry(table).map_err(|why| at(&why))?;
-        if let Some(first) = seen.insert(entry.name.clone(), n) {
-            return Err(at(&format_args!("user {first} has the same name")));
+        match seen.insert(entry.name.clone(), n) {
+            Some(first) => Err(at(&format_args!("user {first} has the same name"))),
+            None => Ok(entry),
         }
-        entries.push(entry);
-    }
-    Ok(entries)
+    });
+    Ok(entries.collect())
 }
 
 fn entry(table: UserTable) -> Result<Entry, String> {
@@ -131,7 +131,11 @@ mod tests {
     const HASH: &str = "$2y$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 
     fn refused(text: &str) -> String {
-        parse(&text.replace("HASH", HASH)).unwrap_err().to_string()
+        let parsed = parse(&text.replace("HASH", HASH));
+        parsed
+            .and_then(|entries| entries.into_iter().collect::<Result<Vec<_>, _>>())
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
@@ -185,7 +189,8 @@ mod tests {
             },
             entry("dan", EntryPassword::Generate),
         ];
-        assert_eq!(parse(&text).unwrap(), expected);
+        let entries: Vec<_> = parse(&text).unwrap().into_iter().map(Result::unwrap).collect();
+        assert_eq!(entries, expected);
         assert_eq!(parse(""), Ok(vec![]));
     }
 

@@ -37,7 +37,7 @@ impl FileVersion {
         self.id
     }
 
-    fn new(meta: &Metadata) -> Self {
+    pub(crate) fn new(meta: &Metadata) -> Self {
         Self {
             id: FileId { device: meta.dev(), inode: meta.ino() },
             size: meta.size(),

@@ -4,20 +4,15 @@
 //! TLS 1.2 and 1.3 with forward secrecy and authenticated encryption only, since rustls has nothing
 //! else.
 
-use std::error::Error;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use crate::fs::{FileVersion, mode_if_not_private};
-use crate::text::printable;
+use super::pem::{PemFiles, PemVersions, TlsError};
 
 /// The TLS configuration of a listener. Clones share the certificate.
 #[derive(Clone, Debug)]
@@ -27,14 +22,20 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads the certificate chain and the private key from these PEM files.
+    /// Reads the certificate chain and the private key from these PEM files. `credentials` is the
+    /// folder of the service manager for credentials, if there is one.
     ///
     /// # Errors
     /// Fails if a file cannot be read or used, if they do not belong together, or if other users
     /// may read the key.
-    pub fn open(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+    pub fn open(
+        certificate: &Path,
+        key: &Path,
+        credentials: Option<PathBuf>,
+    ) -> Result<Self, TlsError> {
         let provider = Arc::new(ring::default_provider());
-        let files = PemFiles { certificate: certificate.to_owned(), key: key.to_owned() };
+        let files =
+            PemFiles { certificate: certificate.to_owned(), key: key.to_owned(), credentials };
         let versions = files.versions();
         let current = files.read(&provider)?;
         let held = Mutex::new(Held { current, versions });
@@ -68,18 +69,15 @@ struct Pair {
 struct Held {
     current: Arc<CertifiedKey>,
     /// The files when they were read last, with success or not.
-    versions: Versions,
+    versions: PemVersions,
 }
-
-/// The versions of both files, or `None` for a missing one.
-type Versions = [Option<FileVersion>; 2];
 
 impl Pair {
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reload(&self, held: &mut Held, versions: Versions) {
+    fn reload(&self, held: &mut Held, versions: PemVersions) {
         held.versions = versions;
         match self.files.read(&self.provider) {
             Ok(pair) => {
@@ -102,58 +100,5 @@ impl ResolvesServerCert for Pair {
             self.reload(&mut held, versions);
         }
         Some(Arc::clone(&held.current))
-    }
-}
-
-#[derive(Debug)]
-struct PemFiles {
-    certificate: PathBuf,
-    key: PathBuf,
-}
-
-impl PemFiles {
-    fn versions(&self) -> Versions {
-        [&self.certificate, &self.key].map(|file| FileVersion::of(file).ok())
-    }
-
-    fn read(&self, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
-        let Self { certificate, key } = self;
-        // Before the check of its mode, because advice about the mode is for keys only.
-        let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| TlsError::new(key, e))?;
-        let meta = fs::metadata(key).map_err(|e| TlsError::new(key, e))?;
-        if let Some(mode) = mode_if_not_private(&meta) {
-            let why = format!("other users may read or write the key (mode {mode:04o})");
-            return Err(TlsError { key_is_public: true, ..TlsError::new(key, why) });
-        }
-        let chain = CertificateDer::pem_file_iter(certificate)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|e| TlsError::new(certificate, e))?;
-        if chain.is_empty() {
-            return Err(TlsError::new(certificate, "there is no certificate in it"));
-        }
-        CertifiedKey::from_der(chain, secret, provider)
-            .map(Arc::new)
-            .map_err(|e| TlsError::new(certificate, format!("with its key: {e}")))
-    }
-}
-
-/// The reason why a certificate and its key cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: {source}", printable(&file.to_string_lossy()))]
-pub struct TlsError {
-    file: PathBuf,
-    source: Box<dyn Error + Send + Sync>,
-    key_is_public: bool,
-}
-
-impl TlsError {
-    fn new(file: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { file: file.to_owned(), source: source.into(), key_is_public: false }
-    }
-
-    /// Returns true if the only problem is that other users may read the key.
-    #[must_use]
-    pub fn key_is_public(&self) -> bool {
-        self.key_is_public
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::support::cli::{Completed, command, finish, help_of_commands, run, without_audit};
 use crate::support::store::TempStore;
 
+const HASH: &str = "$2y$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 const CHEAP: &str =
     "resttool: warning: a cost of 4 is quick to guess against; 10 is the least advised\n";
 const NO_TERMINAL: &str = "there is no terminal to ask for the password on
@@ -205,7 +206,7 @@ fn environment_sets_options_and_unknown_variables_are_named() {
     let overruled = with(&[("RESTTOOL_COST", "15")], "hash --password-stdin --cost 10");
     assert_eq!(&overruled.stdout[..7], "$2y$10$", "an argument overrules the environment");
     let why = "usage: unknown environment variable RESTTOOL_COTS
-hint: 'resttool --help' and 'resttool COMMAND --help' list the variables";
+hint: a similar variable is RESTTOOL_COST";
     assert_eq!(with(&[("RESTTOOL_COTS", "10")], "hash --password-stdin"), failed(2, why));
     let wrong = with(&[("RESTTOOL_COST", "ten")], "hash --password-stdin");
     assert_eq!((wrong.code, wrong.stderr.contains("--cost <N>")), (2, true), "{}", wrong.stderr);
@@ -435,5 +436,153 @@ fn docs_list_the_exit_codes_of_the_help() {
     for row in table.lines() {
         let (code, meaning) = row.trim().split_once("  ").unwrap();
         assert!(docs.contains(&format!("| {code} | {meaning} |")), "{row}");
+    }
+}
+
+/// W-01: editors and shells write a byte order mark, which is no part of a password.
+#[test]
+fn byte_order_mark_is_dropped_from_every_input() {
+    let home = TempStore::new();
+    let bom = |text: &str| format!("\u{FEFF}{text}");
+    let run = |words: &str, input: &str| {
+        let outcome = run(home.folder(), words, input);
+        assert_eq!(outcome.code, 0, "{words}: {}", outcome.stderr);
+        outcome.stdout
+    };
+    let hash = run("hash --password-stdin --cost 4", "open-sesame");
+    let file = |name: &str, text: String| fs::write(home.folder().join(name), text).unwrap();
+    run("useradd stdin --password-stdin --cost 4", &bom("open-sesame\r\n"));
+    file("password", bom("open-sesame\n"));
+    let password = home.folder().join("password");
+    let password = password.display();
+    run(&format!("useradd file --password-file {password} --cost 4"), "");
+    run("useradd hash --hash-stdin", &bom(&hash));
+    run("chpasswd --create --cost 4", &bom("chpasswd:open-sesame\n"));
+    run("import -", &bom(&format!("htpasswd:{hash}")));
+    let line = format!(r#"{{"name":"jsonl","hash":"{}"}}"#, hash.trim());
+    run("import - --format jsonl", &bom(&line));
+    let desired = format!("[[user]]\nname = \"apply\"\npassword_file = \"{password}\"\n");
+    run("apply - --cost 4", &bom(&desired));
+    for user in ["stdin", "file", "hash", "chpasswd", "htpasswd", "jsonl", "apply"] {
+        run(&format!("verify {user} --password-stdin"), "open-sesame");
+    }
+}
+
+/// W-01
+#[test]
+fn utf16_input_is_named_with_a_hint() {
+    let home = TempStore::new();
+    let utf16 = |text: &str| {
+        let units = text.encode_utf16().flat_map(u16::to_le_bytes);
+        [0xFF, 0xFE].into_iter().chain(units).collect::<Vec<_>>()
+    };
+    for (words, code, what) in [
+        ("useradd roy --password-stdin", 3, "standard input"),
+        ("useradd roy --hash-stdin", 3, "standard input"),
+        ("chpasswd", 7, "standard input"),
+        ("import -", 7, "standard input"),
+        ("apply -", 7, "standard input"),
+    ] {
+        let outcome = run(home.folder(), words, utf16("roy:open-sesame\n"));
+        let expected = format!(": {what} is UTF-16 and not UTF-8\nhint: save it as UTF-8");
+        assert_eq!(outcome.code, code, "{words}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(&expected), "{words}: {}", outcome.stderr);
+        assert_eq!(outcome.stderr.lines().count(), 2, "{words}: {}", outcome.stderr);
+    }
+}
+
+/// W-07: one run names all bad lines, at most 20 of them, and changes nothing.
+#[test]
+fn every_bad_line_is_named() {
+    let home = TempStore::new();
+    let good = format!("ann:{HASH}");
+    let import = [&good, "no colon", "r y:x", &format!("bob:{HASH}x")].join("\n");
+    let outcome = run(home.folder(), "import -", import);
+    assert_eq!(outcome.code, 7);
+    let expected = "resttool: cannot import -: line 2: there is no colon in it
+resttool: cannot import -: line 3: what stands before the colon can't be a user's name: it holds a space
+resttool: cannot import -: line 4: the hash of bob can't be used: it has 61 bytes, and a bcrypt hash has 60
+";
+    assert_eq!(outcome.stderr, expected);
+
+    let lines = ["ann:open-sesame", "x", "bob:a\u{7}", "cid:short"].join("\n");
+    let outcome = run(home.folder(), "chpasswd --create --min-length 10", lines);
+    let expected = "resttool: cannot change passwords: line 2: there is no colon in it
+resttool: cannot change passwords: line 3: the password of bob is refused: it holds a control character
+resttool: cannot change passwords: line 4: the password of cid is refused: it has fewer than 10 characters
+";
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (7, expected));
+
+    let table = |name: &str, rest: &str| format!("[[user]]\nname = \"{name}\"\n{rest}\n");
+    let state = [
+        table("ann", "generate = true"),
+        table("b b", "generate = true"),
+        table("cid", "password_file = \"/nowhere\""),
+        table("dan", ""),
+    ];
+    let outcome = run(home.folder(), "apply -", state.concat());
+    let expected = "resttool: cannot apply -: user 2, b b: invalid user name: it holds a space
+resttool: cannot apply -: user cid: cannot open /nowhere: No such file or directory (os error 2)
+resttool: cannot apply -: user 4, dan: it takes one of password_file, password_hash and generate = true
+";
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (7, expected));
+
+    let outcome = run(home.folder(), "import -", "x\n".repeat(50));
+    assert_eq!(outcome.stderr.lines().count(), 21);
+    assert!(outcome.stderr.ends_with("resttool: cannot import -: 30 more are invalid\n"));
+    assert!(!home.folder().join(".local").exists(), "nothing was created");
+}
+
+/// W-10
+#[test]
+fn import_warns_about_cheap_hashes_once() {
+    let home = TempStore::new();
+    let advised = HASH.replace("$05$", "$10$");
+    let lines = format!("ann:{HASH}\nbob:{HASH}\ncid:{advised}\n");
+    let outcome = run(home.folder(), "import -", &lines);
+    let expected = "resttool: warning: 2 users have hashes of a cost below 10; \
+        'resttool serve --rehash' replaces such hashes at the next login\nresttool: 3 added\n";
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (0, expected));
+    let outcome = run(home.folder(), "import - --on-conflict replace", format!("cid:{advised}"));
+    assert!(!outcome.stderr.contains("warning"), "{}", outcome.stderr);
+}
+
+/// W-11: Kubernetes sets variables for a Service that is named like the program.
+#[test]
+fn variables_of_a_kubernetes_service_set_nothing() {
+    let home = TempStore::new();
+    let with = |variables: &[(&str, &str)], words: &str| {
+        let mut command = command(home.folder(), words.split(' '));
+        command.envs(variables.iter().copied());
+        finish(command, "open-sesame")
+    };
+    let link = [
+        ("RESTTOOL_SERVICE_HOST", "10.0.0.1"),
+        ("RESTTOOL_SERVICE_PORT", "80"),
+        ("RESTTOOL_PORT", "tcp://10.0.0.1:80"),
+        ("RESTTOOL_PORT_80_TCP_ADDR", "10.0.0.1"),
+    ];
+    assert_eq!(with(&link, "useradd roy --password-stdin --cost 10").code, 0);
+    let printed = with(&link, "print systemd");
+    assert_eq!((printed.code, printed.stdout.contains("--port 5000")), (0, true));
+    let printed = with(&link, "print systemd --port 8080");
+    assert!(printed.stdout.contains("--port 8080"), "{}", printed.stdout);
+    let alone = with(&link[1..2], "userlist");
+    let why = "usage: unknown environment variable RESTTOOL_SERVICE_PORT
+hint: 'resttool --help' and 'resttool COMMAND --help' list the variables";
+    assert_eq!(alone, failed(2, why));
+}
+
+/// W-23: the names of other programs find the commands, and stay out of the help.
+#[test]
+fn names_of_other_programs_are_hidden_aliases() {
+    let home = TempStore::new();
+    let run = |words: &str| run(home.folder(), words, "open-sesame");
+    assert_eq!(run("adduser roy --password-stdin --cost 10").code, 0);
+    assert!(run("list").stdout.contains("roy"));
+    assert_eq!(run("delete roy").code, 0);
+    let help = run("--help").stdout;
+    for hidden in ["adduser", "  list", "delete"] {
+        assert!(!help.contains(hidden), "{hidden}");
     }
 }

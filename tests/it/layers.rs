@@ -29,7 +29,11 @@ const MODULES: [(&str, &[&str], &[&str]); 14] = [
             "tokio_rustls",
         ],
     ),
-    ("config", &["domain", "hashing", "store", "auth", "admin", "http", "text", "time"], &["clap"]),
+    (
+        "config",
+        &["domain", "hashing", "store", "auth", "admin", "http", "text", "time"],
+        &["clap", "strsim"],
+    ),
     (
         "cli",
         &[

@@ -813,3 +813,22 @@ fn stopping_server_leaves_the_socket_of_its_successor() {
     assert_eq!(second.stop(), Some(0));
     assert!(!path.exists(), "its own socket it takes away");
 }
+
+/// W-15: signals and sockets of a service manager that this server does not use.
+#[test]
+fn sockets_and_signals_that_are_not_used_do_no_harm() {
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    let words = format!("serve --port 0 --cost 4 --database {}", store.database().display());
+    let mut activated = command(store.folder(), words.split(' '));
+    activated.env("LISTEN_FDS", "1");
+    let mut server = ServerProcess::start(activated);
+    server.wait_for("ignoring the sockets of the service manager (LISTEN_FDS)");
+    for signal in [Signal::USR1, Signal::USR2] {
+        server.signal(signal);
+        let request = Request::get("/rest-auth").basic("roy", "open-sesame");
+        assert_eq!(request.send(server.address).status, 200);
+    }
+    server.signal(Signal::TERM);
+    assert_eq!(server.end().0, Some(0));
+}

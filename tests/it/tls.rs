@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -279,6 +279,77 @@ hint: chmod 600 {0}\n",
     assert_eq!(finish(half, "").code, 2);
 }
 
+/// W-01, W-12, W-13: each problem of the two files is named.
+#[test]
+fn unusable_pem_files_are_explained() {
+    let setup = Setup::new();
+    let (cert, key) = (setup.path("cert.pem"), setup.path("key.pem"));
+    let pem = |path: &Path| fs::read_to_string(path).unwrap();
+    let (chain, secret) = (pem(&cert), pem(&key));
+    let refused = || {
+        let outcome = finish(setup.command(""), "");
+        assert_eq!(outcome.code, 1, "{}", outcome.stderr);
+        outcome.stderr
+    };
+    // Swapped files.
+    fs::write(&cert, &secret).unwrap();
+    fs::write(&key, &chain).unwrap();
+    let stderr = refused();
+    assert!(stderr.contains("it holds a private key, and the key file a certificate"), "{stderr}");
+    assert!(stderr.contains("hint: --tls-cert and --tls-key look swapped"), "{stderr}");
+    fs::write(&cert, &chain).unwrap();
+    // A key with a passphrase, in both forms.
+    let label = secret.lines().next().unwrap().replace("PRIVATE", "ENCRYPTED PRIVATE");
+    let old = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n";
+    for encrypted in [format!("{label}\nAAAA\n"), format!("{old}\nAAAA\n")] {
+        fs::write(&key, encrypted).unwrap();
+        let stderr = refused();
+        assert!(stderr.contains("the key is encrypted\nhint: write it without"), "{stderr}");
+    }
+    // UTF-16, as an editor may save it.
+    let utf16: Vec<_> = secret.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(&key, [&b"\xFF\xFE"[..], &utf16].concat()).unwrap();
+    assert!(refused().contains("it is UTF-16 and not UTF-8\nhint: save it as PEM in UTF-8"));
+    fs::write(&key, "no key").unwrap();
+    assert!(refused().contains("there is no private key in it"));
+    // A byte order mark does no harm.
+    let root = setup.certificate();
+    for (path, text) in [(&cert, &chain), (&key, &secret)] {
+        fs::write(path, format!("\u{FEFF}{text}")).unwrap();
+    }
+    let server = setup.serve();
+    assert!(connect(server.address, root, &[&TLS13]).is_ok());
+}
+
+/// W-12: systemd gives its credentials the mode 0440, since an access control list has a mask.
+#[test]
+fn key_of_the_service_manager_is_accepted() {
+    let setup = Setup::new();
+    let key = setup.path("key.pem");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o440)).unwrap();
+    let mut elsewhere = setup.command("");
+    elsewhere.env("CREDENTIALS_DIRECTORY", "/nowhere");
+    assert!(finish(elsewhere, "").stderr.contains("other users may read or write the key"));
+    let mut command = setup.command("");
+    command.env("CREDENTIALS_DIRECTORY", setup.store.folder());
+    let server = ServerProcess::start(command);
+    assert!(connect(server.address, setup.certificate(), &[&TLS13]).is_ok());
+}
+
+/// W-13: a key that becomes private is read at the next handshake.
+#[test]
+fn key_is_read_again_after_a_change_of_its_mode() {
+    let setup = Setup::new();
+    let key = setup.path("key.pem");
+    let mut server = setup.serve();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(connect(server.address, setup.certificate(), &[&TLS13]).is_ok());
+    server.wait_for("other users may read or write the key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(connect(server.address, setup.certificate(), &[&TLS13]).is_ok());
+    server.wait_for("the certificate was read again");
+}
+
 /// R-12, R-15
 #[test]
 fn advice_on_a_key_is_quoted_and_given_for_keys_only() {
@@ -307,7 +378,7 @@ fn advice_on_a_key_is_quoted_and_given_for_keys_only() {
 #[test]
 fn unfinished_handshake_times_out() {
     let setup = Setup::new();
-    let tls = Tls::open(&setup.path("cert.pem"), &setup.path("key.pem")).unwrap();
+    let tls = Tls::open(&setup.path("cert.pem"), &setup.path("key.pem"), None).unwrap();
     let timeout = std::time::Duration::from_millis(300);
     let server = Server::start_with_timeout(setup.store.open(), Some(tls), timeout);
     let mut slow = TcpStream::connect(server.address).unwrap();

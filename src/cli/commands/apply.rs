@@ -9,7 +9,7 @@ use crate::admin::{
     ReconcileOptions,
 };
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::input::Input;
+use crate::cli::input::{BadLines, Input};
 use crate::cli::many::{Warnings, reconcile_many};
 use crate::cli::output::Inputs;
 use crate::cli::report::{Report, diff, summary};
@@ -68,13 +68,17 @@ impl Apply {
         let mut warnings = Warnings::default();
         let mut desired = Vec::new();
         let mut files = vec![self.file.clone()];
+        let mut bad = BadLines::default();
         for entry in entries {
+            let entry = entry.map_err(|e| Failure::new(Exit::BadInput, e));
+            let Some(entry) = bad.note(entry)? else { continue };
             if let EntryPassword::File(path) = &entry.password {
                 files.push(relative_to(&self.file, path));
             }
             let password = self
                 .password(&entry, &policy, &mut warnings)
-                .map_err(|e| e.about(format_args!("user {}", entry.name)).exiting(Exit::BadInput))?;
+                .map_err(|e| e.about(format_args!("user {}", entry.name)).exiting(Exit::BadInput));
+            let Some(password) = bad.note(password)? else { continue };
             desired.push(DesiredUser {
                 groups: GroupsEdit::Set(entry.groups),
                 locked: Some(entry.locked),
@@ -82,6 +86,7 @@ impl Apply {
                 ..DesiredUser::new(entry.name, password)
             });
         }
+        bad.check()?;
         warnings.say();
         let inputs = Inputs::new(location, files.iter().map(PathBuf::as_path));
         let mut report = Report::open(&self.output, &inputs)?;

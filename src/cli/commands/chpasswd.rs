@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::admin::{DesiredPassword, DesiredUser, IfExists, IfMissing, ReconcileOptions};
 use crate::cli::exit::Failure;
-use crate::cli::input::{Input, bad_line, lines};
+use crate::cli::input::{BadLines, Input, bad_line, lines, refuse_utf16};
 use crate::cli::many::{Lines, Warnings, reconcile_many, record_many};
 use crate::cli::output::Inputs;
 use crate::cli::report::Report;
@@ -36,27 +36,23 @@ impl Chpasswd {
 
     pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
         let policy = self.hashing.policy()?;
-        let input = Input::stdin().read_secret()?;
+        let input = Input::stdin();
+        let name = input.name.clone();
+        let input = input.read_secret()?;
+        refuse_utf16(&name, &input)?;
         let mut warnings = Warnings::default();
         let mut desired = Lines::default();
+        let mut bad = BadLines::default();
         for (number, line) in lines(&input) {
-            let line = line?;
-            if line.is_empty() {
-                continue;
+            let entry = line.and_then(|line| parse(number, line));
+            let Some(Some((name, password))) = bad.note(entry)? else { continue };
+            let judged = policy.judge(&password, Some(&name)).map_err(|e| refused(number, &name, &e));
+            if let Some(judged) = bad.note(judged)? {
+                warnings.add(&name, judged);
+                desired.add(number, DesiredUser::new(name, DesiredPassword::Password(password)));
             }
-            let (name, password) =
-                line.split_once(':').ok_or_else(|| bad_line(number, "there is no colon in it"))?;
-            let name = UserName::parse(name).map_err(|e| {
-                let why = "what stands before the colon can't be a user's name";
-                bad_line(number, format_args!("{why}: {e}"))
-            })?;
-            let refused = |why: &dyn std::fmt::Display| {
-                bad_line(number, format_args!("the password of {name} is refused: {why}"))
-            };
-            let password = Password::parse(password).map_err(|e| refused(&e))?;
-            warnings.add(&name, policy.judge(&password, Some(&name)).map_err(|e| refused(&e))?);
-            desired.add(number, DesiredUser::new(name, DesiredPassword::Password(password)));
         }
+        bad.check()?;
         warnings.say();
         let mut report = Report::open(&self.output, &Inputs::new(location, []))?;
         let missing = if self.create { IfMissing::Add } else { IfMissing::Refuse };
@@ -67,4 +63,23 @@ impl Chpasswd {
         let changes = reconcile_many(&*store, &desired.users, &options, &position)?;
         record_many(&mut report, &changes)
     }
+}
+
+/// Parses a line. Returns `None` for an empty one.
+fn parse(number: usize, line: &str) -> Result<Option<(UserName, Password)>, Failure> {
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let (name, password) =
+        line.split_once(':').ok_or_else(|| bad_line(number, "there is no colon in it"))?;
+    let name = UserName::parse(name).map_err(|e| {
+        let why = "what stands before the colon can't be a user's name";
+        bad_line(number, format_args!("{why}: {e}"))
+    })?;
+    let password = Password::parse(password).map_err(|e| refused(number, &name, &e))?;
+    Ok(Some((name, password)))
+}
+
+fn refused(number: usize, name: &UserName, why: &dyn std::fmt::Display) -> Failure {
+    bad_line(number, format_args!("the password of {name} is refused: {why}"))
 }

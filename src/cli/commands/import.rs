@@ -7,15 +7,16 @@ use clap::{Args, ValueEnum};
 use crate::admin::{
     DesiredPassword, DesiredUser, GroupsEdit, IfExists, IfMissing, ReconcileOptions,
 };
-use crate::cli::exit::Failure;
+use crate::cli::exit::{Failure, say};
 use crate::cli::input::{Input, bad_line};
 use crate::cli::many::{Duplicates, Lines, reconcile_many, record_many};
 use crate::cli::options::UserFormat;
 use crate::cli::output::Inputs;
 use crate::cli::report::Report;
 use crate::config::OutputSettings;
-use crate::domain::Account;
+use crate::domain::{Account, Cost};
 use crate::formats::{htpasswd, jsonl};
+use crate::hashing::needs_rehash;
 use crate::store::{self, Location};
 use crate::text::printable;
 use crate::time::Timestamp;
@@ -84,12 +85,30 @@ impl Import {
             OnConflict::Replace => (IfExists::Replace, Duplicates::KeepLast),
         };
         desired.remove_duplicates(&duplicates)?;
+        warn_about_weak_hashes(&desired);
         let options = ReconcileOptions::new(IfMissing::Add, existing);
         let store = store::open(location)?;
         let position = |index| desired.position(index);
         let changes = reconcile_many(&*store, &desired.users, &options, &position)?;
         record_many(&mut report, &changes)
     }
+}
+
+/// Warns once about hashes that cost less than advised.
+fn warn_about_weak_hashes(desired: &Lines) {
+    let minimum = Cost::ADVISED.get();
+    let is_weak = |user: &&DesiredUser| match &user.password {
+        DesiredPassword::Hash(hash) => needs_rehash(hash, minimum),
+        _ => false,
+    };
+    let users = match desired.users.iter().filter(is_weak).count() {
+        0 => return,
+        1 => "1 user has a hash".to_owned(),
+        n => format!("{n} users have hashes"),
+    };
+    say(&format!(
+        "resttool: warning: {users} of a cost below {minimum}; 'resttool serve --rehash' replaces such hashes at the next login"
+    ));
 }
 
 /// Desires the whole record.

@@ -17,6 +17,7 @@ use crate::text::printable;
 
 /// Change a user's password; the old one is refused from the next request on
 #[derive(Args, Debug)]
+#[command(aliases = ["password"])]
 #[command(after_long_help = "Examples:
   resttool passwd roy                                       ask for the password on the terminal
   printf '%s' \"$PASSWORD\" | resttool passwd roy --password-stdin

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::io;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::cli::listen::ListenAddress;
 use crate::cli::log as server_log;
 use crate::config::ServeSettings;
 use crate::fs::absolute;
-use crate::http::{self, HttpConfig, Listener, Service, Tls};
+use crate::http::{self, HttpConfig, Listener, Service, Tls, TlsHint};
 use crate::store::{self, Location};
 use crate::text::shell_word;
 
@@ -67,6 +68,7 @@ impl Serve {
         let limit = raise_descriptor_limit();
         let http =
             HttpConfig { max_connections: max_connections(http.max_connections, limit), ..http };
+        warn_about_socket_activation();
         let address = ListenAddress::of(settings)?;
         let store = store::open(location)?;
         let (socket, listening) = address.listen(settings)?;
@@ -91,18 +93,44 @@ impl Serve {
     }
 }
 
+/// Sockets of the service manager are not used: the operator may expect them to be (sd_listen_fds(3)).
+fn warn_about_socket_activation() {
+    let ours = std::process::id().to_string();
+    let for_us = std::env::var("LISTEN_PID").map_or(true, |pid| pid == ours);
+    if std::env::var_os("LISTEN_FDS").is_some() && for_us {
+        log::warn!("ignoring the sockets of the service manager (LISTEN_FDS): use --host and --port, or --unix-socket");
+    }
+}
+
 /// Opens the certificate, if there is one.
 fn tls(settings: &ServeSettings) -> Result<Option<Tls>, Failure> {
     let (Some(certificate), Some(key)) = (&settings.tls_cert, &settings.tls_key) else {
         return Ok(None);
     };
-    Tls::open(certificate, key).map(Some).map_err(|e| {
+    // Set by systemd for the files of LoadCredential=.
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    Tls::open(certificate, key, credentials).map(Some).map_err(|e| {
         let failure = Failure::new(Exit::Failed, format_args!("cannot speak TLS: {e}"));
-        if e.key_is_public() {
-            return failure.hint(format!("chmod 600 {}", shell_word(absolute(key))));
+        match e.hint() {
+            Some(hint) => failure.hint(tls_advice(hint, key)),
+            None => failure,
         }
-        failure
     })
+}
+
+fn tls_advice(hint: TlsHint, key: &Path) -> String {
+    let key = shell_word(absolute(key));
+    match hint {
+        TlsHint::MakeKeyPrivate => format!("chmod 600 {key}"),
+        TlsHint::LimitKeyOfRoot => format!(
+            "as root: chmod 640 {key}; or use LoadCredential= of systemd, or in Kubernetes a secret with defaultMode 0440 and fsGroup"
+        ),
+        TlsHint::DecryptKey => {
+            format!("write it without its passphrase: openssl pkey -in {key} -out NEW")
+        }
+        TlsHint::SwapFiles => "--tls-cert and --tls-key look swapped".to_owned(),
+        TlsHint::SaveAsUtf8 => "save it as PEM in UTF-8".to_owned(),
+    }
 }
 
 /// Notifies systemd in a unit of `Type=notify`. Does nothing elsewhere.
@@ -149,6 +177,10 @@ fn signals(tls: Option<Tls>) -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    // Other servers rotate their logs on these. They would end this one.
+    for ignored in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
+        drop(signal(ignored)?);
+    }
     Ok(async move {
         tokio::spawn(async move {
             while hangup.recv().await.is_some() {

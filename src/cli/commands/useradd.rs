@@ -18,6 +18,7 @@ use crate::text::printable;
 
 /// Add a user
 #[derive(Args, Debug)]
+#[command(aliases = ["adduser", "add"])]
 #[command(after_long_help = "Examples:
   resttool useradd roy                                      ask for the password on the terminal
   printf '%s' \"$PASSWORD\" | resttool useradd roy --password-stdin

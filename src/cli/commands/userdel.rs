@@ -14,6 +14,7 @@ use crate::text::printable;
 
 /// Remove a user; the password is refused from the next request on
 #[derive(Args, Debug)]
+#[command(aliases = ["deluser", "delete", "del", "remove", "rm"])]
 #[command(after_long_help = "Examples:
   resttool userdel roy
   resttool userdel roy --if-exists")]

@@ -18,6 +18,7 @@ use crate::store::{self, Location};
 
 /// List users, without their hashes
 #[derive(Args, Debug)]
+#[command(aliases = ["list", "ls", "users"])]
 #[command(after_long_help = "Examples:
   resttool userlist
   resttool userlist 'ci-*'

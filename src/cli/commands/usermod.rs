@@ -17,6 +17,7 @@ use crate::text::printable;
 
 /// Change a user's groups, lock, expiry or name
 #[derive(Args, Debug)]
+#[command(aliases = ["moduser", "modify"])]
 #[command(after_long_help = "Examples:
   resttool usermod roy --lock                               refused from the next request on
   resttool usermod roy --unlock --expire 2027-01-31
