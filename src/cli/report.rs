@@ -157,23 +157,27 @@ pub(super) fn diff(change: &Change) -> String {
         ChangeKind::Removed => '-',
         ChangeKind::Unchanged => '=',
     };
-    let mut line = format!("{sign} {}", change.name);
-    for (n, field) in change.fields.iter().enumerate() {
-        let what = match field {
-            FieldChange::Password => "another password".to_owned(),
-            FieldChange::Joined(group) => format!("joins {group}"),
-            FieldChange::Left(group) => format!("leaves {group}"),
-            FieldChange::Locked => "locked".to_owned(),
-            FieldChange::Unlocked => "unlocked".to_owned(),
-            FieldChange::Expires(None) => "never expires".to_owned(),
-            FieldChange::Expires(Some(time)) => format!("expires {time}"),
-            FieldChange::Renamed(name) => format!("renamed to {name}"),
-            FieldChange::Times => "other times".to_owned(),
-        };
-        // Writing to a string cannot fail.
-        let _ = write!(line, "{} {what}", if n == 0 { ":" } else { "," });
+    match describe(&change.fields) {
+        None => format!("{sign} {}", change.name),
+        Some(fields) => format!("{sign} {}: {fields}", change.name),
     }
-    line
+}
+
+/// Describes changed fields for people, e.g. `joins admin, locked`. Returns `None` if there are none.
+pub(super) fn describe(fields: &[FieldChange]) -> Option<String> {
+    let words = fields.iter().map(|field| match field {
+        FieldChange::Password => "another password".to_owned(),
+        FieldChange::Joined(group) => format!("joins {group}"),
+        FieldChange::Left(group) => format!("leaves {group}"),
+        FieldChange::Locked => "locked".to_owned(),
+        FieldChange::Unlocked => "unlocked".to_owned(),
+        FieldChange::Expires(None) => "never expires".to_owned(),
+        FieldChange::Expires(Some(time)) => format!("expires {time}"),
+        FieldChange::Renamed(name) => format!("renamed to {name}"),
+        FieldChange::Times => "other times".to_owned(),
+    });
+    let words: Vec<_> = words.collect();
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 /// Counts the changes of each kind.

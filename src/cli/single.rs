@@ -1,7 +1,9 @@
 //! Shared steps of commands for one user.
 
+use std::time::SystemTime;
+
 use super::exit::{Failure, say};
-use super::report::Report;
+use super::report::{Report, describe};
 use crate::admin::{Change, DesiredUser, Policy, ReconcileOptions, reconcile};
 use crate::domain::{Password, UserName};
 use crate::store::{Location, UserStore};
@@ -36,6 +38,23 @@ pub(super) fn record_one(
     }
     let printed = printed.and_then(|()| report.flush_output()).map_err(|e| e.hint(if_lost));
     printed.and(report.flush())
+}
+
+/// Returns the message about a changed user, with the differences.
+pub(super) fn changed(change: &Change) -> String {
+    match describe(&change.fields) {
+        None => format!("changed user {}", change.name),
+        Some(fields) => format!("changed user {}: {fields}", change.name),
+    }
+}
+
+/// Warns about an expiry that has passed: the user is refused from now on.
+pub(super) fn warn_about_expiry(expires: Option<Option<Timestamp>>) {
+    if let Some(Some(end)) = expires
+        && end.has_passed(SystemTime::now())
+    {
+        say(&format!("resttool: warning: the expiry {end} is in the past"));
+    }
 }
 
 /// Returns a command for a user, for a hint.

@@ -59,6 +59,10 @@ impl PasswordHash {
     /// # Errors
     /// Fails if `text` is not a hash that bcrypt can compute. The error contains no part of it.
     pub fn parse(text: &str) -> Result<Self, HashError> {
+        Self::parse_exactly(text).map_err(|e| mangling(text).map_or(e, HashError::Mangled))
+    }
+
+    fn parse_exactly(text: &str) -> Result<Self, HashError> {
         match text.as_bytes() {
             [b'$', b'2', b'a' | b'b' | b'y', b'$', ..] => {}
             [b'$', b'2', b'x', b'$', ..] => return Err(HashError::Flawed),
@@ -109,6 +113,54 @@ impl fmt::Debug for PasswordHash {
     }
 }
 
+/// Finds what another program has done to a valid hash.
+fn mangling(text: &str) -> Option<Mangling> {
+    let is_hash = |text: &str| PasswordHash::parse_exactly(text).is_ok();
+    let quoted = |quote| text.strip_prefix(quote).and_then(|text| text.strip_suffix(quote));
+    // In double quotes, a shell replaces $2 by nothing and $0 by its own name.
+    let is_expanded = |text: &str| {
+        text.starts_with(['a', 'b', 'y']) && !text.contains('$') && text.contains("sh")
+    };
+    if is_hash(text.trim()) {
+        Some(Mangling::Blanks)
+    } else if ['\'', '"'].into_iter().filter_map(quoted).any(is_hash) {
+        Some(Mangling::Quotes)
+    } else if is_hash(&text.replace("$$", "$")) {
+        Some(Mangling::DoubledDollars)
+    } else if is_hash(&text.replace('\\', "")) {
+        Some(Mangling::Backslashes)
+    } else if text.split_once(':').is_some_and(|(_, text)| is_hash(text)) {
+        Some(Mangling::NameInFront)
+    } else if is_expanded(text) && text.len() < PasswordHash::LEN {
+        Some(Mangling::Expanded)
+    } else {
+        None
+    }
+}
+
+/// What another program has done to a hash.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Mangling {
+    /// White space before or behind it.
+    #[error("there are blanks around it")]
+    Blanks,
+    /// Quotes around it.
+    #[error("there are quotes around it")]
+    Quotes,
+    /// `$$` for each `$`.
+    #[error("each $ is doubled, which only a compose file needs")]
+    DoubledDollars,
+    /// Backslashes before `$`.
+    #[error("there are backslashes in it, which only a shell needs")]
+    Backslashes,
+    /// `name:` in front of it.
+    #[error("a name stands in front of it; import reads htpasswd lines")]
+    NameInFront,
+    /// A shell has expanded `$2`, `$0` and the like.
+    #[error("a shell has replaced its $ parts; put it in single quotes")]
+    Expanded,
+}
+
 /// Returns true if the value of the last of these base64 characters is a multiple of `step`.
 fn ends_clean(characters: &[u8], step: u8) -> Result<bool, HashError> {
     let mut last = 0;
@@ -131,6 +183,9 @@ pub enum HashError {
     /// No prefix `$2a$`, `$2b$` or `$2y$`.
     #[error("it is no bcrypt hash: it does not begin with $2a$, $2b$ or $2y$")]
     NotBcrypt,
+    /// Another program has changed a valid hash.
+    #[error("{0}")]
+    Mangled(Mangling),
     /// `$2x$`, of a program whose bug makes different passwords equal.
     #[error("it is a $2x$ hash, made by a flawed program")]
     Flawed,
@@ -170,7 +225,7 @@ mod tests {
         assert_eq!(hash(""), Err(HashError::NotBcrypt));
         assert_eq!(hash("$apr1$aaaaaaaa$bbbbbbbbbbbbbbbbbbbbbb"), Err(HashError::NotBcrypt));
         assert_eq!(hash(&HASH[..59]), Err(HashError::Length(59)));
-        assert_eq!(hash(&format!("{HASH}\n")), Err(HashError::Length(61)));
+        assert_eq!(hash(&format!("{HASH}x")), Err(HashError::Length(61)));
         assert_eq!(hash(&with("05", "04")), Ok(4));
         assert_eq!(hash(&with("05", "15")), Ok(15));
         assert_eq!(hash(&with("05", "03")), Err(HashError::Cost(3)));
@@ -192,6 +247,25 @@ mod tests {
             assert_eq!(PasswordHash::parse(dummy.as_str()), Ok(dummy.clone()));
             assert_eq!(dummy.cost().get(), cost);
         }
+    }
+
+    /// W-08
+    #[test]
+    fn mangled_hash_is_named() {
+        for (text, mangling) in [
+            (format!("{HASH} "), Mangling::Blanks),
+            (format!("{HASH}\n"), Mangling::Blanks),
+            (format!("\t{HASH}"), Mangling::Blanks),
+            (format!("'{HASH}'"), Mangling::Quotes),
+            (format!("\"{HASH}\""), Mangling::Quotes),
+            (HASH.replace('$', "$$"), Mangling::DoubledDollars),
+            (HASH.replace('$', "\\$"), Mangling::Backslashes),
+            (format!("roy:{HASH}"), Mangling::NameInFront),
+            ("bbash5.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW".to_owned(), Mangling::Expanded),
+        ] {
+            assert_eq!(hash(&text), Err(HashError::Mangled(mangling)), "{text}");
+        }
+        assert_eq!(hash("$1$salt$digest"), Err(HashError::NotBcrypt));
     }
 
     /// X-01

@@ -586,3 +586,32 @@ fn names_of_other_programs_are_hidden_aliases() {
         assert!(!help.contains(hidden), "{hidden}");
     }
 }
+
+/// W-20: the words of `apply`, so that `--group` without `--append` is noticed.
+#[test]
+fn usermod_names_the_differences_and_a_past_expiry() {
+    let home = TempStore::new();
+    let run = |words: &str| run(home.folder(), words, "open-sesame").stderr;
+    run("useradd roy --password-stdin --cost 10 --group admin");
+    let changed = run("usermod roy --group adm");
+    assert_eq!(changed, "resttool: changed user roy: joins adm, leaves admin\n");
+    let expired = run("usermod roy --expire 2001-01-31");
+    let warning = "resttool: warning: the expiry 2001-01-31T00:00:00Z is in the past\n";
+    let changed = "resttool: changed user roy: expires 2001-01-31T00:00:00Z\n";
+    assert_eq!(expired, [warning, changed].concat());
+}
+
+/// W-08
+#[test]
+fn mangled_hash_is_refused_with_the_reason() {
+    let home = TempStore::new();
+    let refused = |hash: &str| run(home.folder(), "useradd roy --hash-stdin", hash);
+    for (hash, why) in [
+        (HASH.replace('$', "$$"), "each $ is doubled, which only a compose file needs"),
+        (format!("'{HASH}'"), "there are quotes around it"),
+        (format!("roy:{HASH}"), "a name stands in front of it; import reads htpasswd lines"),
+    ] {
+        let why = format!("cannot add user roy: the hash is refused: {why}");
+        assert_eq!(refused(&hash), failed(3, &why));
+    }
+}

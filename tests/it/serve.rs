@@ -832,3 +832,15 @@ fn sockets_and_signals_that_are_not_used_do_no_harm() {
     server.signal(Signal::TERM);
     assert_eq!(server.end().0, Some(0));
 }
+
+/// W-20: a required group without a member refuses all users, and may be a typing error.
+#[test]
+fn required_group_without_a_member_is_a_warning() {
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    store.sql("INSERT INTO memberships VALUES ('roy', 'admin')");
+    let server = serve(&store, "--require-group admin,adm");
+    let log = server.log.clone();
+    assert!(log.contains("no user is in the required group adm\n"), "{log}");
+    assert!(!log.contains("group admin"), "{log}");
+}

@@ -1,9 +1,11 @@
 //! `resttool serve` wires the server together. Every setting is checked before the first connection
 //! is accepted.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,9 +21,10 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::listen::ListenAddress;
 use crate::cli::log as server_log;
 use crate::config::ServeSettings;
+use crate::domain::GroupName;
 use crate::fs::absolute;
 use crate::http::{self, HttpConfig, Listener, Service, Tls, TlsHint};
-use crate::store::{self, Location};
+use crate::store::{self, Location, UserStore};
 use crate::text::shell_word;
 
 /// Answer /rest-auth and /auth: check the user name and password of each request
@@ -76,7 +79,9 @@ impl Serve {
             let location = location.shell_word();
             log::warn!("there is no user yet, add one: resttool useradd NAME --database {location}");
         }
-        let authenticator = Authenticator::new(store, &settings.auth_config()?).map_err(|e| {
+        let auth = settings.auth_config()?;
+        warn_about_empty_groups(&*store, &auth.require_groups);
+        let authenticator = Authenticator::new(store, &auth).map_err(|e| {
             Failure::new(Exit::Failed, format_args!("cannot start hash workers: {e}"))
         })?;
         let listeners = vec![Listener { socket, tls: tls.clone(), service: Service::Gate }];
@@ -90,6 +95,25 @@ impl Serve {
         listening.leave();
         log::info!("stopped");
         Ok(())
+    }
+}
+
+/// A required group without a member may be a typing error. It refuses all users.
+fn warn_about_empty_groups(store: &dyn UserStore, required: &[GroupName]) {
+    if required.is_empty() {
+        return;
+    }
+    let mut empty: BTreeSet<_> = required.iter().collect();
+    let visited = store.each(&mut |user| {
+        empty.retain(|group| !user.groups.contains(group));
+        if empty.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    match visited {
+        Ok(()) => empty
+            .iter()
+            .for_each(|group| log::warn!("no user is in the required group {group}")),
+        // Requests of other users can be answered all the same.
+        Err(e) => log::warn!("cannot check the required groups: {e}"),
     }
 }
 

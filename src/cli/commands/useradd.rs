@@ -10,7 +10,9 @@ use crate::cli::options::{ExpiryOption, ListedGroup, groups, listed_group};
 use crate::cli::output::Inputs;
 use crate::cli::report::Report;
 use crate::cli::secret::{NewSecret, NewSecretOptions};
-use crate::cli::single::{command, reconcile_one, record_one, warn};
+use crate::cli::single::{
+    changed, command, reconcile_one, record_one, warn, warn_about_expiry,
+};
 use crate::config::{HashingSettings, OutputSettings};
 use crate::domain::UserName;
 use crate::store::{self, Location, StoreError};
@@ -79,6 +81,7 @@ impl Useradd {
         // Read pipes before anything can fail, so that no writer of a pipe gets SIGPIPE.
         let secret = NewSecret::open(&self.secret)?;
         let inputs = Inputs::new(location, self.secret.password.known.password_file.as_deref());
+        warn_about_expiry(self.expiry.get());
         let mut report = Report::open(&self.output, &inputs)?;
         let store = store::open(location)?;
         let existing = match (self.update, self.if_not_exists) {
@@ -124,7 +127,7 @@ impl Useradd {
         record_one(&mut report, &change, generated.map(|password| (password, lost)))?;
         report.say(&match change.kind {
             ChangeKind::Added => format!("added user {name}"),
-            ChangeKind::Changed => format!("changed user {name}"),
+            ChangeKind::Changed => changed(&change),
             ChangeKind::Unchanged | ChangeKind::Removed => {
                 format!("user {name} exists, nothing changed")
             }

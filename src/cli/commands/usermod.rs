@@ -9,7 +9,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::{ExpiryOption, ListedGroup, groups, listed_group};
 use crate::cli::output::Inputs;
 use crate::cli::report::Report;
-use crate::cli::single::{reconcile_one, record_one};
+use crate::cli::single::{changed, reconcile_one, record_one, warn_about_expiry};
 use crate::config::OutputSettings;
 use crate::domain::UserName;
 use crate::store::{self, Location};
@@ -68,6 +68,7 @@ impl Usermod {
     pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
         let name = UserName::parse(&self.name)?;
         let desired = self.desired(name.clone())?;
+        warn_about_expiry(self.expiry.get());
         let mut report = Report::open(&self.output, &Inputs::new(location, []))?;
         let store = store::open(location)?;
         let options = ReconcileOptions::new(IfMissing::Refuse, IfExists::Replace);
@@ -75,7 +76,7 @@ impl Usermod {
         record_one(&mut report, &change, None)?;
         report.say(&match change.kind {
             ChangeKind::Unchanged => format!("user {name} is already up to date"),
-            _ => format!("changed user {name}"),
+            _ => changed(&change),
         });
         Ok(())
     }
