@@ -36,10 +36,11 @@ class Server:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
-        command = [TOOL, "serve", "--port", str(self.port), "--database", folder / "users.db",
-                   "--log-level", "off"]
+        command = [TOOL, "serve", "--port", str(self.port), "--log-level", "off"]
         cores = sorted(os.sched_getaffinity(0))
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL,
+        # The server creates a store at the default location only.
+        env = {**os.environ, "XDG_DATA_HOME": str(folder)}
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=env,
                                         preexec_fn=lambda: os.sched_setaffinity(0, cores[:1]))
         end = time.monotonic() + 10
         while True:

@@ -40,7 +40,7 @@ pub mod testing {
     pub use crate::store::mock::{Call, MockStore};
     pub use crate::store::{
         Location, Revision, StoreError, Transaction, UserReader, UserStore, Visibility,
-        open as open_store,
+        open_or_create as open_store,
     };
     pub use crate::time::Timestamp;
 }

@@ -20,7 +20,7 @@ impl TestStore {
 
     fn store(&self) -> Box<dyn UserStore> {
         let path = self.0.path().join("users.db");
-        store::open(&path.into()).unwrap()
+        store::open_or_create(&path.into()).unwrap()
     }
 
     fn all(&self) -> Vec<Account> {

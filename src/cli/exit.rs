@@ -95,6 +95,14 @@ impl Failure {
         Self { why: format!("{what}: {}", self.why), ..self }
     }
 
+    /// Names the store if a user was not found in it. The path may be mistyped.
+    pub(super) fn in_store(self, store: &Location) -> Self {
+        match self.exit {
+            Exit::NoSuchUser => Self { why: format!("{} in {store}", self.why), ..self },
+            _ => self,
+        }
+    }
+
     /// Changes the exit code.
     pub(super) fn exiting(self, exit: Exit) -> Self {
         Self { exit, ..self }

@@ -110,7 +110,7 @@ fn dispatch(cli: Cli) -> Exit {
     if let Err(e) = store.spare(io::stdout()) {
         return report(e.failure("write to standard output"));
     }
-    cli.command.run(&location).map_or_else(report, |()| Exit::Done)
+    cli.command.run(&location).map_or_else(|e| report(e.in_store(&location)), |()| Exit::Done)
 }
 
 /// Returns the definition of all arguments, with their help.

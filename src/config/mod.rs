@@ -13,4 +13,5 @@ pub(crate) use environment::Environment;
 pub(crate) use serve::{ListenSettings, LogFormat, ServeSettings};
 pub(crate) use shared::{
     CostSetting, HashingSettings, JsonSetting, OutputSettings, QuietSetting, StoreSettings,
+    default_location,
 };

@@ -12,7 +12,7 @@ use crate::store::Location;
 /// The location of the store.
 #[derive(Args, Debug)]
 pub(crate) struct StoreSettings {
-    /// Keep users in this file; it is created, with its folders, if it does not exist
+    /// Keep users in this file; commands that add users create it, with its folders
     ///
     /// Default: resttool/resttool.db in $XDG_DATA_HOME, or in ~/.local/share if that is not set.
     #[arg(long, value_name = "PATH", global = true, env = "RESTTOOL_DATABASE")]
@@ -20,18 +20,21 @@ pub(crate) struct StoreSettings {
 }
 
 impl StoreSettings {
-    /// Returns the location, or `None` without a home folder. The default is in the user's data
-    /// folder (XDG Base Directory Specification 0.8, which ignores relative paths in the variable).
+    /// Returns the location, or `None` without a home folder.
     pub(crate) fn location(self) -> Option<Location> {
-        let data = || {
-            std::env::var_os("XDG_DATA_HOME")
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-                .or_else(|| std::env::home_dir().map(|home| home.join(".local/share")))
-                .map(|data| data.join("resttool/resttool.db"))
-        };
-        self.database.or_else(data).map(Location::from)
+        self.database.map(Location::from).or_else(default_location)
     }
+}
+
+/// Returns the default location of the store, in the user's data folder (XDG Base Directory
+/// Specification 0.8, which ignores relative paths in the variable). Returns `None` without a home
+/// folder.
+pub(crate) fn default_location() -> Option<Location> {
+    std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| std::env::home_dir().map(|home| home.join(".local/share")))
+        .map(|data| data.join("resttool/resttool.db").into())
 }
 
 /// The cost of hashes.

@@ -50,20 +50,35 @@ impl fmt::Display for Location {
     }
 }
 
-/// Opens a store. Creates it and its folders if it does not exist, and migrates an older schema.
-/// Root uses the store of another user as that user.
+/// Opens a store, and migrates an older schema. Root uses the store of another user as that user.
+///
+/// # Errors
+/// As [`open_or_create`], and [`StoreError::Refused`] if there is no store.
+pub fn open(location: &Location) -> Result<Box<dyn UserStore>, StoreError> {
+    open_by(location, SqliteStore::open)
+}
+
+/// Opens a store. Creates it and its folders if it does not exist. For commands that add users: the
+/// others would take a mistyped path for an empty store.
 ///
 /// # Errors
 /// [`StoreError::Refused`] if the file is not a store, is damaged, has a newer schema, or if other
 /// users may read or change it. Otherwise the errors of every method of
 /// [`UserReader`](super::UserReader).
-pub fn open(location: &Location) -> Result<Box<dyn UserStore>, StoreError> {
+pub fn open_or_create(location: &Location) -> Result<Box<dyn UserStore>, StoreError> {
+    open_by(location, SqliteStore::open_or_create)
+}
+
+fn open_by(
+    location: &Location,
+    open: impl FnOnce(&Path) -> Result<SqliteStore, StoreError> + Send + 'static,
+) -> Result<Box<dyn UserStore>, StoreError> {
     let Location::File(path) = location;
     match owner_of(path)? {
-        None => Ok(Box::new(SqliteStore::open(path)?)),
+        None => Ok(Box::new(open(path)?)),
         Some(owner) => {
             let path = path.clone();
-            Ok(Box::new(OwnedStore::open(owner, move || SqliteStore::open(&path))?))
+            Ok(Box::new(OwnedStore::open(owner, move || open(&path))?))
         }
     }
 }
@@ -72,7 +87,7 @@ pub fn open(location: &Location) -> Result<Box<dyn UserStore>, StoreError> {
 /// store. Takes memory of up to twice the size of the store.
 ///
 /// # Errors
-/// As [`open()`], but a missing store is not created. Fails if the copy cannot be written.
+/// As [`open()`]. Fails if the copy cannot be written.
 pub fn backup(location: &Location, out: &mut (dyn io::Write + Send)) -> Result<(), StoreError> {
     let Location::File(path) = location;
     let owner = owner_of(path)?;

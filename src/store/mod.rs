@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use crate::domain::{Account, BadRecord, Groups, PasswordHash, User, UserName};
 use crate::text::printable;
-pub use location::{Location, backup, check, open};
+pub use location::{Location, backup, check, open, open_or_create};
 pub use problem::{FileProblem, FileProblemKind, Problem};
 
 /// The time after which a call fails as busy. A reader waits for it in all, a writer for the next

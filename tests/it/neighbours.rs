@@ -14,6 +14,7 @@ use crate::support::server::with_roy;
 use crate::support::store::TempStore;
 
 fn serve(store: &TempStore, words: &str) -> ServerProcess {
+    drop(store.open()); // created if missing
     let database = store.database().display().to_string();
     let words = format!("serve --port 0 --cost 4 --database {database} {words}");
     ServerProcess::start(command(store.folder(), words.split_whitespace()))

@@ -217,6 +217,7 @@ fn run_example(verb: &str, line: &str) {
         machine.shell(&format!("{before}{line}"));
         return;
     }
+    machine.shell("resttool useradd roy --password-file /run/secrets/roy");
     let mut serve = machine.command("sh");
     serve.env("RESTTOOL_PORT", "0");
     // exec: the end of the shell's process is that of the server.
@@ -338,6 +339,7 @@ fn temporary_users_are_removed_by_a_nightly_job() {
     let machine = Machine::new();
     let blocks = blocks("## cron and CI");
     assert_eq!(blocks.len(), 2);
+    machine.shell("resttool import /dev/null"); // makes a store without users
     let mut serve = machine.command(env!("CARGO_BIN_EXE_resttool"));
     serve.args(["serve", "--port", "0"]);
     let server = ServerProcess::start(serve);

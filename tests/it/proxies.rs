@@ -808,11 +808,14 @@ fn systemd_accepts_the_printed_unit() {
     analyze.arg("verify").arg(&file);
     let outcome = finish(analyze, "");
     assert_eq!((outcome.code, &*outcome.stderr), (0, ""), "{}", outcome.stdout);
-    // The program accepts the arguments of the unit.
-    let words = words
-        .replace("7000", "0")
-        .replace("/var/lib/resttool", &store.folder().display().to_string());
-    ServerProcess::start(command(store.folder(), words.split(' ')));
+    // The program accepts the arguments of the unit, and creates the file that its comment names.
+    let data = unit.lines().find_map(|line| line.strip_prefix("Environment=XDG_DATA_HOME="));
+    let home = store.folder().display().to_string();
+    let mut serve = command(store.folder(), words.replace("7000", "0").split(' '));
+    serve.env("XDG_DATA_HOME", data.unwrap().replace("/var/lib", &home));
+    drop(ServerProcess::start(serve));
+    assert!(unit.contains("--database /var/lib/resttool/resttool.db\n"), "{unit}");
+    assert!(store.folder().join("resttool/resttool.db").exists());
 }
 
 /// Runs the container's command in a shell, without a container engine.

@@ -18,6 +18,7 @@ use crate::support::client::{Connection, Request, TIMEOUT, basic};
 use crate::support::store::TempStore;
 
 fn serve(store: &TempStore, words: &str) -> ServerProcess {
+    drop(store.open()); // created if missing
     let database = store.database().display().to_string();
     let words = format!("serve --port 0 --database {database} {words}");
     ServerProcess::start(command(store.folder(), words.split_whitespace()))
@@ -35,8 +36,8 @@ fn status(server: &ServerProcess, user: &str, password: &str) -> u16 {
 #[test]
 fn empty_store_is_served_with_a_hint_to_add_a_user() {
     let store = TempStore::new();
-    let server = serve(&store, "");
-    let path = store.database().display().to_string();
+    let server = ServerProcess::start(command(store.folder(), ["serve", "--port", "0"]));
+    let path = store.folder().join(".local/share/resttool/resttool.db").display().to_string();
     let advice = format!("there is no user yet, add one: resttool useradd NAME --database {path}");
     assert!(server.log.contains(&advice), "{}", server.log);
     assert!(server.address.ip().is_loopback());
@@ -72,6 +73,7 @@ hint: give --tls-cert and --tls-key, listen on 127.0.0.1 behind a proxy that spe
 #[test]
 fn invalid_settings_are_reported_before_any_effect() {
     let store = TempStore::new();
+    drop(store.open());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let database = store.database().display().to_string();
@@ -126,6 +128,7 @@ hint: another program listens there: choose another --port"
 #[test]
 fn realm_is_settable_and_escaped() {
     let store = TempStore::new();
+    drop(store.open());
     let database = store.database().display().to_string();
     let realm = r#"the "old" \ cellar"#;
     let args = ["serve", "--port", "0", "--database", &database, "--realm", realm];
@@ -385,7 +388,8 @@ fn log_holds_only_the_expected_lines() {
     let text = |lines: Vec<(&str, &str)>| {
         lines.iter().map(|(_, text)| text.to_string()).collect::<Vec<_>>()
     };
-    let listening = format!("listening on http://{address}");
+    let listening =
+        format!("users in {}, listening on http://{address}", store.database().display());
     assert_eq!(text(said), [&listening, "stopping: requests in flight may finish", "stopped"]);
     assert_eq!(text(audit), ["outcome=granted reason=verified source=127.0.0.1 user=roy"]);
 }
@@ -504,7 +508,7 @@ fn log_is_json_on_request() {
     };
     let listening = next();
     let message = listening["message"].as_str().unwrap();
-    let address = message.strip_prefix("listening on http://").unwrap().parse().unwrap();
+    let address = message.split_once("listening on http://").unwrap().1.parse().unwrap();
     assert_eq!(
         (&listening["level"], &listening["target"]),
         (&"INFO".into(), &"resttool::cli::commands::serve".into())

@@ -207,7 +207,7 @@ fn folder_that_others_may_write_to_is_refused() {
         let check = run_as(0, "check --cost 4", &database);
         let found = format!("other users may write to {}", store.folder().display());
         assert!(check.code == 1 && check.stdout.contains(&found), "{}", check.stdout);
-        let missing = run_as(0, "userlist", &store.folder().join("new.db"));
+        let missing = run_as(0, "useradd ann --hash-stdin", &store.folder().join("new.db"));
         assert!(missing.stderr.contains(&why), "{}", missing.stderr);
         assert!(!store.folder().join("new.db").exists());
         let (database, refusals) = follow_hints(0, "useradd ann --hash-stdin", &database);
@@ -412,8 +412,12 @@ fn owner_of_a_folder_leads_root_nowhere() {
         std::os::unix::fs::lchown(&at, Some(SERVICE), Some(SERVICE)).unwrap();
         at
     };
-    let refused = |data: Option<&Path>, database: Option<&Path>| {
-        for words in ["useradd ann --hash-stdin", "serve --port 0", "userdel roy"] {
+    // Commands that create a missing store, and all.
+    let (by_default, named) =
+        (["useradd ann --hash-stdin", "serve --port 0"], ["useradd ann --hash-stdin"]);
+    let all = ["useradd ann --hash-stdin", "serve --port 0", "userdel roy"];
+    let refused = |commands: &[&str], data: Option<&Path>, database: Option<&Path>| {
+        for words in commands {
             let mut command = command(&home, words.split(' '));
             command.envs(data.map(|data| ("XDG_DATA_HOME", data)));
             command.args(database.map(|path| [Path::new("--database"), path]).iter().flatten());
@@ -425,10 +429,10 @@ fn owner_of_a_folder_leads_root_nowhere() {
     };
     // The user's HOME, which sudo may keep.
     link(&target, ".local/share");
-    refused(None, None);
+    refused(&by_default, None, None);
     let data = link(&target, "data");
-    refused(Some(&data), None);
-    refused(None, Some(&data.join("some/where/users.db")));
+    refused(&by_default, Some(&data), None);
+    refused(&named, None, Some(&data.join("some/where/users.db")));
     assert_eq!(fs::read_dir(&target).unwrap().count(), 0, "nothing was made there");
     // A store of root.
     let of_root = target.join("users.db");
@@ -436,11 +440,11 @@ fn owner_of_a_folder_leads_root_nowhere() {
     fs::rename(store.database(), &of_root).unwrap();
     let before = fs::read(&of_root).unwrap();
     let database = link(&of_root, "users.db");
-    refused(None, Some(&database));
+    refused(&all, None, Some(&database));
     // Through a link of root too.
     let detour = store.folder().join("detour");
     symlink("home/data/users.db", &detour).unwrap();
-    refused(None, Some(&detour));
+    refused(&named, None, Some(&detour));
     let copy = store.folder().join("copy");
     let backup = run_as(0, &format!("backup {}", copy.display()), &database);
     assert_eq!((backup.code, copy.exists()), (1, false), "{}", backup.stderr);
@@ -462,11 +466,12 @@ fn store_of_another_user_is_used_by_a_thread_of_that_user() {
         fs::create_dir(&home).unwrap();
         chown(&home, Some(user), Some(group)).unwrap();
         let database = home.join("resttool/users.db");
+        assert_eq!(run_as(0, "useradd roy --hash-stdin", &database).code, 0);
         let mut serve = command(&home, ["serve", "--port", "0", "--database"]);
         serve.arg(&database);
         let server = ServerProcess::start(serve);
         // The store is in use by another process.
-        assert_eq!(run_as(0, "useradd roy --hash-stdin", &database).code, 0);
+        assert_eq!(run_as(0, "useradd ann --hash-stdin", &database).code, 0);
         let status = Request::get("/rest-auth").basic("roy", "wrong").send(server.address).status;
         assert_eq!(status, 401);
         let statuses = statuses_of_store_threads(&server);
@@ -506,6 +511,7 @@ fn owner_of_the_store_has_all_groups_of_theirs() {
     unshare.args(["--mount", "sh", "-c"]);
     unshare.arg(
         r#"mount --bind "$1" /etc/passwd && mount --bind "$2" /etc/group &&
+            "$3" useradd roy --generate --quiet --database "$4" >/dev/null &&
             exec "$3" serve --port 0 --database "$4""#,
     );
     unshare.arg("sh").arg(&users).arg(&groups).arg(env!("CARGO_BIN_EXE_resttool"));
@@ -644,7 +650,7 @@ fn finished_command_has_synced_its_changes() {
         unsynced(&fs::read_to_string(trace).unwrap(), store.folder())
     };
     let nothing = BTreeMap::new();
-    assert_eq!(run("some/where/new.db", "userdel ann --if-exists"), nothing, "a new store");
+    assert_eq!(run("some/where/new.db", "import /dev/null"), nothing, "a new store");
     let add = |user| run("users.db", &format!("useradd {user} --password-stdin --cost 4"));
     assert_eq!(add("ann"), nothing, "a user in a new store");
     assert_eq!(add("bob"), nothing, "alone");
@@ -693,4 +699,59 @@ fn unsynced(trace: &str, folder: &Path) -> BTreeMap<String, String> {
     }
     assert!(writes > 0, "nothing was seen: {trace}");
     unsynced
+}
+
+/// W-18: a mistyped path is no empty store.
+#[test]
+fn only_commands_that_add_users_create_a_store() {
+    let home = TempStore::new();
+    let database = home.folder().join("new/users.db");
+    let path = database.display();
+    let users = home.folder().join("users.toml");
+    fs::write(&users, "[[user]]\nname = \"roy\"\ngenerate = true\n").unwrap();
+    let on =
+        |words: &str, input: &str| run(home.folder(), &format!("{words} --database {path}"), input);
+    for words in [
+        "userlist",
+        "userlist --json",
+        "export",
+        "verify roy --password-stdin",
+        "userdel roy --if-exists",
+        "usermod roy --lock",
+        "passwd roy --password-stdin --cost 10",
+        "chpasswd --cost 10",
+        "backup copy",
+        "serve --port 0",
+    ] {
+        let refused = on(words, "roy:open-sesame\n");
+        let why =
+            format!("{path}: there is no store\nhint: resttool useradd NAME --database {path}\n");
+        assert!(refused.code == 1 && refused.stdout.is_empty(), "{words}: {refused:?}");
+        assert!(refused.stderr.ends_with(&why), "{words}: {}", refused.stderr);
+        assert!(!home.folder().join("new").exists(), "{words}");
+    }
+    let plan = on(&format!("apply {} --dry-run", users.display()), "");
+    assert_eq!(plan, Completed::new(0, "+ roy\n", "resttool: would be: 1 added\n"));
+    assert!(!home.folder().join("new").exists());
+    for words in ["useradd roy --password-stdin --cost 10", "chpasswd --create --cost 10"] {
+        assert_eq!(on(words, "roy:open-sesame\n").code, 0, "{words}");
+        fs::remove_dir_all(home.folder().join("new")).unwrap();
+    }
+}
+
+/// W-18
+#[test]
+fn unknown_user_is_reported_with_the_store() {
+    let home = TempStore::new();
+    home.add("roy", "open-sesame");
+    let path = home.database().display().to_string();
+    for words in ["userdel ann", "usermod ann --lock", "verify ann --password-stdin"] {
+        let unknown = run(home.folder(), &format!("{words} --database {path}"), "open-sesame");
+        assert_eq!(unknown.code, 6, "{words}");
+        let why = format!("there is no user of that name in {path}\n");
+        assert!(unknown.stderr.ends_with(&why), "{words}: {}", unknown.stderr);
+    }
+    let words = format!("userdel ann --if-exists --database {path}");
+    let said = format!("resttool: there is no user ann in {path}, nothing changed\n");
+    assert_eq!(run(home.folder(), &words, ""), Completed::new(0, "", &said));
 }

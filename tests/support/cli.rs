@@ -218,7 +218,7 @@ impl ServerProcess {
         let (code, log) = self.end();
         assert_eq!(code, Some(0), "{log}");
         let said = log.lines().map(|line| line.split_once("] ").unwrap().1.to_owned());
-        let said = said.skip_while(|line| !line.starts_with("listening on ")).skip(1);
+        let said = said.skip_while(|line| !line.contains("listening on ")).skip(1);
         said.filter(|line| !line.starts_with("stop")).collect()
     }
 }

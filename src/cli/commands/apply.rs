@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use tempfile::TempDir;
 
 use crate::admin::{
     ChangeKind, DesiredPassword, DesiredUser, GroupsEdit, IfExists, IfMissing, Policy,
@@ -17,7 +18,7 @@ use crate::cli::secret::{PasswordInput, password_in};
 use crate::config::{HashingSettings, OutputSettings};
 use crate::formats::desired_state::{self, Entry, EntryPassword};
 use crate::fs::folder;
-use crate::store::{self, Location};
+use crate::store::{self, Location, Problem, StoreError, UserStore};
 use crate::text::printable;
 
 /// Reconcile the users with the desired state in a file, in one transaction
@@ -99,7 +100,7 @@ impl Apply {
             cost: policy.cost,
             ..ReconcileOptions::new(IfMissing::Add, IfExists::Compare)
         };
-        let store = store::open(location)?;
+        let (_folder, store) = open(location, self.dry_run)?;
         let position = |index: usize| match desired.get(index) {
             Some(user) => format!("user {}", user.name),
             None => String::new(),
@@ -146,6 +147,28 @@ impl Apply {
                 PasswordInput::Generate.password().map(DesiredPassword::Initial)
             }
         }
+    }
+}
+
+/// Opens the store. A dry run does not create it, and compares with an empty one elsewhere. Its
+/// folder is removed when it is dropped.
+fn open(
+    location: &Location,
+    dry_run: bool,
+) -> Result<(Option<TempDir>, Box<dyn UserStore>), Failure> {
+    if !dry_run {
+        return Ok((None, store::open_or_create(location)?));
+    }
+    match store::open(location) {
+        Err(StoreError::Refused { problem: Problem::Missing, .. }) => {
+            let folder = tempfile::tempdir().map_err(|e| {
+                Failure::new(Exit::Failed, format_args!("cannot create a temporary folder: {e}"))
+            })?;
+            let empty = Location::from(folder.path().join("empty.db"));
+            let store = store::open_or_create(&empty)?;
+            Ok((Some(folder), store))
+        }
+        opened => Ok((None, opened?)),
     }
 }
 

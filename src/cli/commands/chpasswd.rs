@@ -55,10 +55,12 @@ impl Chpasswd {
         bad.check()?;
         warnings.say();
         let mut report = Report::open(&self.output, &Inputs::new(location, []))?;
-        let missing = if self.create { IfMissing::Add } else { IfMissing::Refuse };
+        let (missing, store) = match self.create {
+            true => (IfMissing::Add, store::open_or_create(location)?),
+            false => (IfMissing::Refuse, store::open(location)?),
+        };
         let options = ReconcileOptions::new(missing, IfExists::Replace);
         let options = ReconcileOptions { cost: policy.cost, ..options };
-        let store = store::open(location)?;
         let position = |index| desired.position(index);
         let changes = reconcile_many(&*store, &desired.users, &options, &position)?;
         record_many(&mut report, &changes)

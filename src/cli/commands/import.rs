@@ -87,7 +87,7 @@ impl Import {
         desired.remove_duplicates(&duplicates)?;
         warn_about_weak_hashes(&desired);
         let options = ReconcileOptions::new(IfMissing::Add, existing);
-        let store = store::open(location)?;
+        let store = store::open_or_create(location)?;
         let position = |index| desired.position(index);
         let changes = reconcile_many(&*store, &desired.users, &options, &position)?;
         record_many(&mut report, &changes)

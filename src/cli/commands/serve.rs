@@ -20,11 +20,11 @@ use crate::auth::Authenticator;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::listen::ListenAddress;
 use crate::cli::log as server_log;
-use crate::config::ServeSettings;
+use crate::config::{self, ServeSettings};
 use crate::domain::GroupName;
 use crate::fs::absolute;
 use crate::http::{self, HttpConfig, Listener, Service, Tls, TlsHint};
-use crate::store::{self, Location, UserStore};
+use crate::store::{self, Location, StoreError, UserStore};
 use crate::text::shell_word;
 
 /// Answer /rest-auth and /auth: check the user name and password of each request
@@ -73,7 +73,7 @@ impl Serve {
             HttpConfig { max_connections: max_connections(http.max_connections, limit), ..http };
         warn_about_socket_activation();
         let address = ListenAddress::of(settings)?;
-        let store = store::open(location)?;
+        let store = open(location)?;
         let (socket, listening) = address.listen(settings)?;
         if store.is_empty()? {
             let location = location.shell_word();
@@ -87,7 +87,7 @@ impl Serve {
         let listeners = vec![Listener { socket, tls: tls.clone(), service: Service::Gate }];
         http::run(listeners, Arc::new(authenticator), &http, || {
             let stop = signals(tls)?;
-            log::info!("listening on {listening}");
+            log::info!("users in {location}, listening on {listening}");
             tell_systemd(NotifyState::Ready);
             Ok(stop)
         })
@@ -95,6 +95,15 @@ impl Serve {
         listening.leave();
         log::info!("stopped");
         Ok(())
+    }
+}
+
+/// Opens the store. Only the default one is created, since another path may be mistyped.
+fn open(location: &Location) -> Result<Box<dyn UserStore>, StoreError> {
+    if config::default_location().as_ref() == Some(location) {
+        store::open_or_create(location)
+    } else {
+        store::open(location)
     }
 }
 

@@ -83,7 +83,7 @@ impl Useradd {
         let inputs = Inputs::new(location, self.secret.password.known.password_file.as_deref());
         warn_about_expiry(self.expiry.get());
         let mut report = Report::open(&self.output, &inputs)?;
-        let store = store::open(location)?;
+        let store = store::open_or_create(location)?;
         let existing = match (self.update, self.if_not_exists) {
             (true, _) => IfExists::Compare,
             (_, true) => IfExists::Skip,

@@ -29,6 +29,18 @@ pub(in crate::store) fn check_files(path: &Path) -> Result<Vec<Problem>, StoreEr
     }
 }
 
+/// Returns the error of a store that does not exist.
+pub(super) fn missing(path: &Path) -> StoreError {
+    let problem = orphaned_companion(path).unwrap_or(Problem::Missing);
+    StoreError::Refused { path: path.to_owned(), problem }
+}
+
+/// Returns the problem of a companion without a database. SQLite creates companions after the
+/// database. So this one belongs to a removed database, and SQLite would bring its content back.
+pub(super) fn orphaned_companion(path: &Path) -> Option<Problem> {
+    companions(path).into_iter().find(|file| file.exists()).map(Problem::OrphanedCompanion)
+}
+
 /// Returns the problems of the content of the database.
 pub(in crate::store) fn check_content(
     path: &Path,

@@ -8,15 +8,16 @@ use rusqlite::backup::Backup;
 use rusqlite::{Connection, OpenFlags};
 
 use super::connection::store_error;
+use super::existing;
 use super::files::OpenFiles;
-use crate::store::{StoreError, cannot};
+use crate::store::StoreError;
 
 /// Writes a copy of the database to `out`.
 ///
 /// SQLite would open its target by name, and in the folder of another user the name may belong to
 /// another file by then. So the copy is built in memory first.
 pub(in crate::store) fn backup(path: &Path, out: &mut dyn io::Write) -> Result<(), StoreError> {
-    let path = std::path::absolute(path).map_err(|e| cannot("find", path, e))?;
+    let path = existing(path)?;
     let source = OpenFiles::open(&path, 0)?;
     let copy = || -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE

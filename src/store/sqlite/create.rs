@@ -9,13 +9,13 @@ use std::path::{Component, Path};
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 
-use super::check::refused;
+use super::check::{orphaned_companion, refused};
 use super::companions;
 use super::connection::{connect, store_error};
 use super::schema::initialize;
 use crate::fs::{folder, sync_folder};
 use crate::store::access::folder_problems;
-use crate::store::{Problem, StoreError, cannot};
+use crate::store::{StoreError, cannot};
 
 /// Creates an empty store. Does nothing if another process was faster.
 pub(super) fn create(path: &Path) -> Result<(), StoreError> {
@@ -26,12 +26,9 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
     if let Some(problem) = problems.into_iter().next() {
         return Err(refused(problem));
     }
-    // SQLite creates the companions after the database. So these belong to a removed database, and
-    // SQLite would bring their content back.
-    if let Some(left) = companions(path).into_iter().find(|file| file.exists())
-        && !path.exists()
+    if !path.exists()
+        && let Some(problem) = orphaned_companion(path)
     {
-        let problem = Problem::OrphanedCompanion(left);
         return Err(StoreError::Refused { path: path.to_owned(), problem });
     }
     let fresh =

@@ -49,14 +49,20 @@ pub(super) struct SqliteStore {
 }
 
 impl SqliteStore {
+    /// Opens an existing store.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        // Absolute, because SQLite gives names like `file:x` and `:memory:` a meaning of their own.
+        let path = existing(path)?;
+        let files = RwLock::new(OpenFiles::open(&path, 0)?);
+        Ok(Self { path, files, lease: Lease::new() })
+    }
+
+    /// Opens a store, after creating it if it does not exist.
+    pub(super) fn open_or_create(path: &Path) -> Result<Self, StoreError> {
         let path = std::path::absolute(path).map_err(|e| cannot("find", path, e))?;
         if !exists(&path)? {
             create::create(&path)?;
         }
-        let files = RwLock::new(OpenFiles::open(&path, 0)?);
-        Ok(Self { path, files, lease: Lease::new() })
+        Self::open(&path)
     }
 
     /// Returns the open files. Opens the file that has the store's name now if it is another
@@ -213,6 +219,14 @@ pub(super) fn files(path: &Path) -> Vec<PathBuf> {
 /// index.
 fn companions(path: &Path) -> [PathBuf; 2] {
     ["-wal", "-shm"].map(|suffix| beside(path, suffix))
+}
+
+/// Returns the path of a store that exists.
+///
+/// Absolute, because SQLite gives names like `file:x` and `:memory:` a meaning of their own.
+fn existing(path: &Path) -> Result<PathBuf, StoreError> {
+    let path = std::path::absolute(path).map_err(|e| cannot("find", path, e))?;
+    if exists(&path)? { Ok(path) } else { Err(check::missing(&path)) }
 }
 
 fn exists(path: &Path) -> Result<bool, StoreError> {

@@ -40,10 +40,10 @@ impl TempStore {
         self.0.path().join("users.db")
     }
     fn open(&self) -> SqliteStore {
-        SqliteStore::open(&self.path()).unwrap()
+        SqliteStore::open_or_create(&self.path()).unwrap()
     }
     fn refused(&self) -> Problem {
-        match SqliteStore::open(&self.path()) {
+        match SqliteStore::open_or_create(&self.path()) {
             Err(StoreError::Refused { problem, .. }) => problem,
             Err(e) => panic!("not refused, but: {e}"),
             Ok(_) => panic!("not refused"),
@@ -325,12 +325,12 @@ fn processes_that_create_a_store_at_once_get_the_same_one() {
         for n in 0..8 {
             let path = &path;
             scope.spawn(move || {
-                let store = SqliteStore::open(path).unwrap();
+                let store = SqliteStore::open_or_create(path).unwrap();
                 add(&store, &format!("user-{n}")).unwrap();
             });
         }
     });
-    let store = SqliteStore::open(&path).unwrap();
+    let store = SqliteStore::open_or_create(&path).unwrap();
     assert!((0..8).all(|n| store.contains(&name(&format!("user-{n}"))).unwrap()));
     let left: Vec<_> = fs::read_dir(path.parent().unwrap())
         .unwrap()
@@ -344,8 +344,8 @@ fn processes_that_create_a_store_at_once_get_the_same_one() {
 fn name_with_a_meaning_for_sqlite_is_a_file() {
     let place = TempStore::new();
     let path = place.0.path().join("file:users.db?mode=memory");
-    add(&SqliteStore::open(&path).unwrap(), "roy").unwrap();
-    assert!(SqliteStore::open(&path).unwrap().contains(&name("roy")).unwrap());
+    add(&SqliteStore::open_or_create(&path).unwrap(), "roy").unwrap();
+    assert!(SqliteStore::open_or_create(&path).unwrap().contains(&name("roy")).unwrap());
     assert!(path.is_file());
 }
 
@@ -380,7 +380,7 @@ fn replaced_database_is_used_and_neither_is_harmed() {
     let place = TempStore::new();
     let (path, aside) = (place.path(), place.0.path().join("aside.db"));
     let new = place.0.path().join("new.db");
-    add(&SqliteStore::open(&new).unwrap(), "new").unwrap();
+    add(&SqliteStore::open_or_create(&new).unwrap(), "new").unwrap();
     // Larger than the old database, whose index would give an earlier end.
     let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
                 INSERT INTO users (name, hash) SELECT 'user-' || i, '' FROM n";
@@ -401,7 +401,7 @@ fn replaced_database_is_used_and_neither_is_harmed() {
         assert_eq!(store.find(&name("old")).unwrap(), None);
         add(&store, "newer").unwrap();
     }
-    let aside = SqliteStore::open(&aside).unwrap();
+    let aside = SqliteStore::open_or_create(&aside).unwrap();
     assert!(aside.contains(&name("old")).unwrap(), "the old database loses nothing");
     assert!(!aside.contains(&name("newer")).unwrap());
     let check = |path| {
@@ -451,7 +451,7 @@ fn overwritten_database_is_read_anew() {
     assert!(store.contains(&name("old")).unwrap());
     let before = store.revision(Instant::now()).unwrap();
     let new = place.0.path().join("new.db");
-    add(&SqliteStore::open(&new).unwrap(), "new").unwrap();
+    add(&SqliteStore::open_or_create(&new).unwrap(), "new").unwrap();
     fs::copy(&new, place.path()).unwrap();
     assert_ne!(read_revision(&store).unwrap(), before);
     assert!(store.contains(&name("new")).unwrap());
@@ -489,7 +489,7 @@ fn backup_is_written_through_the_open_descriptor() {
     fs::write(&name_of, "of another user").unwrap();
     backup(&place.path(), &mut out).unwrap();
     assert_eq!(fs::read(&name_of).unwrap(), b"of another user");
-    assert!(SqliteStore::open(&moved).unwrap().contains(&name("roy")).unwrap());
+    assert!(SqliteStore::open_or_create(&moved).unwrap().contains(&name("roy")).unwrap());
 }
 
 /// S-10
