@@ -153,12 +153,12 @@ fn proxy_page_shows_the_printed_configurations() {
     let commands = blocks_of(page, "# Forward authentication");
     let [(_, start), (_, print)] = &commands[..] else { panic!("{commands:?}") };
     let (add, serve) = start.trim_end().rsplit_once('\n').unwrap();
-    machine.shell(add);
+    let password = machine.shell(add).stdout;
     let mut shell = machine.command("sh");
     shell.arg("-c").arg(format!("exec {serve} --port 0"));
     let gate = ServerProcess::start(shell);
     let request =
-        crate::support::client::Request::get("/auth?group=admin").basic("roy", "open-sesame");
+        crate::support::client::Request::get("/auth?group=admin").basic("roy", password.trim_end());
     assert_eq!(request.send(gate.address).status, 200);
     let shown = blocks_of(page, "## The configurations");
     assert_eq!(shown.len(), print.lines().count());

@@ -23,10 +23,15 @@ use crate::time::Timestamp;
 
 /// Import users with their hashes from a file, in one transaction
 #[derive(Args, Debug)]
-#[command(after_long_help = "Examples:
+#[command(
+    after_long_help = "htpasswd cuts passwords off after 72 bytes, and resttool refuses longer ones. Users with such a
+password are imported, but their logins are refused: give them another one with passwd.
+
+Examples:
   resttool import /etc/nginx/htpasswd
   resttool import users.jsonl --format jsonl --on-conflict replace
-  resttool export --database old.db | resttool import - --on-conflict skip")]
+  resttool export --database old.db | resttool import - --on-conflict skip"
+)]
 pub(in crate::cli) struct Import {
     /// The file; - is standard input
     file: PathBuf,
