@@ -64,8 +64,7 @@ impl Apply {
     pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
         let policy = self.hashing.policy()?;
         let text = Input::open(&self.file)?.read_text()?;
-        let entries =
-            desired_state::parse(&text).map_err(|e| Failure::new(Exit::BadInput, e))?;
+        let entries = desired_state::parse(&text).map_err(|e| Failure::new(Exit::BadInput, e))?;
         let mut warnings = Warnings::default();
         let mut desired = Vec::new();
         let mut files = vec![self.file.clone()];

@@ -46,7 +46,8 @@ impl Chpasswd {
         for (number, line) in lines(&input) {
             let entry = line.and_then(|line| parse(number, line));
             let Some(Some((name, password))) = bad.note(entry)? else { continue };
-            let judged = policy.judge(&password, Some(&name)).map_err(|e| refused(number, &name, &e));
+            let judged =
+                policy.judge(&password, Some(&name)).map_err(|e| refused(number, &name, &e));
             if let Some(judged) = bad.note(judged)? {
                 warnings.add(&name, judged);
                 desired.add(number, DesiredUser::new(name, DesiredPassword::Password(password)));

@@ -75,9 +75,9 @@ impl Import {
                 UserFormat::Htpasswd => htpasswd::parse(line)
                     .map_err(|why| bad_line(number, why))?
                     .map(|(name, hash)| DesiredUser::new(name, DesiredPassword::Hash(hash))),
-                UserFormat::Jsonl => jsonl::parse(line, now)
-                    .map_err(|why| bad_line(number, why))?
-                    .and_then(copy_of),
+                UserFormat::Jsonl => {
+                    jsonl::parse(line, now).map_err(|why| bad_line(number, why))?.and_then(copy_of)
+                }
             };
             if let Some(user) = user {
                 desired.add(number, user);

@@ -89,44 +89,46 @@ impl Print {
     }
 
     fn configuration(&self) -> Result<String, Failure> {
-    let template = match self.snippet {
-        Snippet::Nginx => include_str!("snippets/nginx.conf"),
-        Snippet::Caddy => include_str!("snippets/Caddyfile"),
-        Snippet::Traefik => include_str!("snippets/traefik.yml"),
-        Snippet::Haproxy => include_str!("snippets/haproxy.cfg"),
-        Snippet::Systemd => include_str!("snippets/resttool.service"),
-        Snippet::Compose => include_str!("snippets/compose.yml"),
-        Snippet::Fail2ban => include_str!("snippets/fail2ban.conf"),
-    };
-    let ListenSettings { host, port } = &self.address;
-    if !host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:".contains(c)) {
-        return Err(Failure::new(Exit::Usage, "--host can't stand in a configuration as it is"));
+        let template = match self.snippet {
+            Snippet::Nginx => include_str!("snippets/nginx.conf"),
+            Snippet::Caddy => include_str!("snippets/Caddyfile"),
+            Snippet::Traefik => include_str!("snippets/traefik.yml"),
+            Snippet::Haproxy => include_str!("snippets/haproxy.cfg"),
+            Snippet::Systemd => include_str!("snippets/resttool.service"),
+            Snippet::Compose => include_str!("snippets/compose.yml"),
+            Snippet::Fail2ban => include_str!("snippets/fail2ban.conf"),
+        };
+        let ListenSettings { host, port } = &self.address;
+        if !host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:".contains(c)) {
+            return Err(Failure::new(
+                Exit::Usage,
+                "--host can't stand in a configuration as it is",
+            ));
+        }
+        let gate =
+            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        // No character is left with a meaning in one of these formats.
+        let groups = self.group.iter().map(|group| {
+            format!("group={}", utf8_percent_encode(group.as_str(), NON_ALPHANUMERIC))
+        });
+        let groups = groups.collect::<Vec<_>>().join("&");
+        let query = if groups.is_empty() { String::new() } else { format!("?{groups}") };
+        // It was checked by `authority`.
+        let (listen_host, listen_port) = self.listen.rsplit_once(':').unwrap_or_default();
+        let mut text = template.trim_end().to_owned();
+        for (name, value) in [
+            ("gate", gate.as_str()),
+            ("host", host.as_str()),
+            ("port", port.to_string().as_str()),
+            ("upstream", self.upstream.as_str()),
+            ("listen", self.listen.as_str()),
+            ("listen_host", listen_host.trim_matches(['[', ']'])),
+            ("listen_port", listen_port),
+            ("groups", groups.as_str()),
+            ("query", query.as_str()),
+        ] {
+            text = text.replace(&format!("{{{{{name}}}}}"), value);
+        }
+        Ok(text)
     }
-    let gate =
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    // No character is left with a meaning in one of these formats.
-    let groups = self
-        .group
-        .iter()
-        .map(|group| format!("group={}", utf8_percent_encode(group.as_str(), NON_ALPHANUMERIC)));
-    let groups = groups.collect::<Vec<_>>().join("&");
-    let query = if groups.is_empty() { String::new() } else { format!("?{groups}") };
-    // It was checked by `authority`.
-    let (listen_host, listen_port) = self.listen.rsplit_once(':').unwrap_or_default();
-    let mut text = template.trim_end().to_owned();
-    for (name, value) in [
-        ("gate", gate.as_str()),
-        ("host", host.as_str()),
-        ("port", port.to_string().as_str()),
-        ("upstream", self.upstream.as_str()),
-        ("listen", self.listen.as_str()),
-        ("listen_host", listen_host.trim_matches(['[', ']'])),
-        ("listen_port", listen_port),
-        ("groups", groups.as_str()),
-        ("query", query.as_str()),
-    ] {
-        text = text.replace(&format!("{{{{{name}}}}}"), value);
-    }
-    Ok(text)
-}
 }

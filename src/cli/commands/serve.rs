@@ -77,7 +77,9 @@ impl Serve {
         let (socket, listening) = address.listen(settings)?;
         if store.is_empty()? {
             let location = location.shell_word();
-            log::warn!("there is no user yet, add one: resttool useradd NAME --database {location}");
+            log::warn!(
+                "there is no user yet, add one: resttool useradd NAME --database {location}"
+            );
         }
         let auth = settings.auth_config()?;
         warn_about_empty_groups(&*store, &auth.require_groups);
@@ -118,9 +120,9 @@ fn warn_about_empty_groups(store: &dyn UserStore, required: &[GroupName]) {
         if empty.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     match visited {
-        Ok(()) => empty
-            .iter()
-            .for_each(|group| log::warn!("no user is in the required group {group}")),
+        Ok(()) => {
+            empty.iter().for_each(|group| log::warn!("no user is in the required group {group}"))
+        }
         // Requests of other users can be answered all the same.
         Err(e) => log::warn!("cannot check the required groups: {e}"),
     }
@@ -131,7 +133,9 @@ fn warn_about_socket_activation() {
     let ours = std::process::id().to_string();
     let for_us = std::env::var("LISTEN_PID").map_or(true, |pid| pid == ours);
     if std::env::var_os("LISTEN_FDS").is_some() && for_us {
-        log::warn!("ignoring the sockets of the service manager (LISTEN_FDS): use --host and --port, or --unix-socket");
+        log::warn!(
+            "ignoring the sockets of the service manager (LISTEN_FDS): use --host and --port, or --unix-socket"
+        );
     }
 }
 

@@ -10,9 +10,7 @@ use crate::cli::options::{ExpiryOption, ListedGroup, groups, listed_group};
 use crate::cli::output::Inputs;
 use crate::cli::report::Report;
 use crate::cli::secret::{NewSecret, NewSecretOptions};
-use crate::cli::single::{
-    changed, command, reconcile_one, record_one, warn, warn_about_expiry,
-};
+use crate::cli::single::{changed, command, reconcile_one, record_one, warn, warn_about_expiry};
 use crate::config::{HashingSettings, OutputSettings};
 use crate::domain::UserName;
 use crate::store::{self, Location, StoreError};

@@ -44,7 +44,9 @@ impl Userdel {
         };
         record_one(&mut report, &change, None)?;
         report.say(&match change.kind {
-            ChangeKind::Unchanged => format!("there is no user {name} in {location}, nothing changed"),
+            ChangeKind::Unchanged => {
+                format!("there is no user {name} in {location}, nothing changed")
+            }
             _ => format!("removed user {name}"),
         });
         Ok(())
