@@ -27,7 +27,7 @@ impl Policy {
     /// Judges a password. Returns warnings about a password that is accepted.
     ///
     /// # Errors
-    /// [`PolicyError::TooShort`] if the password is refused.
+    /// [`PolicyError::TooShort`] or [`PolicyError::Invisible`] if the password is refused.
     pub fn judge(
         &self,
         password: &Password,
@@ -36,6 +36,9 @@ impl Policy {
         let length = password.reveal().chars().count();
         if length < self.min_length {
             return Err(PolicyError::TooShort { minimum: self.min_length });
+        }
+        if let Some((position, character)) = password.find_invisible() {
+            return Err(PolicyError::Invisible { position, character });
         }
         let warnings = [
             (length < Warning::SHORT, Warning::Short),
@@ -74,6 +77,14 @@ pub enum PolicyError {
         /// The minimum number of characters.
         minimum: usize,
     },
+    /// The password has a character that cannot be seen.
+    #[error("character {position} of it is U+{:04X}, which is invisible", u32::from(*.character))]
+    Invisible {
+        /// The position in characters, from 1.
+        position: usize,
+        /// The character.
+        character: char,
+    },
     /// Hashing failed.
     #[error("no hash could be made: {0}")]
     Hash(#[from] HashingError),
@@ -105,6 +116,18 @@ mod tests {
         assert_eq!(judge("roy", 1), Some(vec![Warning::Short, Warning::IsTheName]));
         assert_eq!(judge("eight888", 9), None);
         assert_eq!(judge("eight888", 8), Some(vec![]));
+    }
+
+    /// W-02
+    #[test]
+    fn invisible_character_is_refused_by_place_and_code_point() {
+        let policy = Policy { min_length: 1, cost: Cost::DEFAULT };
+        let zero_width = Password::parse("open\u{200B}sesame").unwrap();
+        assert_eq!(
+            policy.judge(&zero_width, None).unwrap_err().to_string(),
+            "character 5 of it is U+200B, which is invisible"
+        );
+        assert!(policy.judge(&Password::parse("I \u{2764}\u{FE0F} Rust").unwrap(), None).is_ok());
     }
 
     /// C-06

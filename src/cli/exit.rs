@@ -175,7 +175,7 @@ impl From<HashError> for Failure {
 impl From<PolicyError> for Failure {
     fn from(e: PolicyError) -> Self {
         match e {
-            PolicyError::TooShort { .. } => {
+            PolicyError::TooShort { .. } | PolicyError::Invisible { .. } => {
                 Self::new(Exit::Refused, format_args!("the password is refused: {e}"))
             }
             PolicyError::Hash(_) => Self::new(Exit::Failed, e),

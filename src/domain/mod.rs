@@ -6,6 +6,7 @@
 
 mod credentials;
 mod groups;
+mod invisible;
 mod password;
 mod password_hash;
 mod user;

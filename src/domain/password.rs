@@ -6,6 +6,7 @@ use unicode_normalization::UnicodeNormalization;
 use zeroize::Zeroizing;
 
 use super::MAX_RAW_BYTES;
+use super::invisible::find_invisible;
 
 /// A password that bcrypt reads completely: 1 to [`Password::MAX_BYTES`] bytes of UTF-8, without
 /// control characters.
@@ -13,7 +14,8 @@ use super::MAX_RAW_BYTES;
 /// It is mapped and normalized like the profile `OpaqueString` of RFC 8265 section 4.2: other
 /// spaces become U+0020, then NFC. The profile's list of permitted characters is not applied,
 /// because it ends at the Unicode version of its tables, and a newer character in a password is
-/// harmless.
+/// harmless. Invisible characters are refused in new passwords only
+/// ([`Password::find_invisible`]), since imported hashes may cover them.
 ///
 /// A password has no `Display`, its `Debug` shows no content, and its memory is overwritten when it
 /// is dropped.
@@ -72,6 +74,13 @@ impl Password {
         let mut text = Zeroizing::new(String::with_capacity(random.len()));
         text.extend(random.iter().map(|byte| char::from(ALPHABET[usize::from(byte & 31)])));
         Ok(Self(text))
+    }
+
+    /// Returns the first invisible character and its position, counted in characters from 1. RFC 8265
+    /// section 4.2 disallows characters that are ignored in display, and joiners out of context.
+    #[must_use]
+    pub fn find_invisible(&self) -> Option<(usize, char)> {
+        find_invisible(&self.0)
     }
 
     /// Returns the password in the clear, for hashing and for printing a generated password.

@@ -491,6 +491,37 @@ fn utf16_input_is_named_with_a_hint() {
     }
 }
 
+/// W-02: no invisible character comes into a new password, by any command that sets one.
+#[test]
+fn invisible_character_is_refused_in_a_new_password() {
+    let home = TempStore::new();
+    let why = "character 5 of it is U+200B, which is invisible";
+    let added = run(home.folder(), "useradd roy --password-stdin --cost 4", "open-sesame");
+    assert_eq!(added.code, 0, "{}", added.stderr);
+    fs::write(home.folder().join("password"), "open\u{200B}sesame").unwrap();
+    fs::write(
+        home.folder().join("apply.toml"),
+        "[[user]]\nname = \"roy\"\npassword_file = \"password\"\n",
+    )
+    .unwrap();
+    let apply = format!("apply {}", home.folder().join("apply.toml").display());
+    for (words, input, code, subject) in [
+        ("useradd ann --password-stdin", "open\u{200B}sesame", 3, "the password is refused"),
+        ("passwd roy --password-stdin", "open\u{200B}sesame", 3, "the password is refused"),
+        ("hash --password-stdin", "open\u{200B}sesame", 3, "the password is refused"),
+        (&apply, "", 7, "the password is refused"),
+        ("chpasswd", "roy:open\u{200B}sesame", 7, "line 1: the password of roy is refused"),
+    ] {
+        let outcome = run(home.folder(), words, input);
+        assert_eq!(outcome.code, code, "{words}: {}", outcome.stderr);
+        let expected = format!("{subject}: {why}\n");
+        assert!(outcome.stderr.ends_with(&expected), "{words}: {}", outcome.stderr);
+    }
+    let usable = "I \u{2764}\u{FE0F} Rust";
+    assert_eq!(run(home.folder(), "passwd roy --password-stdin --cost 4", usable).code, 0);
+    assert_eq!(run(home.folder(), "verify roy --password-stdin", usable).code, 0);
+}
+
 /// W-07: one run names all bad lines, at most 20 of them, and changes nothing.
 #[test]
 fn every_bad_line_is_named() {

@@ -187,6 +187,16 @@ fn base64_without_padding_is_accepted() {
     assert_eq!(server.hashes_computed(), 1, "both have one cache entry");
 }
 
+/// W-02: imported hashes may cover invisible characters, so a login with them is valid.
+#[test]
+fn invisible_character_in_a_password_can_log_in() {
+    let store = TempStore::new();
+    store.add("roy", "open\u{200B}sesame");
+    let server = store.serve();
+    assert_eq!(server.login("roy", "open\u{200B}sesame").status, 200);
+    assert_eq!(server.login("roy", "opensesame").status, 401);
+}
+
 /// W-04, W-09: the client sees one 401, the operator the reason.
 #[test]
 fn unusable_credentials_have_a_reason_each() {

@@ -9,7 +9,11 @@ const MODULES: [(&str, &[&str], &[&str]); 14] = [
     ("text", &[], &[]),
     ("time", &[], &["jiff"]),
     ("fs", &["text"], &[]),
-    ("domain", &["text", "time"], &["base64", "precis_profiles", "unicode_normalization"]),
+    (
+        "domain",
+        &["text", "time"],
+        &["base64", "precis_profiles", "unicode_normalization", "unicode_properties"],
+    ),
     ("hashing", &["domain"], &["bcrypt"]),
     ("formats", &["domain", "hashing", "text", "time"], &["toml"]),
     ("store", &["domain", "hashing", "fs", "text", "time"], &["nix", "rusqlite"]),
