@@ -38,7 +38,9 @@ pub(super) fn missing(path: &Path) -> StoreError {
 /// Returns the problem of a companion without a database. SQLite creates companions after the
 /// database. So this one belongs to a removed database, and SQLite would bring its content back.
 pub(super) fn orphaned_companion(path: &Path) -> Option<Problem> {
-    companions(path).into_iter().find(|file| file.exists()).map(Problem::OrphanedCompanion)
+    let companion = companions(path).into_iter().find(|file| file.exists())?;
+    // Looked for last, since another process may create both at this moment.
+    (!path.exists()).then_some(Problem::OrphanedCompanion(companion))
 }
 
 /// Returns the problems of the content of the database.

@@ -26,9 +26,7 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
     if let Some(problem) = problems.into_iter().next() {
         return Err(refused(problem));
     }
-    if !path.exists()
-        && let Some(problem) = orphaned_companion(path)
-    {
+    if let Some(problem) = orphaned_companion(path) {
         return Err(StoreError::Refused { path: path.to_owned(), problem });
     }
     let fresh =
