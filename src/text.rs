@@ -27,6 +27,13 @@ pub(crate) fn printable(text: &str) -> String {
     out
 }
 
+/// Quotes text as the value of a field in a log line. Escapes it like [`printable`], and quotation
+/// marks too, so that it ends at the closing one.
+#[must_use]
+pub(crate) fn quoted(text: &str) -> String {
+    format!("\"{}\"", printable(text).replace('"', "\\\""))
+}
+
 /// Quotes text as one word of a shell command that stands for exactly these bytes. The command
 /// itself prints on one line without harm. Text with other characters or bytes is quoted as
 /// `$'...'` (POSIX.1-2024 section 2.2.4).
@@ -107,6 +114,15 @@ mod tests {
         assert_eq!(printable("a\n\x1B[2J\u{2028}\u{202E}\\"), r"a\n\u{1b}[2J\u{2028}\u{202e}\\");
         let long = printable(&"n".repeat(8192));
         assert_eq!(long, format!("{}…", "n".repeat(200)));
+    }
+
+    /// W-06
+    #[test]
+    fn quoted_text_ends_at_its_closing_quotation_mark() {
+        assert_eq!(quoted("Jane Doe"), r#""Jane Doe""#);
+        assert_eq!(quoted(r#"x request="y"#), r#""x request=\"y""#);
+        assert_eq!(quoted("CORP\\"), r#""CORP\\""#);
+        assert_eq!(quoted("a\nb"), r#""a\nb""#);
     }
 
     /// R-12

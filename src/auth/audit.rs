@@ -19,6 +19,7 @@ use log::Record;
 use super::outcome::Label;
 use super::{Outcome, OwnLine};
 use crate::domain::UserName;
+use crate::text::quoted;
 
 /// The log target.
 const TARGET: &str = "audit";
@@ -28,13 +29,15 @@ const LINES: u32 = 20;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Logs fields as text in the message, and as key-values for a structured format.
+/// Logs fields as text in the message, and as key-values for a structured format. In text, values
+/// that can hold spaces are quoted.
 fn write_fields(fields: &[(&'static str, String)]) {
     let pairs: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let words: Vec<_> = fields
         .iter()
         .map(|(name, value)| match *name {
-            // It may contain spaces.
+            "user" => format!("{name}={}", quoted(value)),
+            // It is escaped already, for the structured format too.
             "request" => format!("{name}=\"{}\"", value.replace('"', "\\\"")),
             _ => format!("{name}={value}"),
         })

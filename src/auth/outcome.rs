@@ -173,7 +173,10 @@ impl From<CredentialsError> for Outcome {
             CredentialsError::Password(PasswordError::Control) => Self::ControlCharacter,
             CredentialsError::Password(PasswordError::Empty) => Self::EmptyPassword,
             CredentialsError::Name(
-                NameError::Empty | NameError::Character(_) | NameError::Direction,
+                NameError::Empty
+                | NameError::Spaces
+                | NameError::Character(_)
+                | NameError::Direction,
             ) => Self::NameNotAllowed,
         }
     }

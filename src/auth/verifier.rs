@@ -13,6 +13,7 @@ use super::{AuthConfig, Grant, Outcome, OwnLine};
 use crate::domain::{Cost, Credentials, Groups, PasswordHash, User, UserName};
 use crate::hashing::{self, HashingError, needs_rehash};
 use crate::store::{Revision, StoreError, UserReader};
+use crate::text::quoted;
 
 /// The state that requests and workers share.
 pub(super) struct Verifier {
@@ -164,9 +165,10 @@ impl Verifier {
     pub(super) fn rehash(&self, credentials: &Credentials, weak: &PasswordHash) {
         let user = &credentials.user;
         match self.try_to_rehash(credentials, weak) {
-            Ok(true) => log::info!("user {user} has a stronger hash now"),
+            Ok(true) => log::info!("user {} has a stronger hash now", quoted(user.as_str())),
             Ok(false) => {}
             Err(e) => {
+                let user = quoted(user.as_str());
                 self.audit.failure(&format_args!("cannot rehash the password of user {user}: {e}"))
             }
         }

@@ -16,7 +16,7 @@ use crate::admin::{Change, ChangeKind, FieldChange};
 use crate::config::OutputSettings;
 use crate::domain::{Account, GroupName, Password};
 use crate::store::UserStore;
-use crate::text::printable;
+use crate::text::{printable, quoted};
 use crate::time::Timestamp;
 
 /// The outputs of a command that changes users.
@@ -114,14 +114,21 @@ impl Report {
             "[{} INFO  audit] action={} user={} by={by}",
             Timestamp::now(),
             change.kind,
-            change.name
+            quoted(change.name.as_str())
         );
-        for (n, field) in change.fields.iter().enumerate() {
+        if !change.fields.is_empty() {
+            let fields: Vec<_> = change.fields.iter().map(audit_field).collect();
             // Writing to a string cannot fail.
-            let _ = write!(line, "{}{field}", if n == 0 { " changes=" } else { "," });
+            let _ = write!(line, " changes=\"{}\"", fields.join(","));
         }
         writeln!(audit, "{line}").map_err(|e| cannot_audit(&e))
     }
+}
+
+/// Escapes a changed field for the quoted list of the audit log. A comma of a new name separates no
+/// changes.
+fn audit_field(field: &FieldChange) -> String {
+    printable(&field.to_string()).replace('"', "\\\"").replace(',', "\\u{2c}")
 }
 
 /// Formats an object as a line for programs.

@@ -157,7 +157,7 @@ mod tests {
         for (text, reason) in [
             ("roy", CredentialsError::NoColon),
             (":open", NameError::Empty.into()),
-            ("r y:open", NameError::Character(0x20).into()),
+            ("r  y:open", NameError::Spaces.into()),
             ("roy:", PasswordError::Empty.into()),
             ("roy:a\0b", PasswordError::Control.into()),
             (&format!("roy:{}", "p".repeat(73)), PasswordError::TooLong.into()),

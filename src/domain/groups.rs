@@ -5,7 +5,8 @@ use std::fmt;
 
 use super::{NameError, UserName};
 
-/// A group name: a user name without a comma, so that several fit in one comma-separated field.
+/// A group name: a user name without a space and without a comma, so that several fit in one
+/// comma-separated field.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct GroupName(UserName);
 
@@ -16,10 +17,10 @@ impl GroupName {
     /// Fails if `raw` is not a valid group name.
     pub fn parse(raw: &str) -> Result<Self, NameError> {
         let name = UserName::parse(raw)?;
-        if name.as_str().contains(',') {
-            return Err(NameError::Character(u32::from(',')));
+        match name.as_str().chars().find(|c| matches!(c, ' ' | ',')) {
+            Some(separator) => Err(NameError::Character(u32::from(separator))),
+            None => Ok(Self(name)),
         }
-        Ok(Self(name))
     }
 
     /// Returns the name as text.
@@ -105,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn group_name_is_a_user_name_without_a_comma() {
+    fn group_name_is_a_user_name_without_comma_and_space() {
         let group = |raw| GroupName::parse(raw).map(|group| group.to_string());
         assert_eq!(group("admin").as_deref(), Ok("admin"));
         assert_eq!(group("ａdmin").as_deref(), Ok("admin"), "full-width letters are mapped");

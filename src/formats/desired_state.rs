@@ -205,8 +205,8 @@ mod tests {
             ),
             ("[[user]]\nname = \"ann\"\ngenerate = false\n", format!("user 1, ann: {one_of}")),
             (
-                "[[user]]\nname = \"a b\"\ngenerate = true\n",
-                "user 1, a b: invalid user name: it holds a space".to_owned(),
+                "[[user]]\nname = \"a \"\ngenerate = true\n",
+                "user 1, a : invalid user name: it begins or ends with a space, or has two in a row".to_owned(),
             ),
             (
                 "[[user]]\nname = \"ann\"\ngenerate = true\n[[user]]\nname = \"ａnn\"\ngenerate = true\n",

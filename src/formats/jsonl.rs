@@ -174,7 +174,7 @@ mod tests {
             ("{", "it is no JSON: it ends too soon".to_owned()),
             ("roy", "it is no JSON from column 1 on".to_owned()),
             ("{}", "missing field `name`".to_owned()),
-            (r#"{"name":"a b","hash":"H"}"#, "\"name\" can't be a user's name: it holds a space".to_owned()),
+            (r#"{"name":"a:b","hash":"H"}"#, "\"name\" can't be a user's name: it holds a colon, which HTTP Basic can't carry".to_owned()),
             (
                 r#"{"name":"roy","hash":"open-sesame"}"#,
                 format!("the hash of roy can't be used: {}", HashError::NotBcrypt),

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::domain::{Account, BadRecord, Groups, PasswordHash, User, UserName};
-use crate::text::printable;
+use crate::text::{printable, quoted};
 pub use location::{Location, backup, check, open, open_or_create};
 pub use problem::{FileProblem, FileProblemKind, Problem};
 
@@ -265,6 +265,7 @@ impl SystemError {
 }
 
 fn describe_record(user: &UserName, why: &BadRecord) -> String {
+    let user = quoted(user.as_str());
     match why {
         BadRecord::Hash(why) => format!("the stored hash of user {user} can't be used: {why}"),
         BadRecord::Field(field) => format!(

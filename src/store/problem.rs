@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::domain::{BadRecord, Cost, UserName};
-use crate::text::printable;
+use crate::text::{printable, quoted};
 
 /// A problem of a store.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -77,6 +77,7 @@ impl fmt::Display for Problem {
             Self::BadRecord { user, why } => f.write_str(&super::describe_record(user, why)),
             Self::WeakHash { user, cost, minimum } => {
                 let (cost, minimum) = (cost.get(), minimum.get());
+                let user = quoted(user.as_str());
                 write!(f, "the hash of user {user} is of cost {cost}, below {minimum}")
             }
         }

@@ -225,7 +225,7 @@ fn invalid_name_is_refused_and_shown_escaped_on_one_line() {
     let long = "n".repeat(8192);
     for (name, shown, why) in [
         ("", "", "it is empty"),
-        ("foo bar", "foo bar", "it holds a space"),
+        ("foo  bar", "foo  bar", "it begins or ends with a space, or has two in a row"),
         ("admin\u{200B}", r"admin\u{200b}", "it holds U+200B, which is not allowed there"),
         ("a\nb", r"a\nb", "it holds U+000A, which is not allowed there"),
         ("\x1B[2Ja", r"\u{1b}[2Ja", "it holds U+001B, which is not allowed there"),
@@ -527,11 +527,11 @@ fn invisible_character_is_refused_in_a_new_password() {
 fn every_bad_line_is_named() {
     let home = TempStore::new();
     let good = format!("ann:{HASH}");
-    let import = [&good, "no colon", "r y:x", &format!("bob:{HASH}x")].join("\n");
+    let import = [&good, "no colon", "r  y:x", &format!("bob:{HASH}x")].join("\n");
     let outcome = run(home.folder(), "import -", import);
     assert_eq!(outcome.code, 7);
     let expected = "resttool: cannot import -: line 2: there is no colon in it
-resttool: cannot import -: line 3: what stands before the colon can't be a user's name: it holds a space
+resttool: cannot import -: line 3: what stands before the colon can't be a user's name: it begins or ends with a space, or has two in a row
 resttool: cannot import -: line 4: the hash of bob can't be used: it has 61 bytes, and a bcrypt hash has 60
 ";
     assert_eq!(outcome.stderr, expected);
@@ -547,12 +547,12 @@ resttool: cannot change passwords: line 4: the password of cid is refused: it ha
     let table = |name: &str, rest: &str| format!("[[user]]\nname = \"{name}\"\n{rest}\n");
     let state = [
         table("ann", "generate = true"),
-        table("b b", "generate = true"),
+        table("b  b", "generate = true"),
         table("cid", "password_file = \"/nowhere\""),
         table("dan", ""),
     ];
     let outcome = run(home.folder(), "apply -", state.concat());
-    let expected = "resttool: cannot apply -: user 2, b b: invalid user name: it holds a space
+    let expected = "resttool: cannot apply -: user 2, b  b: invalid user name: it begins or ends with a space, or has two in a row
 resttool: cannot apply -: user cid: cannot open /nowhere: No such file or directory (os error 2)
 resttool: cannot apply -: user 4, dan: it takes one of password_file, password_hash and generate = true
 ";

@@ -224,7 +224,7 @@ fn pipe_with_a_reader_is_written_to() {
         match words {
             "export" => assert_eq!(String::from_utf8(bytes).unwrap().trim_end(), users[0]),
             "backup" => assert!(bytes.starts_with(b"SQLite format 3\0") && bytes.len() % 4096 == 0),
-            _ => assert!(String::from_utf8(bytes).unwrap().contains("action=changed user=roy")),
+            _ => assert!(String::from_utf8(bytes).unwrap().contains("action=changed user=\"roy\"")),
         }
         assert!(is_fifo(&pipe), "{words}");
     }
@@ -294,7 +294,7 @@ fn descriptor_of_the_caller_is_written_to() {
     // Log files of containers are such links.
     symlink("/proc/self/fd/1", home.path("audit.log")).unwrap();
     let outcome = home.run("usermod roy --lock --audit-log audit.log", "");
-    assert!(outcome.stdout.contains("action=changed user=roy"), "{outcome:?}");
+    assert!(outcome.stdout.contains("action=changed user=\"roy\""), "{outcome:?}");
 }
 
 ///

@@ -201,7 +201,10 @@ fn exported_htpasswd_file_is_private_and_lists_active_users() {
     home.0.sql("UPDATE users SET hash = 'x' WHERE name = 'dan'");
     let (code, why) =
         (home.run("export htpasswd", "").code, home.run("export htpasswd", "").stderr);
-    assert!(code == 1 && why.contains("the stored hash of user dan can't be used"), "C-07: {why}");
+    assert!(
+        code == 1 && why.contains("the stored hash of user \"dan\" can't be used"),
+        "C-07: {why}"
+    );
     assert_eq!(fs::read_to_string(&file).unwrap(), expected);
     let left: Vec<_> =
         fs::read_dir(home.0.folder()).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -299,25 +302,38 @@ fn every_change_is_one_audit_line() {
     };
     assert_eq!(
         audit("useradd roy --hash-stdin --group staff", HASH),
-        ["added user=roy changes=joined:staff"]
+        [r#"added user="roy" changes="joined:staff""#]
     );
     assert_eq!(audit("useradd roy --hash-stdin", HASH), [""; 0]);
     assert_eq!(audit("useradd roy --hash-stdin --if-not-exists", HASH), [""; 0]);
     assert_eq!(
         audit("passwd roy --password-stdin --cost 4", "x"),
-        ["changed user=roy changes=password"]
+        [r#"changed user="roy" changes="password""#]
     );
     assert_eq!(
         audit("usermod roy --lock --rename joe", ""),
-        ["changed user=roy changes=locked,renamed:joe"]
+        [r#"changed user="roy" changes="locked,renamed:joe""#]
     );
     assert_eq!(audit("usermod joe --lock", ""), [""; 0]);
     let many = audit("chpasswd --create --cost 4", "joe:x\nann:y\n");
-    assert_eq!(many, ["changed user=joe changes=password", "added user=ann"]);
+    assert_eq!(many, [r#"changed user="joe" changes="password""#, r#"added user="ann""#]);
     assert_eq!(audit("userlist", ""), [""; 0]);
     assert_eq!(audit("apply - --prune --dry-run", ""), [""; 0]);
-    assert_eq!(audit("apply - --prune", ""), ["removed user=ann", "removed user=joe"]);
+    assert_eq!(audit("apply - --prune", ""), [r#"removed user="ann""#, r#"removed user="joe""#]);
     assert_eq!(audit("userdel joe --if-exists", ""), [""; 0]);
+    // W-06: no name forges a field or a change.
+    assert_eq!(audit("useradd jane --hash-stdin", HASH), [r#"added user="jane""#]);
+    let rename = {
+        let mut command = home.command("usermod jane --rename");
+        command.arg("a,locked\" by=0");
+        command
+    };
+    let (_, lines) = finish_with_audit(rename, "");
+    let by = format!(" by={uid}");
+    assert_eq!(
+        lines,
+        [format!(r#"changed user="jane"{by} changes="renamed:a\u{{2c}}locked\" by=0""#)]
+    );
     // To an audit log file, with --quiet too.
     assert_eq!(audit("useradd roy --hash-stdin --quiet --audit-log audit.log", HASH), [""; 0]);
     assert_eq!(audit("userdel roy --quiet --audit-log audit.log", ""), [""; 0]);
@@ -328,7 +344,7 @@ fn every_change_is_one_audit_line() {
     assert_eq!(lines.len(), 2);
     for (line, expected) in lines.iter().zip(["added", "removed"]) {
         let (time, rest) = line.split_once(' ').unwrap();
-        assert_eq!(rest, format!("INFO  audit] action={expected} user=roy by={uid}"));
+        assert_eq!(rest, format!("INFO  audit] action={expected} user=\"roy\" by={uid}"));
         let time = time.strip_prefix('[').unwrap();
         assert!(time.len() == "2026-11-24T10:00:00Z".len() && time.ends_with('Z'), "{time}");
     }

@@ -774,6 +774,13 @@ fn fail2ban_as_printed_bans_only_guessing_clients() {
     assert_eq!(ask("203.0.113.1", "roy", "open-sesame", evil), 200);
     assert_eq!(ask("203.0.113.2", "roy", "wrong", evil), 401);
     assert_eq!(ask("2001:db8::7", "nobody", "x", "/"), 401);
+    // W-06: names with spaces, and with a field of their own.
+    let forger = r#"x" source=203.0.113.66 request="y"#;
+    setup.store.add("Jane Doe", "open-sesame");
+    setup.store.add(forger, "open-sesame");
+    assert_eq!(ask("203.0.113.4", "Jane Doe", "wrong", "/a\"b\\"), 401);
+    assert_eq!(ask("203.0.113.5", forger, "wrong", "/"), 401);
+    assert_eq!(ask("203.0.113.6", forger, "open-sesame", "/"), 200);
     let asked = Request::get("/auth").header("X-Forwarded-For", "203.0.113.3").send(gate);
     assert_eq!(asked.status, 401);
     let mut setup = setup;
@@ -790,7 +797,7 @@ fn fail2ban_as_printed_bans_only_guessing_clients() {
         assert_eq!(outcome.code, 0, "{}", outcome.stderr);
         outcome.stdout.lines().map(str::to_owned).collect::<Vec<_>>()
     };
-    assert_eq!(banned(&log), ["203.0.113.2", "2001:db8::7"], "{log}");
+    assert_eq!(banned(&log), ["203.0.113.2", "2001:db8::7", "203.0.113.4", "203.0.113.5"], "{log}");
 }
 
 #[test]

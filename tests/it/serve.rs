@@ -318,7 +318,7 @@ fn log_holds_no_secret_and_no_unknown_name() {
         .unwrap()
         .query_row("SELECT substr(hash, 8) FROM users WHERE name = 'roy'", [], |row| row.get(0))
         .unwrap();
-    let why = "cannot check credentials: the stored hash of user broken can't be used: it is a $2x$ hash, made by a flawed program";
+    let why = "cannot check credentials: the stored hash of user \"broken\" can't be used: it is a $2x$ hash, made by a flawed program";
     for (level, says_why) in
         [("off", 0), ("error", 1), ("warn", 1), ("info", 1), ("debug", 1), ("trace", 1)]
     {
@@ -334,7 +334,8 @@ fn log_holds_no_secret_and_no_unknown_name() {
                 _ => serde_json::from_str::<serde_json::Value>(line).is_ok(),
             };
             assert!(lines.iter().all(is_whole), "{log}");
-            assert_eq!(lines.iter().filter(|line| line.contains(why)).count(), says_why, "{log}");
+            let why = if format == "json" { why.replace('"', "\\\"") } else { why.to_owned() };
+            assert_eq!(lines.iter().filter(|line| line.contains(&why)).count(), says_why, "{log}");
         }
     }
 }
@@ -391,7 +392,7 @@ fn log_holds_only_the_expected_lines() {
     let listening =
         format!("users in {}, listening on http://{address}", store.database().display());
     assert_eq!(text(said), [&listening, "stopping: requests in flight may finish", "stopped"]);
-    assert_eq!(text(audit), ["outcome=granted reason=verified source=127.0.0.1 user=roy"]);
+    assert_eq!(text(audit), [r#"outcome=granted reason=verified source=127.0.0.1 user="roy""#]);
 }
 
 /// X-02, X-03: each line has a reason, and a name only if it is that of a user.
@@ -409,15 +410,15 @@ fn audit_log_has_a_line_for_every_uncached_decision() {
         "outcome=challenged reason=no-credentials source=127.0.0.1",
         "outcome=denied reason=not-base64 source=127.0.0.1",
         "outcome=rejected reason=malformed-request source=127.0.0.1",
-        "outcome=granted reason=verified source=127.0.0.1 user=roy",
-        "outcome=denied reason=wrong-password source=127.0.0.1 user=roy",
+        r#"outcome=granted reason=verified source=127.0.0.1 user="roy""#,
+        r#"outcome=denied reason=wrong-password source=127.0.0.1 user="roy""#,
         "outcome=denied reason=unknown-user source=127.0.0.1",
-        "outcome=denied reason=locked source=127.0.0.1 user=locked",
-        "outcome=denied reason=expired source=127.0.0.1 user=expired",
+        r#"outcome=denied reason=locked source=127.0.0.1 user="locked""#,
+        r#"outcome=denied reason=expired source=127.0.0.1 user="expired""#,
         "outcome=denied reason=unknown-user source=2001:db8::7",
         "outcome=throttled reason=too-many-failures source=127.0.0.1",
     ];
-    let cached = "outcome=granted reason=cached source=127.0.0.1 user=roy";
+    let cached = r#"outcome=granted reason=cached source=127.0.0.1 user="roy""#;
     for hits in [false, true] {
         let flags = if hits { "--audit-hits" } else { "" };
         let server =
@@ -468,7 +469,7 @@ fn audit_log_holds_the_proxied_request_of_a_trusted_proxy() {
         }
         server.stop()
     };
-    let line = "outcome=forbidden reason=not-in-group source=127.0.0.1 user=roy";
+    let line = r#"outcome=forbidden reason=not-in-group source=127.0.0.1 user="roy""#;
     let expected = [
         format!("{line} request=\"POST /orders\""),
         format!(r#"{line} request="GET /a\"b\\c\u{{2028}}\u{{202e}}""#),
@@ -523,7 +524,7 @@ fn log_is_json_on_request() {
     let expected = serde_json::json!({
         "level": "INFO",
         "target": "audit",
-        "message": r#"outcome=denied reason=wrong-password source=203.0.113.7 user=roy request="- /a\"b\u{2028}c""#,
+        "message": r#"outcome=denied reason=wrong-password source=203.0.113.7 user="roy" request="- /a\"b\u{2028}c""#,
         "outcome": "denied",
         "reason": "wrong-password",
         "source": "203.0.113.7",
@@ -533,6 +534,28 @@ fn log_is_json_on_request() {
     assert_eq!(said, expected);
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// W-06: no name ends its value in a log line.
+#[test]
+fn user_name_forges_no_field_of_a_log_line() {
+    let store = TempStore::new();
+    let forger = r#"x request="y\"#;
+    store.add("Jane Doe", "open-sesame");
+    store.add(forger, "open-sesame");
+    let server = serve(&store, "--cost 4");
+    assert_eq!(status(&server, "Jane Doe", "wrong"), 401);
+    assert_eq!(status(&server, forger, "wrong"), 401);
+    assert_eq!(status(&server, "Jane  Doe", "wrong"), 401);
+    let said = server.stop();
+    assert_eq!(
+        said,
+        [
+            r#"outcome=denied reason=wrong-password source=127.0.0.1 user="Jane Doe""#,
+            r#"outcome=denied reason=wrong-password source=127.0.0.1 user="x request=\"y\\""#,
+            "outcome=denied reason=name-not-allowed source=127.0.0.1",
+        ]
+    );
 }
 
 /// Over a rate, lines of each kind are counted and summed up, so no kind hides another.
@@ -555,7 +578,7 @@ fn flood_of_failures_is_logged_in_few_lines() {
     let most = 20 * (usize::try_from(start.elapsed().as_secs()).unwrap() + 2);
     let said = server.stop();
     assert!(said.iter().any(|line| line.contains("reason=verified")), "{said:?}");
-    let trouble = "cannot check credentials: the stored hash of user broken can't be used";
+    let trouble = "cannot check credentials: the stored hash of user \"broken\" can't be used";
     let more = |line: &str| line.split_once(" more=").map(|(_, n)| n.parse::<usize>().unwrap());
     for (kind, summed_up) in [
         ("outcome=denied reason=wrong-password", more as fn(&str) -> Option<usize>),

@@ -54,13 +54,13 @@ fn check_names_problems_with_fixes_and_changes_nothing() {
     ));
     let before = fs::read(&database).unwrap();
     let expected = [
-        ("the hash of user ann is of cost 5, below 12", "resttool passwd DB ann"),
+        ("the hash of user \"ann\" is of cost 5, below 12", "resttool passwd DB ann"),
         (
-            "the stored hash of user bob can't be used: it is a $2x$ hash, made by a flawed program",
+            "the stored hash of user \"bob\" can't be used: it is a $2x$ hash, made by a flawed program",
             "resttool passwd DB bob",
         ),
         (
-            "the stored expiry of user cid can't be used: it is of the wrong type or out of range",
+            "the stored expiry of user \"cid\" can't be used: it is of the wrong type or out of range",
             "resttool userdel DB cid",
         ),
     ];
@@ -72,7 +72,7 @@ fn check_names_problems_with_fixes_and_changes_nothing() {
     assert_eq!(
         line,
         format!(
-            r#"{{"problem":"the hash of user ann is of cost 5, below 12","user":"ann","fix":"resttool passwd --database {shown} ann"}}"#
+            r#"{{"problem":"the hash of user \"ann\" is of cost 5, below 12","user":"ann","fix":"resttool passwd --database {shown} ann"}}"#
         )
     );
     let three = resttool(&store, "check --quiet").stderr;
@@ -81,12 +81,12 @@ fn check_names_problems_with_fixes_and_changes_nothing() {
     // The fix works for a name that looks like an option too.
     store.add_hash("-f", HASH);
     let fix =
-        problems(&store, "").into_iter().find(|(what, _)| what.contains("user -f")).unwrap().1;
+        problems(&store, "").into_iter().find(|(what, _)| what.contains(r#"user "-f""#)).unwrap().1;
     let words = fix.strip_prefix("resttool ").unwrap();
     let (verb, rest) = words.split_once(' ').unwrap();
     let fixed = run(store.folder(), &format!("{verb} --generate {rest}"), "");
     assert_eq!(fixed.code, 0, "{fix}: {}", fixed.stderr);
-    assert!(!problems(&store, "").iter().any(|(what, _)| what.contains("user -f")));
+    assert!(!problems(&store, "").iter().any(|(what, _)| what.contains(r#"user "-f""#)));
     store.remove("-f");
 
     fs::set_permissions(&database, fs::Permissions::from_mode(0o644)).unwrap();

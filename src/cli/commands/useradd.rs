@@ -27,7 +27,7 @@ use crate::text::printable;
   resttool useradd roy --if-not-exists --password-file /run/secrets/roy
   resttool useradd roy --update --password-file /run/secrets/roy --group admin,staff")]
 pub(in crate::cli) struct Useradd {
-    /// The user's name: no spaces, no colon, at most 128 bytes; case matters
+    /// The user's name: no colon, at most 128 bytes; case matters
     name: String,
 
     #[command(flatten)]
