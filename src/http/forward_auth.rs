@@ -12,7 +12,10 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, Resource, web};
 use percent_encoding::percent_decode_str;
 
 use super::gate::{Gate, SharedGate};
-use super::response::{PLAIN_TEXT, response, whole_seconds};
+use super::response::{
+    HEAD_TOO_LONG, NOT_IN_GROUP, OVERLOADED, PLAIN_TEXT, UNAVAILABLE, response, throttled,
+    whole_seconds,
+};
 use super::routing::{exactly, with};
 use crate::auth::{AccessRequest, Decision, Grant};
 use crate::domain::{GroupName, Groups};
@@ -28,6 +31,15 @@ const REMOTE_USER: HeaderName = HeaderName::from_static("remote-user");
 const REMOTE_GROUPS: HeaderName = HeaderName::from_static("remote-groups");
 /// The reason of a 403.
 const REASON: HeaderName = HeaderName::from_static("x-auth-reason");
+
+/// The body of a 401, which some proxies pass to the client.
+const UNAUTHORIZED: &str = "Unauthorized. Log in with a valid user name and password.\n";
+/// The body of the response to an invalid query.
+const MISCONFIGURED: &str =
+    "Forbidden. The proxy's configuration is wrong. Tell the administrator.\n";
+
+/// The time after which a client may try again.
+const SOON: Duration = Duration::from_secs(1);
 
 /// The fields in which proxies send the method and the target of the original request.
 const METHODS: [&str; 2] = ["x-forwarded-method", "x-original-method"];
@@ -46,13 +58,13 @@ async fn auth(request: HttpRequest, gate: SharedGate) -> HttpResponse {
                 "denied a request to {PATH}: its query string is not of the form group=NAME (check the proxy configuration)"
             );
         });
-        return forbidden("misconfigured").finish();
+        return forbidden("misconfigured").body(MISCONFIGURED);
     };
     let target = || target(&gate, &request);
     let access = AccessRequest { groups: &groups, target: &target };
     match gate.decide(&request, &access).await {
         Ok(decision) => answer(&gate, decision),
-        Err(_) => gate.denied(),
+        Err(_) => gate.denied(UNAUTHORIZED),
     }
 }
 
@@ -61,10 +73,12 @@ async fn auth(request: HttpRequest, gate: SharedGate) -> HttpResponse {
 fn answer(gate: &Gate, decision: Decision) -> HttpResponse {
     match decision {
         Decision::Granted(grant) => granted(&grant).unwrap_or_else(unavailable),
-        Decision::Denied => gate.denied(),
-        Decision::Forbidden => forbidden("group").finish(),
-        Decision::Throttled { retry_after } => later("throttled", retry_after),
-        Decision::Overloaded => later("overloaded", Duration::from_secs(1)),
+        Decision::Denied => gate.denied(UNAUTHORIZED),
+        Decision::Forbidden => forbidden("group").body(NOT_IN_GROUP),
+        Decision::Throttled { retry_after } => {
+            later("throttled", retry_after).body(throttled(retry_after))
+        }
+        Decision::Overloaded => later("overloaded", SOON).body(OVERLOADED),
         Decision::Unavailable => unavailable(),
     }
 }
@@ -87,20 +101,20 @@ fn forbidden(reason: &'static str) -> HttpResponseBuilder {
     response
 }
 
-fn later(reason: &'static str, retry_after: Duration) -> HttpResponse {
-    forbidden(reason)
-        .insert_header((header::RETRY_AFTER, whole_seconds(retry_after)))
-        .body("Forbidden")
+fn later(reason: &'static str, retry_after: Duration) -> HttpResponseBuilder {
+    let mut response = forbidden(reason);
+    response.insert_header((header::RETRY_AFTER, whole_seconds(retry_after)));
+    response
 }
 
 /// Returns the response after a failure of the server.
 pub(super) fn unavailable() -> HttpResponse {
-    later("unavailable", Duration::from_secs(1))
+    later("unavailable", SOON).body(UNAVAILABLE)
 }
 
 /// Returns the response to a request whose head is over the limit.
 pub(super) fn head_too_long() -> HttpResponse {
-    forbidden("too-long").force_close().finish()
+    forbidden("too-long").force_close().body(HEAD_TOO_LONG)
 }
 
 /// The maximum length of a query, in bytes. It is parsed before the credentials are checked.

@@ -13,7 +13,10 @@ use actix_web::{HttpRequest, HttpResponse, Resource, rt};
 use super::HttpConfig;
 use super::authorization::{NoCredentials, credentials};
 use super::peer::{self, Oddity};
-use super::response::{JSON, PLAIN_TEXT, head_too_long, response, text, whole_seconds};
+use super::response::{
+    JSON, NOT_IN_GROUP, OVERLOADED, PLAIN_TEXT, UNAVAILABLE, head_too_long, response, text,
+    throttled, whole_seconds,
+};
 use super::routing::{self, with};
 use crate::auth::{AccessRequest, Authenticator, Decision, Rejection};
 
@@ -124,10 +127,10 @@ impl Gate {
     }
 
     /// Returns the challenge.
-    pub(super) fn denied(&self) -> HttpResponse {
+    pub(super) fn denied(&self, body: &'static str) -> HttpResponse {
         let mut response = HttpResponse::new(StatusCode::UNAUTHORIZED);
         response.headers_mut().clone_from(&self.denied);
-        response.set_body(BoxBody::new("Unauthorized Access"))
+        response.set_body(BoxBody::new(body))
     }
 
     // Exhaustive, so that a new decision cannot get the response of another one.
@@ -137,17 +140,18 @@ impl Gate {
             Decision::Granted(_) => response(StatusCode::OK)
                 .insert_header(JSON)
                 .body(concat!(r#""You are authorized to see this message""#, "\n")),
-            Decision::Denied => self.denied(),
-            Decision::Forbidden => text(StatusCode::FORBIDDEN, "Forbidden"),
+            // The tutorial's body, which programs may compare.
+            Decision::Denied => self.denied("Unauthorized Access"),
+            Decision::Forbidden => text(StatusCode::FORBIDDEN, NOT_IN_GROUP),
             Decision::Throttled { retry_after } => response(StatusCode::TOO_MANY_REQUESTS)
                 .insert_header((header::RETRY_AFTER, whole_seconds(retry_after)))
                 .insert_header(PLAIN_TEXT)
-                .body("Too Many Requests"),
+                .body(throttled(retry_after)),
             Decision::Overloaded => response(StatusCode::SERVICE_UNAVAILABLE)
                 .insert_header((header::RETRY_AFTER, "1"))
                 .insert_header(PLAIN_TEXT)
-                .body("Service Unavailable"),
-            Decision::Unavailable => text(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
+                .body(OVERLOADED),
+            Decision::Unavailable => text(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
         }
     }
 }
@@ -161,7 +165,7 @@ async fn rest_auth(request: HttpRequest, gate: SharedGate) -> HttpResponse {
     match gate.decide(&request, &AccessRequest::ANY).await {
         Ok(decision) => gate.answer(decision),
         Err(NoCredentials::TooLong) => head_too_long(),
-        Err(_) => text(StatusCode::BAD_REQUEST, "Bad Request"),
+        Err(_) => text(StatusCode::BAD_REQUEST, "Bad Request. Send one Authorization field.\n"),
     }
 }
 

@@ -16,14 +16,14 @@ pub(super) fn configure(gate: &SharedGate, config: &mut ServiceConfig) {
 }
 
 pub(super) async fn healthz() -> HttpResponse {
-    text(StatusCode::OK, "ok")
+    text(StatusCode::OK, "ok\n")
 }
 
 async fn readyz(_: HttpRequest, gate: SharedGate) -> HttpResponse {
     if gate.is_ready() {
-        text(StatusCode::OK, "ready")
+        text(StatusCode::OK, "ready\n")
     } else {
-        text(StatusCode::SERVICE_UNAVAILABLE, "not ready")
+        text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
     }
 }
 

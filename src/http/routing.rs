@@ -43,6 +43,6 @@ where
             response(StatusCode::METHOD_NOT_ALLOWED)
                 .insert_header(ALLOW)
                 .insert_header(PLAIN_TEXT)
-                .body("Method Not Allowed")
+                .body("Method Not Allowed. Use GET or HEAD.\n")
         }))
 }

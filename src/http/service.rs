@@ -23,6 +23,9 @@ use crate::auth::Rejection;
 const TLS_ONLY: (HeaderName, HeaderValue) =
     (header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
 
+/// The body of the response after a panic.
+const INTERNAL_ERROR: &str = "Internal Server Error. The log of the server says more.\n";
+
 /// The limit of the head of a request, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
@@ -70,9 +73,7 @@ where
                         Ok(Ok(response)) => Response::from(response).map_into_boxed_body(),
                         Ok(Err(e)) => e.into(),
                         Err(_) if forwarded => forward_auth::unavailable().into(),
-                        Err(_) => {
-                            text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error").into()
-                        }
+                        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR).into(),
                     },
                 };
                 if over_tls {

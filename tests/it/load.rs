@@ -352,7 +352,7 @@ fn failing_source_is_throttled_on_every_route_without_a_hash() {
     let hashes = server.hashes_computed();
     for target in ["/rest-auth", "/rest-auth?y"] {
         let response = server.send(&Request::get(target).basic("ann", "x"));
-        assert_eq!(response.body, "Too Many Requests");
+        assert_eq!(response.body, "Too many failures. Try again in 6 hours.\n");
         let retry_after = retry_after_of(&response).unwrap();
         assert!((21_000..=21_600).contains(&retry_after), "a quarter of a day: {retry_after}");
     }

@@ -41,7 +41,7 @@ fn empty_store_is_served_with_a_hint_to_add_a_user() {
     let advice = format!("there is no user yet, add one: resttool useradd NAME --database {path}");
     assert!(server.log.contains(&advice), "{}", server.log);
     assert!(server.address.ip().is_loopback());
-    assert_eq!(Request::get("/healthz").send(server.address).body, "ok");
+    assert_eq!(Request::get("/healthz").send(server.address).body, "ok\n");
     assert_eq!(status(&server, "roy", "open-sesame"), 401);
     let words = format!("useradd roy --password-stdin --cost 4 --database {path}");
     assert_eq!(run(store.folder(), &words, "open-sesame").code, 0);
@@ -238,14 +238,14 @@ fn readiness_is_reported_once_listening_with_an_open_store() {
         let response = Request::get(path).send(server.address);
         (response.status, response.body)
     };
-    assert_eq!(ask("/readyz"), (200, "ready".to_owned()));
+    assert_eq!(ask("/readyz"), (200, "ready\n".to_owned()));
     // Without a store the server is alive, and not ready.
     let aside = store.folder().join("aside.db");
     fs::rename(store.database(), &aside).unwrap();
-    assert_eq!(ask("/readyz"), (503, "not ready".to_owned()));
-    assert_eq!(ask("/healthz"), (200, "ok".to_owned()));
+    assert_eq!(ask("/readyz"), (503, "not ready\n".to_owned()));
+    assert_eq!(ask("/healthz"), (200, "ok\n".to_owned()));
     fs::rename(&aside, store.database()).unwrap();
-    assert_eq!(ask("/readyz"), (200, "ready".to_owned()));
+    assert_eq!(ask("/readyz"), (200, "ready\n".to_owned()));
     server.signal(Signal::TERM);
     assert_eq!(said().unwrap(), "STOPPING=1");
     let (code, log) = server.end();
