@@ -22,7 +22,7 @@ pub use cli::run;
 pub mod testing {
     pub use crate::admin::{
         Change, ChangeKind, DesiredPassword, DesiredUser, FieldChange, GroupsEdit, IfExists,
-        IfMissing, Policy, PolicyError, ReconcileError, ReconcileOptions, reconcile,
+        IfGone, IfMissing, Policy, PolicyError, ReconcileError, ReconcileOptions, reconcile,
         remove as remove_user,
     };
     pub use crate::auth::{

@@ -65,6 +65,14 @@ pub enum IfMissing {
     Add,
 }
 
+/// The treatment of a user to remove that does not exist.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum IfGone {
+    Refuse,
+    Skip,
+}
+
 /// The treatment of a user that exists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IfExists {

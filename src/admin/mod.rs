@@ -12,7 +12,7 @@ mod tests;
 
 pub use change::{Change, ChangeKind, FieldChange};
 pub use desired::{
-    DesiredPassword, DesiredUser, GroupsEdit, IfExists, IfMissing, ReconcileOptions,
+    DesiredPassword, DesiredUser, GroupsEdit, IfExists, IfGone, IfMissing, ReconcileOptions,
 };
 pub use policy::{Policy, PolicyError, Warning};
-pub use reconcile::{ReconcileError, reconcile, remove};
+pub use reconcile::{ReconcileError, RemoveError, reconcile, remove};

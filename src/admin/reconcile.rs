@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::change::{Change, ChangeKind, FieldChange, compare};
 use super::desired::{
-    DesiredPassword, DesiredUser, GroupsEdit, IfExists, IfMissing, ReconcileOptions,
+    DesiredPassword, DesiredUser, GroupsEdit, IfExists, IfGone, IfMissing, ReconcileOptions,
 };
 use crate::domain::{Account, Groups, PasswordHash, TooManyGroups, UserName};
 use crate::hashing::{self, HashingError, pool};
@@ -95,20 +95,50 @@ pub fn reconcile(
     Err(StoreError::Busy.into())
 }
 
-/// Removes a user. The next request with the password is refused.
+/// Removes users in one transaction. The next request with one of their passwords is refused. A
+/// user that does not exist is unchanged.
 ///
 /// # Errors
-/// [`StoreError::NoSuchUser`], and the other errors of a store.
-pub fn remove(store: &dyn UserStore, name: &UserName) -> Result<Change, StoreError> {
+/// [`RemoveError::Missing`] if users do not exist and `missing` refuses that, or the error of the
+/// store. Nothing was changed, except after [`StoreError::Unconfirmed`].
+pub fn remove(
+    store: &dyn UserStore,
+    names: &[UserName],
+    missing: IfGone,
+) -> Result<Vec<Change>, RemoveError> {
     let mut transaction = store.begin()?;
-    match transaction.remove(name) {
-        Ok(()) => transaction.commit().wait()?,
+    let removed = names.iter().map(|name| match transaction.remove(name)? {
+        true => Ok(Change::removed(name.clone())),
+        false => Ok(Change::none(name.clone())),
+    });
+    let changes = match removed.collect::<Result<Vec<_>, StoreError>>() {
+        Ok(changes) => changes,
         Err(e) => {
             transaction.rollback().wait()?;
-            return Err(e);
+            return Err(e.into());
         }
-    }
-    Ok(Change::removed(name.clone()))
+    };
+    let is_gone = |change: &&Change| change.kind == ChangeKind::Unchanged;
+    let gone: Vec<_> = changes.iter().filter(is_gone).map(|change| change.name.clone()).collect();
+    let refused = missing == IfGone::Refuse && !gone.is_empty();
+    let ended = if refused || gone.len() == names.len() {
+        transaction.rollback()
+    } else {
+        transaction.commit()
+    };
+    ended.wait()?;
+    if refused { Err(RemoveError::Missing(gone)) } else { Ok(changes) }
+}
+
+/// An error of [`remove`].
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// These users do not exist.
+    #[error("{} of the users do not exist", .0.len())]
+    Missing(Vec<UserName>),
+    /// The store failed.
+    #[error("{0}")]
+    Store(#[from] StoreError),
 }
 
 enum Plan {

@@ -233,6 +233,27 @@ fn reconciled_state_is_no_change_of_the_store() {
     assert_eq!(store.revision(Instant::now()).unwrap(), before);
 }
 
+/// W-22: all of the users, or none. Users that do not exist are named together.
+#[test]
+fn users_are_removed_in_one_transaction() {
+    let place = TestStore::new();
+    let all = ["ann", "bob", "cid"].map(|of| user(of, "one"));
+    place.reconcile(&all, &upsert()).unwrap();
+    let remove_all = |missing, names: &[&str]| {
+        remove(&*place.store(), &names.iter().map(|of| name(of)).collect::<Vec<_>>(), missing)
+    };
+    let refused = remove_all(IfGone::Refuse, &["ann", "dan", "bob", "eve"]).unwrap_err();
+    let RemoveError::Missing(gone) = refused else { panic!("{refused}") };
+    assert_eq!(gone, [name("dan"), name("eve")]);
+    assert_eq!(place.names(), ["ann", "bob", "cid"]);
+    let changes = remove_all(IfGone::Skip, &["ann", "dan", "bob"]).unwrap();
+    let (removed, unchanged) = (ChangeKind::Removed, ChangeKind::Unchanged);
+    assert_eq!(kinds(&changes), [removed, unchanged, removed]);
+    assert_eq!(place.names(), ["cid"]);
+    assert_eq!(kinds(&remove_all(IfGone::Skip, &["ann", "bob"]).unwrap()), [unchanged; 2]);
+    assert_eq!(kinds(&remove_all(IfGone::Refuse, &["cid"]).unwrap()), [removed]);
+}
+
 /// The user changes between two transactions, while hashes are computed.
 #[test]
 fn concurrent_changes_are_taken_into_account() {
@@ -247,7 +268,7 @@ fn concurrent_changes_are_taken_into_account() {
         // Each of these changes makes another hash necessary, or none.
         match round.fetch_add(1, Ordering::Relaxed) {
             0 => drop(place.reconcile(&[user("ann", "three")], &upsert()).unwrap()),
-            1 => drop(remove(&*place.store(), &name("bob")).unwrap()),
+            1 => drop(remove(&*place.store(), &[name("bob")], IfGone::Refuse).unwrap()),
             _ => {}
         }
     };

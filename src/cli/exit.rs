@@ -98,7 +98,11 @@ impl Failure {
     /// Names the store if a user was not found in it. The path may be mistyped.
     pub(super) fn in_store(self, store: &Location) -> Self {
         match self.exit {
-            Exit::NoSuchUser => Self { why: format!("{} in {store}", self.why), ..self },
+            Exit::NoSuchUser => Self {
+                why: format!("{} in {store}", self.why),
+                more: self.more.iter().map(|why| format!("{why} in {store}")).collect(),
+                ..self
+            },
             _ => self,
         }
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::exit::{Exit, Failure};
+use super::terminal;
 use crate::text::{NotText, printable, read_text};
 
 /// The limit of a line, in bytes, above any valid one.
@@ -22,9 +23,10 @@ pub(super) struct Input {
 }
 
 impl Input {
-    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
+    /// Opens a file. `what` describes the content to a user at a terminal.
+    pub(super) fn open(path: &Path, what: &str) -> Result<Self, Failure> {
         if path == Path::new("-") {
-            return Ok(Self::stdin());
+            return Ok(Self::stdin(what));
         }
         let name = printable(&path.to_string_lossy());
         let file = File::open(path)
@@ -32,7 +34,9 @@ impl Input {
         Ok(Self { name, reader: Box::new(file) })
     }
 
-    pub(super) fn stdin() -> Self {
+    /// Opens standard input.
+    pub(super) fn stdin(what: &str) -> Self {
+        terminal::announce(what);
         Self { name: "standard input".to_owned(), reader: Box::new(io::stdin()) }
     }
 
@@ -47,7 +51,7 @@ impl Input {
         let Self { name, reader } = self;
         let mut reader = BufReader::new(reader);
         let mut bytes = Vec::new();
-        let mut bad = BadLines::default();
+        let mut bad = FailureList::of(Exit::BadInput);
         for number in 1.. {
             bytes.clear();
             let most = MAX_LINE as u64 + 1;
@@ -107,27 +111,31 @@ pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, Result<&str, F
     })
 }
 
-/// Collects the failures of lines or entries, so that one run names all of them.
-#[derive(Default)]
-pub(super) struct BadLines {
+/// Collects failures of one kind, so that one run names all of them.
+pub(super) struct FailureList {
+    kind: Exit,
     first: Option<Failure>,
     more: Vec<String>,
     /// The failures that are not kept.
     uncounted: usize,
 }
 
-impl BadLines {
+impl FailureList {
     /// The most failures that are shown.
     const MAX: usize = 20;
 
-    /// Keeps a failure of the input. Returns the value, if there is one.
+    pub(super) fn of(kind: Exit) -> Self {
+        Self { kind, first: None, more: Vec::new(), uncounted: 0 }
+    }
+
+    /// Keeps a failure of the kind. Returns the value, if there is one.
     ///
     /// # Errors
     /// Fails at once with a failure of another kind.
     pub(super) fn note<T>(&mut self, result: Result<T, Failure>) -> Result<Option<T>, Failure> {
         match result {
             Ok(value) => return Ok(Some(value)),
-            Err(failure) if failure.exit != Exit::BadInput => return Err(failure),
+            Err(failure) if failure.exit != self.kind => return Err(failure),
             Err(failure) if self.first.is_none() => self.first = Some(failure),
             Err(failure) if self.more.len() < Self::MAX - 1 => {
                 self.more.push(failure.into_reason());
@@ -140,7 +148,7 @@ impl BadLines {
     /// Fails if a failure was noted.
     pub(super) fn check(self) -> Result<(), Failure> {
         let Some(first) = self.first else { return Ok(()) };
-        let rest = (self.uncounted > 0).then(|| format!("{} more are invalid", self.uncounted));
+        let rest = (self.uncounted > 0).then(|| format!("{} more like these", self.uncounted));
         Err(first.and(self.more.into_iter().chain(rest)))
     }
 }

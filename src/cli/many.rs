@@ -10,14 +10,15 @@ use crate::domain::UserName;
 use crate::store::{StoreError, UserStore};
 use crate::time::Timestamp;
 
-/// Reconciles many users, with a progress bar. `position` names the place of a user in the input.
+/// Reconciles many users, with a progress bar of this label. `position` names the place of a user in the input.
 pub(super) fn reconcile_many(
     store: &dyn UserStore,
     desired: &[DesiredUser],
     options: &ReconcileOptions,
+    label: &'static str,
     position: &dyn Fn(usize) -> String,
 ) -> Result<Vec<Change>, Failure> {
-    let progress = Progress::new();
+    let progress = Progress::new(label);
     let now = Timestamp::now();
     let changes = reconcile(store, desired, options, now, &|done, of| progress.show(done, of));
     progress.end();
@@ -45,10 +46,10 @@ pub(super) fn reconcile_many(
 
 /// Reports changes, and their number.
 pub(super) fn record_many(report: &mut Report, changes: &[Change]) -> Result<(), Failure> {
-    for change in changes {
-        report.record(change, None)?;
-    }
-    report.flush()?;
+    // Every change is audited, also if standard output fails.
+    let recorded =
+        changes.iter().map(|change| report.record(change, None)).fold(Ok(()), Result::and);
+    recorded.and(report.flush())?;
     report.say(&summary(changes));
     Ok(())
 }

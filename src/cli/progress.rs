@@ -1,16 +1,18 @@
 //! A progress bar for people at a terminal. Knows nothing of the work.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use std::fmt::Write;
+
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 /// A bar with rate and time left on standard error, if that is a terminal.
 pub(super) struct Progress(ProgressBar);
 
 impl Progress {
-    pub(super) fn new() -> Self {
-        let bar = ProgressBar::new(0);
-        let shape = "{wide_bar} {pos}/{len}, {per_sec}, {eta} left";
+    pub(super) fn new(label: &'static str) -> Self {
+        let bar = ProgressBar::new(0).with_message(label);
+        let shape = "{msg} {wide_bar} {human_pos}/{human_len}, {rate}/s, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(shape) {
-            bar.set_style(style);
+            bar.set_style(style.with_key("rate", write_rate));
         }
         Self(bar)
     }
@@ -26,4 +28,10 @@ impl Progress {
     pub(super) fn end(&self) {
         self.0.finish_and_clear();
     }
+}
+
+/// Writes a rate without decimals.
+fn write_rate(state: &ProgressState, out: &mut dyn Write) {
+    // Writing to a string cannot fail.
+    let _ = write!(out, "{:.0}", state.per_sec());
 }

@@ -25,24 +25,37 @@ pub(super) struct Report {
     quiet: bool,
     /// The changes are not made.
     dry_run: bool,
-    audit: Option<Box<dyn Write>>,
+    audit: Option<AuditLog>,
     out: BufWriter<io::Stdout>,
+}
+
+/// The audit log of changes.
+struct AuditLog {
+    out: Box<dyn Write>,
+    /// The changes of a bulk call, which get one line on standard error.
+    bulk: Option<Bulk>,
+}
+
+/// The number of changes of each kind by one command.
+struct Bulk {
+    command: &'static str,
+    counts: [(ChangeKind, u64); 3],
 }
 
 impl Report {
     /// Opens the outputs. Fails before a change that could not be reported.
     pub(super) fn open(settings: &OutputSettings, inputs: &Inputs) -> Result<Self, Failure> {
-        let audit: Option<Box<dyn Write>> = match &settings.audit_log {
+        let audit = match &settings.audit_log {
             Some(path) => {
                 let file = output::append(path, inputs).map_err(|e| {
                     let path = printable(&path.to_string_lossy());
                     e.failure(format_args!("open the audit log {path}"))
                 })?;
-                Some(Box::new(BufWriter::new(file)))
+                Some(AuditLog { out: Box::new(BufWriter::new(file)), bulk: None })
             }
             // A user at a terminal sees the messages.
             None if settings.quiet.quiet || io::stderr().is_terminal() => None,
-            None => Some(Box::new(BufWriter::new(io::stderr()))),
+            None => Some(AuditLog { out: Box::new(BufWriter::new(io::stderr())), bulk: None }),
         };
         let out = BufWriter::new(io::stdout());
         Ok(Self {
@@ -52,6 +65,23 @@ impl Report {
             audit,
             out,
         })
+    }
+
+    /// Opens the outputs of a command for many users. Standard error gets one audit line with the
+    /// numbers of their changes, and a file a line for each.
+    pub(super) fn open_bulk(
+        settings: &OutputSettings,
+        inputs: &Inputs,
+        command: &'static str,
+    ) -> Result<Self, Failure> {
+        let mut report = Self::open(settings, inputs)?;
+        if settings.audit_log.is_none()
+            && let Some(audit) = &mut report.audit
+        {
+            let kinds = [ChangeKind::Added, ChangeKind::Changed, ChangeKind::Removed];
+            audit.bulk = Some(Bulk { command, counts: kinds.map(|kind| (kind, 0)) });
+        }
+        Ok(report)
     }
 
     /// Turns the report into one of changes that would be made.
@@ -100,29 +130,58 @@ impl Report {
     /// Flushes all outputs, also if one of them fails.
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         let printed = self.flush_output();
-        let audited = self.audit.as_mut().map_or(Ok(()), Write::flush);
+        let audited = self.audit.as_mut().map_or(Ok(()), AuditLog::flush);
         printed.and(audited.map_err(|e| cannot_audit(&e)))
     }
 
     fn audit(&mut self, change: &Change) -> Result<(), Failure> {
         let Some(audit) = self.audit.as_mut().filter(|_| !self.dry_run) else { return Ok(()) };
+        audit.record(change).map_err(|e| cannot_audit(&e))
+    }
+}
+
+impl AuditLog {
+    fn record(&mut self, change: &Change) -> io::Result<()> {
+        if let Some(bulk) = &mut self.bulk {
+            for (kind, count) in &mut bulk.counts {
+                *count += u64::from(*kind == change.kind);
+            }
+            return Ok(());
+        }
         if change.kind == ChangeKind::Unchanged {
             return Ok(());
         }
-        let by = rustix::process::getuid().as_raw();
-        let mut line = format!(
-            "[{} INFO  audit] action={} user={} by={by}",
-            Timestamp::now(),
-            change.kind,
-            quoted(change.name.as_str())
-        );
+        let mut line = format!("action={} user={}", change.kind, quoted(change.name.as_str()));
+        // Writing to a string cannot fail.
+        let _ = write!(line, " by={}", caller());
         if !change.fields.is_empty() {
             let fields: Vec<_> = change.fields.iter().map(audit_field).collect();
-            // Writing to a string cannot fail.
             let _ = write!(line, " changes=\"{}\"", fields.join(","));
         }
-        writeln!(audit, "{line}").map_err(|e| cannot_audit(&e))
+        self.write(&line)
     }
+
+    fn write(&mut self, line: &str) -> io::Result<()> {
+        writeln!(self.out, "[{} INFO  audit] {line}", Timestamp::now())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if let Some(Bulk { command, counts }) = self.bulk.take()
+            && counts.iter().any(|(_, count)| *count > 0)
+        {
+            let [added, changed, removed] = counts.map(|(_, count)| count);
+            self.write(&format!(
+                "action={command} added={added} changed={changed} removed={removed} by={}",
+                caller()
+            ))?;
+        }
+        self.out.flush()
+    }
+}
+
+/// Returns the user id of the caller.
+fn caller() -> u32 {
+    rustix::process::getuid().as_raw()
 }
 
 /// Escapes a changed field for the quoted list of the audit log. A comma of a new name separates no

@@ -1,7 +1,6 @@
 //! Passwords and hashes from a pipe, a file, the terminal or the random generator.
 //!
 //! They never come from an argument or the environment, which other users of the machine can read.
-//! Does not judge passwords.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,14 +9,18 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, say};
 use super::input::not_text;
 use super::terminal;
-use crate::domain::{Password, PasswordHash};
+use crate::admin::{Policy, Warning};
+use crate::domain::{Password, PasswordHash, UserName};
 use crate::text::{printable, read_text};
 
 /// The limit of a password or hash, in bytes, above any valid one.
 const MAX_INPUT: u64 = 4096;
+
+/// The number of times that a user may type a new password.
+const TRIES: u32 = 3;
 
 /// Options for an existing password.
 #[derive(Args, Debug)]
@@ -65,7 +68,7 @@ impl NewSecret {
     pub(super) fn open(args: &NewSecretOptions) -> Result<Self, Failure> {
         only_one(&args.password.known, args.password.generate, args.hash_stdin)?;
         if args.hash_stdin {
-            let hash = PasswordHash::parse(&one_line(io::stdin(), "standard input")?)?;
+            let hash = PasswordHash::parse(&line_of_stdin("a hash")?)?;
             return Ok(Self::Hash(hash));
         }
         PasswordInput::open(&args.password).map(Self::Password)
@@ -98,7 +101,7 @@ impl PasswordInput {
 
     fn given(args: &PasswordOptions, without_terminal: &str) -> Result<Self, Failure> {
         if args.password_stdin {
-            Ok(Self::Given(Password::parse(&one_line(io::stdin(), "standard input")?)?))
+            Ok(Self::Given(Password::parse(&line_of_stdin("a password")?)?))
         } else if let Some(path) = &args.password_file {
             Ok(Self::Given(password_in(path)?))
         } else if terminal::is_there() {
@@ -109,30 +112,71 @@ impl PasswordInput {
         }
     }
 
-    /// Returns an existing password. Prompts once if none was given.
-    pub(super) fn known(self) -> Result<Password, Failure> {
+    /// Returns the existing password of a user. Prompts once if none was given.
+    pub(super) fn known(self, user: &UserName) -> Result<Password, Failure> {
         match self {
-            Self::Prompt => Ok(Password::parse(&terminal::ask("Password: ")?)?),
-            given => given.password(),
+            Self::Given(password) => Ok(password),
+            Self::Generate => generate(),
+            Self::Prompt => {
+                Ok(Password::parse(&terminal::ask(&format!("Password for {user}: "))?)?)
+            }
         }
     }
 
-    /// Returns the password. Prompts twice if none was given.
-    pub(super) fn password(self) -> Result<Password, Failure> {
-        match self {
-            Self::Given(password) => Ok(password),
-            Self::Generate => Password::generate().map_err(|e| {
-                Failure::new(Exit::Failed, format_args!("there are no random numbers: {e}"))
-            }),
-            Self::Prompt => {
-                let password = Password::parse(&terminal::ask("Password: ")?)?;
-                let again = terminal::ask("Password again: ")?;
-                match Password::parse(&again) {
-                    Ok(again) if again.reveal() == password.reveal() => Ok(password),
-                    _ => Err(Failure::new(Exit::Refused, "the two passwords differ")),
-                }
+    /// Returns a new password that satisfies the policy, and writes its warnings. Prompts for it
+    /// and for its repetition if none was given, again after a mistake.
+    pub(super) fn new_password(
+        self,
+        policy: &Policy,
+        user: Option<&UserName>,
+    ) -> Result<Password, Failure> {
+        let password = match self {
+            Self::Given(password) => password,
+            Self::Generate => generate()?,
+            Self::Prompt => return ask_for_new_password(policy, user),
+        };
+        warn(&policy.judge(&password, user)?);
+        Ok(password)
+    }
+}
+
+/// Generates a random password.
+pub(super) fn generate() -> Result<Password, Failure> {
+    Password::generate()
+        .map_err(|e| Failure::new(Exit::Failed, format_args!("there are no random numbers: {e}")))
+}
+
+/// Prompts for a new password until one is accepted.
+fn ask_for_new_password(policy: &Policy, user: Option<&UserName>) -> Result<Password, Failure> {
+    let mut tries = 1;
+    loop {
+        match ask_twice(policy, user) {
+            Err(failure) if failure.exit == Exit::Refused && tries < TRIES => {
+                say(&format!("resttool: {}; try again", failure.into_reason()));
+                tries += 1;
             }
+            done => return done,
         }
+    }
+}
+
+fn ask_twice(policy: &Policy, user: Option<&UserName>) -> Result<Password, Failure> {
+    let whose = user.map(|user| format!(" for {user}")).unwrap_or_default();
+    let password = Password::parse(&terminal::ask(&format!("New password{whose}: "))?)?;
+    let warnings = policy.judge(&password, user)?;
+    let again = terminal::ask(&format!("New password{whose} again: "))?;
+    match Password::parse(&again) {
+        Ok(again) if again.reveal() == password.reveal() => {
+            warn(&warnings);
+            Ok(password)
+        }
+        _ => Err(Failure::new(Exit::Refused, "the two passwords differ")),
+    }
+}
+
+fn warn(warnings: &[Warning]) {
+    for warning in warnings {
+        say(&format!("resttool: warning: {warning}"));
     }
 }
 
@@ -162,6 +206,12 @@ pub(super) fn password_in(path: &Path) -> Result<Password, Failure> {
     let file = File::open(path)
         .map_err(|e| Failure::new(Exit::Failed, format_args!("cannot open {name}: {e}")))?;
     Ok(Password::parse(&one_line(file, &name)?)?)
+}
+
+/// Reads the only line of standard input. `what` describes it to a user at a terminal.
+fn line_of_stdin(what: &str) -> Result<Zeroizing<String>, Failure> {
+    terminal::announce(what);
+    one_line(io::stdin(), "standard input")
 }
 
 /// Reads the only line of `input`, without its LF or CRLF.

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::exit::{Failure, say};
 use super::report::{Report, describe};
-use crate::admin::{Change, DesiredUser, Policy, ReconcileOptions, reconcile};
+use crate::admin::{Change, DesiredUser, ReconcileOptions, reconcile};
 use crate::domain::{Password, UserName};
 use crate::store::{Location, UserStore};
 use crate::text::shell_operand;
@@ -61,16 +61,4 @@ pub(super) fn warn_about_expiry(expires: Option<Option<Timestamp>>) {
 pub(super) fn command(command: &str, store: &Location, user: &UserName) -> String {
     let (store, user) = (store.shell_word(), shell_operand(user.as_str()));
     format!("resttool {command} --database {store} {user}")
-}
-
-/// Judges a password, and writes the warnings.
-pub(super) fn warn(
-    policy: &Policy,
-    password: &Password,
-    user: Option<&UserName>,
-) -> Result<(), Failure> {
-    for warning in policy.judge(password, user)? {
-        say(&format!("resttool: warning: {warning}"));
-    }
-    Ok(())
 }

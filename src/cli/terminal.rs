@@ -21,6 +21,14 @@ pub(super) fn is_there() -> bool {
     io::stdin().is_terminal()
 }
 
+/// Writes a line that says what is read from standard input, if that is a terminal, which would wait
+/// in silence.
+pub(super) fn announce(what: &str) {
+    if is_there() {
+        say(&format!("resttool: reading {what} from the terminal; end with Ctrl-D on a new line"));
+    }
+}
+
 /// Prompts, and returns the typed line, which is not echoed.
 pub(super) fn ask(question: &str) -> Result<Zeroizing<String>, Failure> {
     let failed =

@@ -240,10 +240,10 @@ impl Transaction for MockTransaction {
         Ok(())
     }
 
-    fn remove(&mut self, name: &UserName) -> Result<(), StoreError> {
-        self.accounts.remove(name).ok_or(StoreError::NoSuchUser)?;
-        self.changed = true;
-        Ok(())
+    fn remove(&mut self, name: &UserName) -> Result<bool, StoreError> {
+        let removed = self.accounts.remove(name).is_some();
+        self.changed |= removed;
+        Ok(removed)
     }
 
     fn commit(mut self: Box<Self>) -> Visibility {

@@ -145,11 +145,11 @@ pub trait Transaction {
     /// [`StoreError::NoSuchUser`] and [`StoreError::UserExists`].
     fn rename(&mut self, from: &UserName, to: &UserName) -> Result<(), StoreError>;
 
-    /// Removes a user.
+    /// Removes a user. Returns false if there is none.
     ///
     /// # Errors
-    /// [`StoreError::NoSuchUser`].
-    fn remove(&mut self, name: &UserName) -> Result<(), StoreError>;
+    /// See the trait.
+    fn remove(&mut self, name: &UserName) -> Result<bool, StoreError>;
 
     /// Commits the changes durably. The result is that of [`Visibility::wait`].
     fn commit(self: Box<Self>) -> Visibility;

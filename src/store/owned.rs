@@ -232,7 +232,7 @@ impl Transaction for OwnedTransaction {
         self.call(move |changes| changes.rename(&from, &to))
     }
 
-    fn remove(&mut self, name: &UserName) -> Result<(), StoreError> {
+    fn remove(&mut self, name: &UserName) -> Result<bool, StoreError> {
         let name = name.clone();
         self.call(move |changes| changes.remove(&name))
     }

@@ -347,6 +347,47 @@ fn unaudited_change_is_an_error_and_still_prints_its_password() {
     );
 }
 
+/// W-22: all users are removed, or none. One run names all that do not exist.
+#[test]
+fn userdel_removes_several_users_or_none() {
+    let home = TempStore::new();
+    let run = |words: &str, input: &str| run(home.folder(), words, input);
+    let three = format!("ann:{HASH}\nbob:{HASH}\ncid:{HASH}\n");
+    assert_eq!(run("import -", &three).code, 0);
+    let store = home.folder().join(".local/share/resttool/resttool.db");
+    let store = store.display();
+    let refused = run("userdel ann dan bob eve", "");
+    let expected = format!(
+        "resttool: cannot remove 4 users: there is no user dan in {store}
+resttool: cannot remove 4 users: there is no user eve in {store}\n"
+    );
+    assert_eq!(refused, Completed::new(6, "", &expected));
+    let bad = run("userdel ann a:b", "");
+    let why = "a:b: invalid user name: it holds a colon, which HTTP Basic can't carry";
+    assert_eq!(bad, failed(19, &format!("cannot remove 2 users: {why}")));
+    let removed = run("userdel ann ann dan bob --if-exists --json", "");
+    let json = r#"{"name":"ann","changed":true,"outcome":"removed","changes":[]}
+{"name":"dan","changed":false,"outcome":"unchanged","changes":[]}
+{"name":"bob","changed":true,"outcome":"removed","changes":[]}
+"#;
+    assert_eq!(removed, Completed::new(0, json, "resttool: 2 removed, 1 unchanged\n"));
+    let left = run("userlist --json", "").stdout;
+    assert!(left.starts_with(r#"{"name":"cid","#) && left.lines().count() == 1, "{left}");
+}
+
+/// W-22: a full standard output hides no change from the audit log.
+#[test]
+fn every_change_is_audited_if_the_output_fails() {
+    let home = TempStore::new();
+    let many: String = (0..2000).map(|n| format!("user-{n}:{HASH}\n")).collect();
+    fs::write(home.folder().join("users"), many).unwrap();
+    let mut import = command(home.folder(), ["import", "users", "--json", "--audit-log=log"]);
+    import.current_dir(home.folder());
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    assert_eq!(import.stdout(full).output().unwrap().status.code(), Some(1));
+    assert_eq!(fs::read_to_string(home.folder().join("log")).unwrap().lines().count(), 2000);
+}
+
 /// S-10
 #[test]
 fn version_is_printed_alone_or_with_that_of_sqlite() {
@@ -560,7 +601,7 @@ resttool: cannot apply -: user 4, dan: it takes one of password_file, password_h
 
     let outcome = run(home.folder(), "import -", "x\n".repeat(50));
     assert_eq!(outcome.stderr.lines().count(), 21);
-    assert!(outcome.stderr.ends_with("resttool: cannot import -: 30 more are invalid\n"));
+    assert!(outcome.stderr.ends_with("resttool: cannot import -: 30 more like these\n"));
     assert!(!home.folder().join(".local").exists(), "nothing was created");
 }
 

@@ -44,11 +44,16 @@ impl Session {
         Self { keyboard, terminal, child, stdout, stderr }
     }
 
+    /// Waits for text on standard error.
+    fn said(&mut self, text: &str) {
+        let mut said = vec![0; text.len()];
+        self.stderr.read_exact(&mut said).unwrap();
+        assert_eq!(String::from_utf8(said).unwrap(), text);
+    }
+
     /// Waits for the prompt, and then types.
     fn answer(&mut self, prompt: &str, typed: &[u8]) {
-        let mut asked = vec![0; prompt.len()];
-        self.stderr.read_exact(&mut asked).unwrap();
-        assert_eq!(String::from_utf8(asked).unwrap(), prompt);
+        self.said(prompt);
         self.keyboard.write_all(typed).unwrap();
     }
 
@@ -84,8 +89,8 @@ fn password_is_asked_for_twice_without_echo() {
     let database = home.database().display().to_string();
     let words = format!("useradd roy --cost 10 --database {database}");
     let mut session = Session::start(&home, &words);
-    session.answer("Password: ", b"open-sesame\n");
-    session.answer("\nPassword again: ", b"open-sesame\n");
+    session.answer("New password for roy: ", b"open-sesame\n");
+    session.answer("\nNew password for roy again: ", b"open-sesame\n");
     let said = "\nresttool: added user roy\n".to_owned();
     assert_eq!(session.end(), (Some(0), String::new(), said, String::new()));
     assert_eq!(home.serve().login("roy", "open-sesame").status, 200);
@@ -98,8 +103,8 @@ fn new_password_is_asked_for_twice_and_a_known_one_once() {
     home.add("roy", "open-sesame");
     let database = home.database().display().to_string();
     let mut session = Session::start(&home, &format!("passwd roy --cost 10 --database {database}"));
-    session.answer("Password: ", b"another-one\n");
-    session.answer("\nPassword again: ", b"another-one\n");
+    session.answer("New password for roy: ", b"another-one\n");
+    session.answer("\nNew password for roy again: ", b"another-one\n");
     let said = "\nresttool: changed the password of roy\n".to_owned();
     assert_eq!(session.end(), (Some(0), String::new(), said, String::new()));
     for (typed, code, said) in [
@@ -107,7 +112,7 @@ fn new_password_is_asked_for_twice_and_a_known_one_once() {
         (b"open-sesame\n", 3, "\nresttool: cannot verify user roy: the password is wrong\n"),
     ] {
         let mut session = Session::start(&home, &format!("verify roy --database {database}"));
-        session.answer("Password: ", typed);
+        session.answer("Password for roy: ", typed);
         assert_eq!(session.end(), (Some(code), String::new(), said.to_owned(), String::new()));
     }
 }
@@ -116,26 +121,64 @@ fn new_password_is_asked_for_twice_and_a_known_one_once() {
 fn prompts_of_hash_do_not_go_to_stdout() {
     let home = TempStore::new();
     let mut session = Session::start(&home, "hash --cost 10");
-    session.answer("Password: ", "cafe\u{301}-latte\n".as_bytes());
-    session.answer("\nPassword again: ", "café-latte\n".as_bytes());
+    session.answer("New password: ", "cafe\u{301}-latte\n".as_bytes());
+    session.answer("\nNew password again: ", "café-latte\n".as_bytes());
     let (code, out, err, seen) = session.end();
     assert_eq!((code, err.as_str(), seen.as_str()), (Some(0), "\n", ""));
     assert!(out.starts_with("$2y$10$") && out.len() == 61, "{out}");
 }
 
+/// W-22
 #[test]
-fn differing_or_invalid_passwords_are_refused() {
+fn new_password_may_be_typed_three_times() {
+    let home = TempStore::new();
+    let mut session = Session::start(&home, "hash --cost 10 --min-length 9 --htpasswd roy");
+    session.answer("New password for roy: ", b"open-sesame\n");
+    session.answer("\nNew password for roy again: ", b"open-sesamE\n");
+    session.said("\nresttool: the two passwords differ; try again\n");
+    session.answer("New password for roy: ", b"short\n");
+    session
+        .said("\nresttool: the password is refused: it has fewer than 9 characters; try again\n");
+    session.answer("New password for roy: ", b"open-sesame\n");
+    session.answer("\nNew password for roy again: ", b"open-sesame\n");
+    let (code, out, err, _) = session.end();
+    assert_eq!((code, err.as_str()), (Some(0), "\n"));
+    assert!(out.starts_with("roy:$2y$10$"), "{out}");
+}
+
+/// W-22
+#[test]
+fn third_refused_password_ends_the_command() {
     let home = TempStore::new();
     let mut session = Session::start(&home, "hash");
-    session.answer("Password: ", b"open-sesame\n");
-    session.answer("\nPassword again: ", b"open-sesamE\n");
+    for _ in 0..2 {
+        session.answer("New password: ", b"\n");
+        session.said("\nresttool: the password is refused: it is empty; try again\n");
+    }
+    session.answer("New password: ", b"open-sesame\n");
+    session.answer("\nNew password again: ", b"open-sesamE\n");
     let said = "\nresttool: cannot make a hash: the two passwords differ\n".to_owned();
     assert_eq!(session.end(), (Some(3), String::new(), said, String::new()));
+}
 
-    let mut session = Session::start(&home, "hash");
-    session.answer("Password: ", b"\n");
-    let said = "\nresttool: cannot make a hash: the password is refused: it is empty\n".to_owned();
-    assert_eq!(session.end(), (Some(3), String::new(), said, String::new()));
+/// W-22: a command that reads from a terminal says so.
+#[test]
+fn command_says_what_it_reads_from_the_terminal() {
+    for (words, what) in [
+        ("chpasswd", "name:password lines"),
+        ("import -", "users"),
+        ("apply -", "a desired state"),
+        ("hash --password-stdin", "a password"),
+        ("useradd roy --hash-stdin", "a hash"),
+    ] {
+        let home = TempStore::new();
+        let mut session = Session::start(&home, words);
+        let said =
+            format!("resttool: reading {what} from the terminal; end with Ctrl-D on a new line\n");
+        session.answer(&said, b"\x04");
+        let (code, ..) = session.end();
+        assert_ne!(code, None, "{words}");
+    }
 }
 
 /// L-03: Ctrl-C and Ctrl-D, with and without text before them.
@@ -144,7 +187,7 @@ fn interrupted_prompt_restores_the_terminal() {
     for typed in [&b"\x03"[..], b"open-ses\x03", b"\x04", b"open-ses\x04"] {
         let home = TempStore::new();
         let mut session = Session::start(&home, "useradd roy");
-        session.answer("Password: ", typed);
+        session.answer("New password for roy: ", typed);
         let said = "\nresttool: cannot add user roy: interrupted\n".to_owned();
         assert_eq!(session.end(), (Some(130), String::new(), said, String::new()));
     }
@@ -160,7 +203,7 @@ fn existing_user_is_refused_before_the_prompt() {
     assert_eq!(session.end(), (Some(9), String::new(), said, String::new()));
 }
 
-/// L-05
+/// L-05, W-22
 #[test]
 fn interrupted_bulk_change_shows_progress_and_changes_nothing() {
     let home = TempStore::new();
@@ -179,11 +222,17 @@ fn interrupted_bulk_change_shows_progress_and_changes_nothing() {
         .unwrap();
     child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
     let mut seen = String::new();
-    while !seen.contains("/400") || !seen.contains(" left") {
+    let rate = |seen: &str| {
+        let (_, rate) = seen.split_once("/400, ")?;
+        Some(rate.split_once("/s, ")?.0.to_owned())
+    };
+    while !seen.contains(" left") || rate(&seen).is_none() {
         let mut bytes = [0; 1024];
         let read = keyboard.read(&mut bytes).unwrap();
         seen.push_str(&String::from_utf8_lossy(&bytes[..read]));
     }
+    assert!(seen.contains("hashing "), "{seen}");
+    assert!(rate(&seen).unwrap().bytes().all(|c| c.is_ascii_digit()), "{seen}");
     // Not SIGINT, that of Ctrl-C: programs in the background ignore it.
     let id = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();

@@ -315,11 +315,20 @@ fn every_change_is_one_audit_line() {
         [r#"changed user="roy" changes="locked,renamed:joe""#]
     );
     assert_eq!(audit("usermod joe --lock", ""), [""; 0]);
+    // W-22: a bulk call has one line on standard error, and one for each user in a file.
     let many = audit("chpasswd --create --cost 4", "joe:x\nann:y\n");
-    assert_eq!(many, [r#"changed user="joe" changes="password""#, r#"added user="ann""#]);
+    assert_eq!(many, ["chpasswd added=1 changed=1 removed=0"]);
     assert_eq!(audit("userlist", ""), [""; 0]);
     assert_eq!(audit("apply - --prune --dry-run", ""), [""; 0]);
-    assert_eq!(audit("apply - --prune", ""), [r#"removed user="ann""#, r#"removed user="joe""#]);
+    assert_eq!(audit("apply - --prune", ""), ["apply added=0 changed=0 removed=2"]);
+    assert_eq!(audit("apply - --prune", ""), [""; 0]);
+    let lines = format!("ann:{HASH}\nbob:{HASH}\n");
+    assert_eq!(audit("import - --audit-log many.log", &lines), [""; 0]);
+    assert_eq!(audit("userdel ann bob", ""), ["userdel added=0 changed=0 removed=2"]);
+    let many = fs::read_to_string(home.path("many.log")).unwrap();
+    let many: Vec<_> = many.lines().map(|line| line.split_once("] ").unwrap().1).collect();
+    let each = ["ann", "bob"].map(|user| format!(r#"action=added user="{user}" by={uid}"#));
+    assert_eq!(many, each);
     assert_eq!(audit("userdel joe --if-exists", ""), [""; 0]);
     // W-06: no name forges a field or a change.
     assert_eq!(audit("useradd jane --hash-stdin", HASH), [r#"added user="jane""#]);

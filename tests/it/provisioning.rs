@@ -201,7 +201,7 @@ fn run_example(verb: &str, line: &str) {
     }
     let mut before = "export PASSWORD=open-sesame ANN=one-one-one BOB=two-two-two\n".to_owned();
     if !["useradd", "import"].contains(&verb) {
-        before += "for user in roy ann bob; do
+        before += "for user in roy ann bob cid; do
             resttool useradd $user --password-file /run/secrets/roy
         done\n";
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use resttool::testing::{
-    DesiredPassword, DesiredUser, Groups, IfExists, IfMissing, Location, Password, Policy,
+    DesiredPassword, DesiredUser, Groups, IfExists, IfGone, IfMissing, Location, Password, Policy,
     ReconcileOptions, Timestamp, UserName, UserStore, open_store, reconcile, remove_user,
 };
 use tempfile::TempDir;
@@ -64,13 +64,13 @@ impl TempStore {
     }
 
     pub fn remove(&self, user: &str) {
-        remove_user(&*self.open(), &name(user)).unwrap();
+        remove_user(&*self.open(), &[name(user)], IfGone::Refuse).unwrap();
     }
 
     /// Runs SQL, and returns when a running server sees the change, as the commands do.
     pub fn change(&self, sql: &str) {
         self.sql(sql);
-        remove_user(&*self.open(), &name("is-no-user")).unwrap_err();
+        remove_user(&*self.open(), &[name("is-no-user")], IfGone::Refuse).unwrap_err();
     }
 
     /// Runs SQL as another program would: a running server sees the change on its own.

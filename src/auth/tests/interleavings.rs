@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::admin::{
-    DesiredPassword, DesiredUser, IfExists, IfMissing, ReconcileOptions, reconcile, remove,
+    DesiredPassword, DesiredUser, IfExists, IfGone, IfMissing, ReconcileOptions, reconcile, remove,
 };
 use crate::domain::Password;
 use crate::hashing::HashingError;
@@ -158,7 +158,7 @@ impl Change {
         let now = Timestamp::now();
         let desired = match self {
             // The test checks the state after the command has returned, not its result.
-            Self::Remove => return drop(remove(store, &name())),
+            Self::Remove => return drop(remove(store, &[name()], IfGone::Refuse)),
             Self::NewHash => {
                 let hash = PasswordHash::parse(NEW).unwrap();
                 DesiredUser::new(name(), DesiredPassword::Hash(hash))

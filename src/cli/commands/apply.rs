@@ -10,11 +10,11 @@ use crate::admin::{
     ReconcileOptions,
 };
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::input::{BadLines, Input};
+use crate::cli::input::{FailureList, Input};
 use crate::cli::many::{Warnings, reconcile_many};
 use crate::cli::output::Inputs;
 use crate::cli::report::{Report, diff, summary};
-use crate::cli::secret::{PasswordInput, password_in};
+use crate::cli::secret::{generate, password_in};
 use crate::config::{HashingSettings, OutputSettings};
 use crate::formats::desired_state::{self, Entry, EntryPassword};
 use crate::fs::folder;
@@ -63,12 +63,12 @@ impl Apply {
 
     pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
         let policy = self.hashing.policy()?;
-        let text = Input::open(&self.file)?.read_text()?;
+        let text = Input::open(&self.file, "a desired state")?.read_text()?;
         let entries = desired_state::parse(&text).map_err(|e| Failure::new(Exit::BadInput, e))?;
         let mut warnings = Warnings::default();
         let mut desired = Vec::new();
         let mut files = vec![self.file.clone()];
-        let mut bad = BadLines::default();
+        let mut bad = FailureList::of(Exit::BadInput);
         for entry in entries {
             let entry = entry.map_err(|e| Failure::new(Exit::BadInput, e));
             let Some(entry) = bad.note(entry)? else { continue };
@@ -89,7 +89,7 @@ impl Apply {
         bad.check()?;
         warnings.say();
         let inputs = Inputs::new(location, files.iter().map(PathBuf::as_path));
-        let mut report = Report::open(&self.output, &inputs)?;
+        let mut report = Report::open_bulk(&self.output, &inputs, "apply")?;
         if self.dry_run {
             report = report.of_dry_run();
         }
@@ -104,7 +104,8 @@ impl Apply {
             Some(user) => format!("user {}", user.name),
             None => String::new(),
         };
-        let changes = reconcile_many(&*store, &desired, &options, &position)?;
+        let changes = reconcile_many(&*store, &desired, &options, "applying", &position)?;
+        let mut recorded = Ok(());
         for (n, change) in changes.iter().enumerate() {
             let generated = match desired.get(n).map(|user| &user.password) {
                 Some(DesiredPassword::Initial(password))
@@ -114,16 +115,17 @@ impl Apply {
                 }
                 _ => None,
             };
-            report.record(change, generated)?;
+            // Every change is audited, also if standard output fails.
+            recorded = recorded.and(report.record(change, generated));
             if !report.json && change.kind != ChangeKind::Unchanged {
                 let line = diff(change);
-                report.print(&match generated {
+                recorded = recorded.and(report.print(&match generated {
                     Some(password) => format!("{line} (password {})", password.reveal()),
                     None => line,
-                })?;
+                }));
             }
         }
-        report.flush()?;
+        recorded.and(report.flush())?;
         let summary = summary(&changes);
         report.say(&if self.dry_run { format!("would be: {summary}") } else { summary });
         Ok(())
@@ -142,9 +144,7 @@ impl Apply {
                 Ok(DesiredPassword::Password(password))
             }
             EntryPassword::Hash(hash) => Ok(DesiredPassword::Hash(hash.clone())),
-            EntryPassword::Generate => {
-                PasswordInput::Generate.password().map(DesiredPassword::Initial)
-            }
+            EntryPassword::Generate => generate().map(DesiredPassword::Initial),
         }
     }
 }

@@ -3,8 +3,8 @@
 use clap::Args;
 
 use crate::admin::{DesiredPassword, DesiredUser, IfExists, IfMissing, ReconcileOptions};
-use crate::cli::exit::Failure;
-use crate::cli::input::{BadLines, Input, bad_line, lines, refuse_utf16};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::input::{FailureList, Input, bad_line, lines, refuse_utf16};
 use crate::cli::many::{Lines, Warnings, reconcile_many, record_many};
 use crate::cli::output::Inputs;
 use crate::cli::report::Report;
@@ -36,13 +36,13 @@ impl Chpasswd {
 
     pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
         let policy = self.hashing.policy()?;
-        let input = Input::stdin();
+        let input = Input::stdin("name:password lines");
         let name = input.name.clone();
         let input = input.read_secret()?;
         refuse_utf16(&name, &input)?;
         let mut warnings = Warnings::default();
         let mut desired = Lines::default();
-        let mut bad = BadLines::default();
+        let mut bad = FailureList::of(Exit::BadInput);
         for (number, line) in lines(&input) {
             let entry = line.and_then(|line| parse(number, line));
             let Some(Some((name, password))) = bad.note(entry)? else { continue };
@@ -55,7 +55,7 @@ impl Chpasswd {
         }
         bad.check()?;
         warnings.say();
-        let mut report = Report::open(&self.output, &Inputs::new(location, []))?;
+        let mut report = Report::open_bulk(&self.output, &Inputs::new(location, []), "chpasswd")?;
         let (missing, store) = match self.create {
             true => (IfMissing::Add, store::open_or_create(location)?),
             false => (IfMissing::Refuse, store::open(location)?),
@@ -63,7 +63,7 @@ impl Chpasswd {
         let options = ReconcileOptions::new(missing, IfExists::Replace);
         let options = ReconcileOptions { cost: policy.cost, ..options };
         let position = |index| desired.position(index);
-        let changes = reconcile_many(&*store, &desired.users, &options, &position)?;
+        let changes = reconcile_many(&*store, &desired.users, &options, "hashing", &position)?;
         record_many(&mut report, &changes)
     }
 }

@@ -6,7 +6,6 @@ use clap::Args;
 
 use crate::cli::exit::{Exit, Failure, print, say};
 use crate::cli::secret::{NewPasswordOptions, PasswordInput};
-use crate::cli::single::warn;
 use crate::config::HashingSettings;
 use crate::domain::UserName;
 use crate::formats::htpasswd;
@@ -55,8 +54,8 @@ impl Hash {
         }
         let name = self.htpasswd.as_deref().map(UserName::parse).transpose()?;
         let policy = self.hashing.policy()?;
-        let password = PasswordInput::open(&self.password)?.password()?;
-        warn(&policy, &password, name.as_ref())?;
+        let input = PasswordInput::open(&self.password)?;
+        let password = input.new_password(&policy, name.as_ref())?;
         let hash = policy.hash(&password)?;
         let line = match &name {
             None => hash.as_str().to_owned(),

@@ -67,10 +67,10 @@ impl Import {
 
     pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
         let inputs = Inputs::new(location, [self.file.as_path()]);
-        let mut report = Report::open(&self.output, &inputs)?;
+        let mut report = Report::open_bulk(&self.output, &inputs, "import")?;
         let now = Timestamp::now();
         let mut desired = Lines::default();
-        Input::open(&self.file)?.each_line(|number, line| {
+        Input::open(&self.file, "users")?.each_line(|number, line| {
             let user = match self.format {
                 UserFormat::Htpasswd => htpasswd::parse(line)
                     .map_err(|why| bad_line(number, why))?
@@ -94,7 +94,7 @@ impl Import {
         let options = ReconcileOptions::new(IfMissing::Add, existing);
         let store = store::open_or_create(location)?;
         let position = |index| desired.position(index);
-        let changes = reconcile_many(&*store, &desired.users, &options, &position)?;
+        let changes = reconcile_many(&*store, &desired.users, &options, "importing", &position)?;
         record_many(&mut report, &changes)
     }
 }

@@ -9,7 +9,7 @@ use crate::cli::exit::Failure;
 use crate::cli::output::Inputs;
 use crate::cli::report::Report;
 use crate::cli::secret::{NewSecret, NewSecretOptions};
-use crate::cli::single::{command, reconcile_one, record_one, warn};
+use crate::cli::single::{command, reconcile_one, record_one};
 use crate::config::{HashingSettings, OutputSettings};
 use crate::domain::UserName;
 use crate::store::{self, Location, StoreError};
@@ -58,8 +58,7 @@ impl Passwd {
         let password = match secret {
             NewSecret::Hash(hash) => DesiredPassword::Hash(hash),
             NewSecret::Password(input) => {
-                let password = input.password()?;
-                warn(&policy, &password, Some(&name))?;
+                let password = input.new_password(&policy, Some(&name))?;
                 DesiredPassword::Password(password)
             }
         };

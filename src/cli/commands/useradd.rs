@@ -10,7 +10,7 @@ use crate::cli::options::{ExpiryOption, ListedGroup, groups, listed_group};
 use crate::cli::output::Inputs;
 use crate::cli::report::Report;
 use crate::cli::secret::{NewSecret, NewSecretOptions};
-use crate::cli::single::{changed, command, reconcile_one, record_one, warn, warn_about_expiry};
+use crate::cli::single::{changed, command, reconcile_one, record_one, warn_about_expiry};
 use crate::config::{HashingSettings, OutputSettings};
 use crate::domain::UserName;
 use crate::store::{self, Location, StoreError};
@@ -96,8 +96,7 @@ impl Useradd {
             NewSecret::Hash(hash) => DesiredPassword::Hash(hash),
             NewSecret::Password(_) if exists && existing == IfExists::Skip => DesiredPassword::Keep,
             NewSecret::Password(input) => {
-                let password = input.password()?;
-                warn(&policy, &password, Some(&name))?;
+                let password = input.new_password(&policy, Some(&name))?;
                 if self.secret.password.generate {
                     DesiredPassword::Initial(password)
                 } else {

@@ -42,7 +42,8 @@ impl Verify {
         let user = UserName::parse(&self.name)?;
         let input = PasswordInput::open_known(&self.password)?;
         let store = store::open(location)?;
-        let credentials = Credentials { user, password: input.known()? };
+        let password = input.known(&user)?;
+        let credentials = Credentials { user, password };
         let reason = match auth::check(&*store, &credentials)? {
             Outcome::Verified(_) => None,
             Outcome::UnknownUser => Some((Exit::NoSuchUser, "there is no user of that name")),

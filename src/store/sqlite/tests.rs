@@ -128,7 +128,7 @@ fn removed_hash_is_nowhere_in_the_files() {
     for n in 0..600 {
         let mut changes = store.begin().unwrap();
         match n % 3 {
-            0 => changes.remove(&name(&format!("user-{n}"))).unwrap(),
+            0 => assert!(changes.remove(&name(&format!("user-{n}"))).unwrap()),
             1 => changes.put(&put(n, 'B')).unwrap(),
             _ => continue,
         }

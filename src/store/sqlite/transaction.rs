@@ -151,10 +151,10 @@ impl Transaction for SqliteTransaction {
         if renamed == 0 { Err(StoreError::NoSuchUser) } else { Ok(()) }
     }
 
-    fn remove(&mut self, name: &UserName) -> Result<(), StoreError> {
-        let removed = self.write("DELETE FROM users WHERE name = ?1", [name.as_str()])?;
-        self.removed_hash = true;
-        if removed == 0 { Err(StoreError::NoSuchUser) } else { Ok(()) }
+    fn remove(&mut self, name: &UserName) -> Result<bool, StoreError> {
+        let removed = self.write("DELETE FROM users WHERE name = ?1", [name.as_str()])? > 0;
+        self.removed_hash |= removed;
+        Ok(removed)
     }
 
     fn commit(self: Box<Self>) -> Visibility {
