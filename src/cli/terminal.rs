@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal, Write};
 
 use rustix::io::retry_on_intr;
 use rustix::termios::{
-    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr,
 };
 use zeroize::Zeroizing;
 
@@ -19,6 +19,12 @@ const MAX_LINE: usize = 4096;
 /// Returns true if standard input is a terminal.
 pub(super) fn is_there() -> bool {
     io::stdin().is_terminal()
+}
+
+/// Returns the width of the terminal that is standard output, in cells.
+pub(super) fn width() -> Option<usize> {
+    let size = tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0).then(|| size.ws_col.into())
 }
 
 /// Writes a line that says what is read from standard input, if that is a terminal, which would wait

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStderr, ChildStdout, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
@@ -242,27 +242,47 @@ fn interrupted_bulk_change_shows_progress_and_changes_nothing() {
     assert!((0..400).all(|n| !store.contains(&name(&format!("user-{n}"))).unwrap()));
 }
 
+/// Returns the standard output of a command on a terminal of this width.
+fn shown(command: &mut Command, columns: u16) -> String {
+    let (mut keyboard, mut terminal) = terminal();
+    let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&terminal, size).unwrap();
+    command.env("TERM", "xterm").stdout(terminal.try_clone().unwrap());
+    // It prints less than a terminal holds.
+    assert!(command.status().unwrap().success());
+    terminal.write_all(b"END").unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"END") {
+        let mut bytes = [0; 1024];
+        let read = keyboard.read(&mut bytes).unwrap();
+        seen.extend_from_slice(&bytes[..read]);
+    }
+    let seen = String::from_utf8(seen).unwrap();
+    seen.strip_suffix("END").unwrap().replace("\r\n", "\n")
+}
+
 #[test]
 fn help_has_colours_at_a_terminal_unless_no_color_is_set() {
     let home = TempStore::new();
-    let shown = |no_color: bool| {
-        let (mut keyboard, terminal) = terminal();
-        let mut help = command(home.folder(), ["--help"]);
-        help.env("TERM", "xterm").stdout(terminal.try_clone().unwrap());
-        if no_color {
-            help.env("NO_COLOR", "1");
-        }
-        assert!(help.status().unwrap().success());
-        let mut terminal = terminal;
-        terminal.write_all(b"END").unwrap();
-        let mut seen = Vec::new();
-        while !seen.ends_with(b"END") {
-            let mut bytes = [0; 1024];
-            let read = keyboard.read(&mut bytes).unwrap();
-            seen.extend_from_slice(&bytes[..read]);
-        }
-        seen.contains(&0x1B)
+    let help = || command(home.folder(), ["--help"]);
+    assert!(shown(&mut help(), 80).contains('\x1B'));
+    assert!(!shown(help().env("NO_COLOR", "1"), 80).contains('\x1B'));
+}
+
+/// W-19
+#[test]
+fn userlist_fits_the_terminal() {
+    let home = TempStore::new();
+    home.add("roy", "open-sesame");
+    home.change("INSERT INTO memberships VALUES ('roy', 'administrators'), ('roy', 'staff')");
+    let database = home.database().display().to_string();
+    let list = |more: &[&str]| {
+        command(home.folder(), [&["userlist", "--database", &database], more].concat())
     };
-    assert!(shown(false));
-    assert!(!shown(true));
+    let narrow = "NAME  GROUPS          STATE\nroy   administrator…  active\n";
+    assert_eq!(shown(&mut list(&[]), 28), narrow);
+    let wide = "NAME  GROUPS                STATE\nroy   administrators,staff  active\n";
+    assert_eq!(shown(&mut list(&[]), 80), wide);
+    let long = shown(&mut list(&["--long"]), 28);
+    assert!(long.contains("administrators,staff  active  4     20"), "{long}");
 }

@@ -154,7 +154,10 @@ ci-2  -            locked, expired             5         1970-01-01T00:00:00Z  1
 dan   -            expired                     12        1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
 eve   -            active                      unusable  1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
 ";
-    assert_eq!(home.run("userlist", ""), Completed::new(0, table, ""));
+    assert_eq!(home.run("userlist --long", ""), Completed::new(0, table, ""));
+    // W-19: the first columns, at their full width in a pipe.
+    let short: String = table.lines().map(|line| format!("{}\n", line[..47].trim_end())).collect();
+    assert_eq!(home.run("userlist", ""), Completed::new(0, &short, ""));
     let ann = r#"{"name":"ann","groups":["admin","staff"],"locked":false,"expires_at":null,"cost":5,"created_at":"1970-01-01T00:00:00Z","updated_at":"1970-01-01T00:01:00Z"}"#;
     assert_eq!(home.done("userlist ann --json", ""), format!("{ann}\n"));
     assert_eq!(home.user("eve")["cost"], serde_json::Value::Null);

@@ -11,6 +11,7 @@ use crate::cli::exit::{Failure, cannot_print, print};
 use crate::cli::options::group_name;
 use crate::cli::report::{UserJson, json, write_each};
 use crate::cli::table::table;
+use crate::cli::terminal;
 use crate::config::JsonSetting;
 use crate::domain::{Account, GroupName};
 use crate::hashing::needs_rehash;
@@ -23,6 +24,7 @@ use crate::store::{self, Location};
   resttool userlist
   resttool userlist 'ci-*'
   resttool userlist --group admin --json
+  resttool userlist --long
   resttool userlist --cost-below 12                         users with a weak hash")]
 pub(in crate::cli) struct Userlist {
     /// List users whose name matches; * stands for any text, ? for any character
@@ -43,6 +45,10 @@ pub(in crate::cli) struct Userlist {
     /// List users whose hash costs less than this
     #[arg(long, value_name = "N")]
     cost_below: Option<u8>,
+
+    /// List cost, creation and change too, and cut nothing
+    #[arg(long, short)]
+    long: bool,
 
     #[command(flatten)]
     json: JsonSetting,
@@ -74,17 +80,28 @@ impl Userlist {
             };
             return write_each(&*store, &mut out, line, cannot_print);
         }
-        let head = ["NAME", "GROUPS", "STATE", "COST", "CREATED", "CHANGED"];
-        let mut rows = vec![head.map(str::to_owned)];
+        let mut rows = vec![HEAD.map(str::to_owned)];
         store.each(&mut |user| {
             if matches(&user) {
                 rows.push(row(&user, now));
             }
             ControlFlow::Continue(())
         })?;
-        let lines: Vec<_> = table(&rows).collect();
+        let lines: Vec<_> = if self.long {
+            table(&rows, None).collect()
+        } else {
+            let rows: Vec<_> = rows.into_iter().map(short).collect();
+            table(&rows, terminal::width()).collect()
+        };
         print(&lines.join("\n"))
     }
+}
+
+const HEAD: [&str; 6] = ["NAME", "GROUPS", "STATE", "COST", "CREATED", "CHANGED"];
+
+/// Returns the columns of a list that is not long.
+fn short([name, groups, state, ..]: [String; 6]) -> [String; 3] {
+    [name, groups, state]
 }
 
 fn row(user: &Account, now: SystemTime) -> [String; 6] {
