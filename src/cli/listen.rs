@@ -16,7 +16,7 @@ use super::exit::{Exit, Failure};
 use crate::config::ServeSettings;
 use crate::fs::{FileId, folder};
 use crate::http::Socket;
-use crate::text::printable;
+use crate::text::{printable, shell_word};
 
 /// The address to listen on.
 pub(super) enum ListenAddress {
@@ -83,6 +83,26 @@ impl fmt::Display for Listening {
 }
 
 impl Listening {
+    /// Returns the address of a path, for people.
+    pub(super) fn address(&self, path: &str) -> String {
+        match &self.socket {
+            None => format!("{}{path}", self.url),
+            Some(_) => format!("{path} on {}", self.url),
+        }
+    }
+
+    /// Returns a command that tries a user.
+    pub(super) fn curl(&self, user: &str) -> String {
+        let user = shell_word(user);
+        match &self.socket {
+            None => format!("curl -u {user} {}/rest-auth", self.url),
+            Some(SocketFile { path, .. }) => {
+                let socket = shell_word(path);
+                format!("curl -u {user} --unix-socket {socket} http://localhost/rest-auth")
+            }
+        }
+    }
+
     /// Removes the Unix socket, unless a server that was started meanwhile has replaced it.
     pub(super) fn leave(self) {
         let Some(SocketFile { path, file }) = self.socket else { return };

@@ -16,6 +16,7 @@ mod progress;
 mod report;
 mod secret;
 mod single;
+mod startup;
 mod table;
 mod terminal;
 

@@ -5,13 +5,14 @@
 //! about users.
 
 use std::fmt::Write as _;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 
 use serde::Serialize;
 
 use super::exit::{Exit, Failure, cannot_print, say};
 use super::output::{self, Inputs};
+use super::terminal;
 use crate::admin::{Change, ChangeKind, FieldChange};
 use crate::config::OutputSettings;
 use crate::domain::{Account, GroupName, Password};
@@ -54,7 +55,7 @@ impl Report {
                 Some(AuditLog { out: Box::new(BufWriter::new(file)), bulk: None })
             }
             // A user at a terminal sees the messages.
-            None if settings.quiet.quiet || io::stderr().is_terminal() => None,
+            None if settings.quiet.quiet || terminal::shows_messages() => None,
             None => Some(AuditLog { out: Box::new(BufWriter::new(io::stderr())), bulk: None }),
         };
         let out = BufWriter::new(io::stdout());

@@ -5,6 +5,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use anstream::{AutoStream, ColorChoice};
 use rustix::io::retry_on_intr;
 use rustix::termios::{
     LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr,
@@ -19,6 +20,17 @@ const MAX_LINE: usize = 4096;
 /// Returns true if standard input is a terminal.
 pub(super) fn is_there() -> bool {
     io::stdin().is_terminal()
+}
+
+/// Returns true if standard error is a terminal.
+pub(super) fn shows_messages() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Returns true if standard error is a terminal with colours, and the environment (NO_COLOR, TERM)
+/// allows them.
+pub(super) fn has_colours() -> bool {
+    AutoStream::choice(&io::stderr()) != ColorChoice::Never
 }
 
 /// Returns the width of the terminal that is standard output, in cells.

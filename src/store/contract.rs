@@ -102,6 +102,7 @@ pub(crate) fn user_exists_from_put_to_remove(backend: &impl Backend) {
     let user = User { hash: hash(), locked: false, expires: None };
     assert_eq!(other.find(&roy).unwrap(), Some(user));
     assert!(other.contains(&roy).unwrap() && !other.is_empty().unwrap());
+    assert_eq!(other.count().unwrap(), 1);
     assert_eq!(other.find(&name("Roy")).unwrap(), None, "case matters");
     assert!(remove(&*other, "roy").unwrap());
     assert_eq!(one.find(&roy).unwrap(), None);

@@ -19,6 +19,7 @@ pub enum Call {
     FindWithGroups,
     Contains,
     IsEmpty,
+    Count,
     Revision,
     /// The revision is read, since no lease covers it.
     ReadRevision,
@@ -172,6 +173,11 @@ impl UserStore for MockStore {
     fn contains(&self, name: &UserName) -> Result<bool, StoreError> {
         self.call(Call::Contains)?;
         Ok(self.data().accounts.contains_key(name))
+    }
+
+    fn count(&self) -> Result<u64, StoreError> {
+        self.call(Call::Count)?;
+        Ok(self.data().accounts.len() as u64)
     }
 
     fn each(&self, visit: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {

@@ -96,6 +96,12 @@ pub trait UserStore: UserReader {
     /// See [`UserReader`].
     fn contains(&self, name: &UserName) -> Result<bool, StoreError>;
 
+    /// Returns the number of users.
+    ///
+    /// # Errors
+    /// See [`UserReader`].
+    fn count(&self) -> Result<u64, StoreError>;
+
     /// Calls `visit` for all users in the order of their names, as of one point in time, until it
     /// returns `Break`.
     ///

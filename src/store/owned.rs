@@ -156,6 +156,10 @@ impl<S: OwnableStore> UserStore for OwnedStore<S> {
         self.0.call(move |store| store.contains(&name))
     }
 
+    fn count(&self) -> Result<u64, StoreError> {
+        self.0.call(|store| store.count())
+    }
+
     /// Calls `visit` on the caller's thread, with the caller's rights.
     fn each(&self, visit: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {
         let (show, shown) = sync_channel(64);

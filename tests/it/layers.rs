@@ -45,6 +45,8 @@ const MODULES: [(&str, &[&str], &[&str]); 14] = [
             "config",
         ],
         &[
+            "anstream",
+            "anstyle",
             "clap",
             "clap_complete",
             "clap_mangen",

@@ -185,7 +185,7 @@ fn help_examples_run() {
             let line = example.trim_start();
             let line = line.split_once("   ").map_or(line, |(line, _)| line);
             if example.contains("ask for the password on the terminal") {
-                continue; // needs a terminal: see prompt.rs
+                continue; // needs a terminal: see terminal.rs
             }
             run_example(verb, line);
             seen += 1;

@@ -13,7 +13,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::cli::{Completed, ServerProcess, command, finish, run, wait_or_kill};
+use crate::support::cli::{
+    Completed, KilledOnDrop, ServerProcess, command, finish, run, wait_or_kill,
+};
 use crate::support::client::{Connection, Request, TIMEOUT, basic};
 use crate::support::store::TempStore;
 
@@ -390,7 +392,7 @@ fn log_holds_only_the_expected_lines() {
         lines.iter().map(|(_, text)| text.to_string()).collect::<Vec<_>>()
     };
     let listening =
-        format!("users in {}, listening on http://{address}", store.database().display());
+        format!("1 user in {}, listening on http://{address}", store.database().display());
     assert_eq!(text(said), [&listening, "stopping: requests in flight may finish", "stopped"]);
     assert_eq!(text(audit), [r#"outcome=granted reason=verified source=127.0.0.1 user="roy""#]);
 }
@@ -502,8 +504,9 @@ fn log_is_json_on_request() {
     );
     let mut command = command(store.folder(), words.split(' '));
     command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    let mut child = KilledOnDrop(command.spawn().unwrap());
+    let stderr = child.0.stderr.take().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stderr));
     let mut next = move || -> serde_json::Value {
         serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap()
     };
@@ -512,7 +515,7 @@ fn log_is_json_on_request() {
     let address = message.split_once("listening on http://").unwrap().1.parse().unwrap();
     assert_eq!(
         (&listening["level"], &listening["target"]),
-        (&"INFO".into(), &"resttool::cli::commands::serve".into())
+        (&"INFO".into(), &"resttool::cli::startup".into())
     );
     let time = listening["time"].as_str().unwrap();
     assert!(time.len() == "2026-11-24T10:00:00Z".len() && time.ends_with('Z'), "{time}");
@@ -532,8 +535,6 @@ fn log_is_json_on_request() {
         "request": r#"- /a"b\u{2028}c"#,
     });
     assert_eq!(said, expected);
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 /// W-06: no name ends its value in a log line.

@@ -115,6 +115,16 @@ pub fn wait_or_kill(child: &mut Child) -> ExitStatus {
     })
 }
 
+/// A process that does not outlive a failed test.
+pub struct KilledOnDrop(pub Child);
+
+impl Drop for KilledOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Runs a command that the program gave as advice, in the folder `/`. Asserts that it succeeds.
 pub fn run_advice(advice: &str) {
     run_advice_as(0, advice);

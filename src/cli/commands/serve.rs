@@ -20,8 +20,9 @@ use crate::auth::Authenticator;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::listen::ListenAddress;
 use crate::cli::log as server_log;
+use crate::cli::startup::Startup;
 use crate::config::{self, ServeSettings};
-use crate::domain::GroupName;
+use crate::domain::{GroupName, UserName};
 use crate::fs::absolute;
 use crate::http::{self, HttpConfig, Listener, Service, Tls, TlsHint};
 use crate::store::{self, Location, StoreError, UserStore};
@@ -75,12 +76,8 @@ impl Serve {
         let address = ListenAddress::of(settings)?;
         let store = open(location)?;
         let (socket, listening) = address.listen(settings)?;
-        if store.is_empty()? {
-            let location = location.shell_word();
-            log::warn!(
-                "there is no user yet, add one: resttool useradd NAME --database {location}"
-            );
-        }
+        let users = store.count()?;
+        let example = first_user(&*store)?;
         let auth = settings.auth_config()?;
         warn_about_empty_groups(&*store, &auth.require_groups);
         let authenticator = Authenticator::new(store, &auth).map_err(|e| {
@@ -89,7 +86,14 @@ impl Serve {
         let listeners = vec![Listener { socket, tls: tls.clone(), service: Service::Gate }];
         http::run(listeners, Arc::new(authenticator), &http, || {
             let stop = signals(tls)?;
-            log::info!("users in {location}, listening on {listening}");
+            let startup = Startup {
+                listening: &listening,
+                location,
+                users,
+                example: example.as_ref().map(UserName::as_str),
+                certificate: settings.tls_cert.as_deref(),
+            };
+            startup.say(settings.log.log_format);
             tell_systemd(NotifyState::Ready);
             Ok(stop)
         })
@@ -106,6 +110,19 @@ fn open(location: &Location) -> Result<Box<dyn UserStore>, StoreError> {
         store::open_or_create(location)
     } else {
         store::open(location)
+    }
+}
+
+/// Returns the first user, as an example. A user with an unusable record is none.
+fn first_user(store: &dyn UserStore) -> Result<Option<UserName>, StoreError> {
+    let mut first = None;
+    let visited = store.each(&mut |user| {
+        first = Some(user.name);
+        ControlFlow::Break(())
+    });
+    match visited {
+        Ok(()) | Err(StoreError::BadRecord { .. }) => Ok(first),
+        Err(e) => Err(e),
     }
 }
 

@@ -12,10 +12,12 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
+use anstyle::{AnsiColor, Style};
 use env_logger::{Builder, Target};
 use log::kv::{Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record};
 
+use super::terminal;
 use crate::config::LogFormat;
 use crate::time::Timestamp;
 use queue::LogQueue;
@@ -28,15 +30,24 @@ const LAST_FLUSH: Duration = Duration::from_secs(1);
 
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
+/// The form of a line.
+#[derive(Clone, Copy)]
+struct Layout {
+    format: LogFormat,
+    /// Colour the level, in text.
+    colour: bool,
+}
+
 /// Starts the log. At level info, libraries log warnings and errors only.
 ///
 /// # Errors
 /// Fails if the system gives no thread.
 pub(super) fn start(level: LevelFilter, format: LogFormat) -> io::Result<()> {
+    let layout = Layout { format, colour: terminal::has_colours() };
     let queue = LogQueue::start(
         CAPACITY,
         |line| io::stderr().write_all(line),
-        move |dropped| dropped_lines(format, dropped),
+        move |dropped| dropped_lines(layout, dropped),
     )?;
     let queue = QUEUE.get_or_init(|| queue);
     let below = if level == LevelFilter::Info { LevelFilter::Warn } else { level };
@@ -48,7 +59,7 @@ pub(super) fn start(level: LevelFilter, format: LogFormat) -> io::Result<()> {
         .filter_module("actix_http", http)
         .filter_module("resttool", level)
         .filter_module("audit", level)
-        .format(move |out, record| write_record(out, format, record))
+        .format(move |out, record| write_record(out, layout, record))
         .target(Target::Pipe(Box::new(queue.clone())))
         .init();
     panic::set_hook(Box::new(log_panic));
@@ -84,23 +95,25 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 }
 
 /// Returns the record of a gap in the log, with the line end.
-fn dropped_lines(format: LogFormat, dropped: u64) -> Vec<u8> {
+fn dropped_lines(layout: Layout, dropped: u64) -> Vec<u8> {
     let mut line = Vec::new();
     let mut record = Record::builder();
     record.level(Level::Error).target(module_path!());
     let what = format!("cannot write the log: dropped {dropped} lines");
     // Writing to memory does not fail.
-    let _ = write_record(&mut line, format, &record.args(format_args!("{what}")).build());
+    let _ = write_record(&mut line, layout, &record.args(format_args!("{what}")).build());
     line
 }
 
-fn write_record(out: &mut impl Write, format: LogFormat, record: &Record<'_>) -> io::Result<()> {
+fn write_record(out: &mut impl Write, layout: Layout, record: &Record<'_>) -> io::Result<()> {
     let (time, message) = (Timestamp::now().to_string(), record.args().to_string());
-    match format {
+    match layout.format {
         LogFormat::Text => {
             // Further lines are indented, so that none looks like a record.
             let message = message.replace('\n', "\n    ");
-            writeln!(out, "[{time} {:<5} {}] {message}", record.level(), record.target())
+            let style = if layout.colour { style(record.level()) } else { Style::new() };
+            let level = record.level();
+            writeln!(out, "[{time} {style}{level:<5}{style:#} {}] {message}", record.target())
         }
         LogFormat::Json => {
             let mut fields = Fields::new();
@@ -112,6 +125,18 @@ fn write_record(out: &mut impl Write, format: LogFormat, record: &Record<'_>) ->
             writeln!(out, "{}", serde_json::Value::Object(fields))
         }
     }
+}
+
+/// Returns the colour of a level.
+fn style(level: Level) -> Style {
+    let colour = match level {
+        Level::Error => AnsiColor::Red,
+        Level::Warn => AnsiColor::Yellow,
+        Level::Info => AnsiColor::Green,
+        Level::Debug => AnsiColor::Blue,
+        Level::Trace => AnsiColor::Cyan,
+    };
+    colour.on_default()
 }
 
 type Fields = serde_json::Map<String, serde_json::Value>;
@@ -187,11 +212,13 @@ mod tests {
     /// the report of a gap has the form of a record.
     #[test]
     fn report_of_dropped_lines_is_a_record() {
-        let text = String::from_utf8(dropped_lines(LogFormat::Text, 7)).unwrap();
+        let text =
+            String::from_utf8(dropped_lines(Layout { format: LogFormat::Text, colour: false }, 7))
+                .unwrap();
         let (head, message) = text.split_once("] ").unwrap();
         assert!(head.starts_with("[20") && head.ends_with("Z ERROR resttool::cli::log"), "{text}");
         assert_eq!(message, "cannot write the log: dropped 7 lines\n");
-        let object = dropped_lines(LogFormat::Json, 7);
+        let object = dropped_lines(Layout { format: LogFormat::Json, colour: true }, 7);
         let object: serde_json::Value = serde_json::from_slice(&object).unwrap();
         assert_eq!(object["message"], "cannot write the log: dropped 7 lines");
     }

@@ -178,6 +178,12 @@ impl UserStore for SqliteStore {
         self.query(sql, [name.as_str()], |row| row.get(0))
     }
 
+    fn count(&self) -> Result<u64, StoreError> {
+        // A count is never negative.
+        self.query("SELECT count(*) FROM users", [], |row| row.get::<_, i64>(0))
+            .map(i64::unsigned_abs)
+    }
+
     fn each(&self, visit: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {
         let files = self.files()?;
         let main = files.main();

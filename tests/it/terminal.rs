@@ -1,4 +1,5 @@
-//! Password prompts, on a pseudo-terminal of which the test holds the other end.
+//! The program on a pseudo-terminal of which the test holds the other end: prompts, progress, colours
+//! and the width.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -9,7 +10,8 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
-use crate::support::cli::{command, without_audit};
+use crate::support::cli::{KilledOnDrop, command, without_audit};
+use crate::support::client::Request;
 use crate::support::store::{TempStore, name};
 
 /// Opens a pseudo-terminal, and returns both ends.
@@ -285,4 +287,71 @@ fn userlist_fits_the_terminal() {
     assert_eq!(shown(&mut list(&[]), 80), wide);
     let long = shown(&mut list(&["--long"]), 28);
     assert!(long.contains("administrators,staff  active  4     20"), "{long}");
+}
+
+/// Starts a server whose log is a terminal, and returns what it has said when `until` is there.
+fn started(command: &mut Command, until: &str) -> (KilledOnDrop, String, File) {
+    let (mut keyboard, terminal) = terminal();
+    let child = KilledOnDrop(command.env("TERM", "xterm").stderr(terminal).spawn().unwrap());
+    let seen = read_until(&mut keyboard, until);
+    (child, seen, keyboard)
+}
+
+fn read_until(keyboard: &mut File, until: &str) -> String {
+    let mut seen = String::new();
+    while !seen.contains(until) {
+        let mut bytes = [0; 1024];
+        let read = keyboard.read(&mut bytes).unwrap();
+        seen.push_str(&String::from_utf8_lossy(&bytes[..read]));
+    }
+    seen.replace("\r\n", "\n")
+}
+
+/// W-24
+#[test]
+fn start_on_a_terminal_says_what_is_served_and_what_to_try() {
+    let home = TempStore::new();
+    let database = home.database().display().to_string();
+    home.add("Jane Doe", "open-sesame");
+    let serve = || {
+        let mut serve = command(home.folder(), ["serve", "--port=0", "--cost=4", "--database"]);
+        serve.arg(&database).env("NO_COLOR", "1");
+        serve
+    };
+    let (server, seen, mut keyboard) = started(&mut serve(), "Ctrl-C\r\n");
+    let (_, url) = seen.split_once("http://").unwrap();
+    let address = url.split_once('/').unwrap().0.to_owned();
+    let expected = format!(
+        "resttool {} is ready
+  people       http://{address}/rest-auth
+  proxies      http://{address}/auth (see resttool print nginx)
+  users        1 user in {database}
+  certificate  none, so passwords are sent in the clear
+  try it       curl -u 'Jane Doe' http://{address}/rest-auth
+  stop         Ctrl-C
+",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert_eq!(seen, expected);
+    // The log goes on in lines.
+    let wrong = Request::get("/rest-auth").basic("Jane Doe", "wrong");
+    assert_eq!(wrong.send(address.parse().unwrap()).status, 401);
+    let line = read_until(&mut keyboard, "\n");
+    assert!(line.contains(" INFO  audit] outcome=denied "), "{line}");
+    drop(server);
+
+    // Colours by default, and a next step without users.
+    home.remove("Jane Doe");
+    let mut coloured = serve();
+    coloured.env_remove("NO_COLOR");
+    let (server, seen, mut keyboard) = started(&mut coloured, "Ctrl-C\r\n");
+    assert!(seen.contains("\x1B[1mnext"), "{seen}");
+    let advice = format!("resttool useradd NAME --database {database}\n");
+    assert!(seen.contains(&advice) && seen.contains("no users in "), "{seen}");
+    let (_, url) = seen.split_once("http://").unwrap();
+    let address = url.split_once('/').unwrap().0;
+    Request::get("/rest-auth").basic("roy", "wrong").send(address.parse().unwrap());
+    let line = read_until(&mut keyboard, "\n");
+    assert!(line.contains(" \x1B[32mINFO \x1B[0m audit] outcome=denied "), "{line:?}");
+    drop(server);
 }
