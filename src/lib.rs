@@ -22,8 +22,8 @@ pub use cli::run;
 pub mod testing {
     pub use crate::admin::{
         Change, ChangeKind, DesiredPassword, DesiredUser, FieldChange, GroupsEdit, IfExists,
-        IfGone, IfMissing, Policy, PolicyError, ReconcileError, ReconcileOptions, reconcile,
-        remove as remove_user,
+        IfGone, IfMissing, Policy, PolicyError, ReconcileError, ReconcileOptions, RemoveError,
+        reconcile, remove as remove_user,
     };
     pub use crate::auth::{
         AccessRequest, AuthConfig, Authenticator, Counters, Decision, Grant, Limit, Rejection,

@@ -44,7 +44,7 @@ impl Exit {
             Self::Failed => "failure of the store, of input or output, or of the server",
             Self::Usage => "usage error: an argument or an environment variable",
             Self::Refused => {
-                "password or hash refused, wrong password, or the two typed passwords differ"
+                "password or hash refused, wrong password, or two typed passwords differ"
             }
             Self::Busy => "store busy, try again",
             Self::NoSuchUser => "user does not exist",
@@ -207,6 +207,21 @@ pub(super) fn say(line: &str) {
 pub(super) fn print(line: &str) -> Result<(), Failure> {
     let mut out = io::stdout();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(cannot_print)
+}
+
+/// Writes a part of a list to standard output. See [`cannot_list`].
+pub(super) fn print_list(line: &str) -> Result<(), Failure> {
+    let mut out = io::stdout();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(cannot_list)
+}
+
+/// The failure of a list for people. A reader that closes its pipe, e.g. `head`, has read enough, so
+/// the command ends in silence.
+pub(super) fn cannot_list(e: io::Error) -> Failure {
+    match e.kind() {
+        io::ErrorKind::BrokenPipe => Failure::reported(Exit::Done),
+        _ => cannot_print(e),
+    }
 }
 
 pub(super) fn cannot_print(e: io::Error) -> Failure {

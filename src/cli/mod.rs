@@ -5,6 +5,7 @@
 
 mod advice;
 mod commands;
+mod complete;
 mod exit;
 mod input;
 mod listen;
@@ -19,13 +20,13 @@ mod single;
 mod startup;
 mod table;
 mod terminal;
+mod usage;
 
 use std::collections::BTreeSet;
-use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
 #[cfg(target_os = "linux")]
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -35,17 +36,17 @@ use crate::config::{Environment, StoreSettings};
 use crate::store;
 use crate::text::printable;
 use commands::Command;
-use exit::{Exit, Failure, print};
+use exit::{Exit, Failure, cannot_list, print};
 use output::Inputs;
 
 /// Add HTTP Basic authentication to an API, with users and bcrypt hashes in one SQLite file
 #[derive(Parser, Debug)]
 #[command(name = "resttool", version, arg_required_else_help = true, max_term_width = 100)]
 #[command(after_long_help = "Examples:
-  resttool useradd roy                          add the user roy and ask for a password
-  resttool serve --port 5000                    answer http://127.0.0.1:5000/rest-auth
+  resttool useradd roy                          add roy, ask for a password
+  resttool serve --port 5000                    answer /rest-auth and /auth
   curl -u roy http://127.0.0.1:5000/rest-auth   try it
-  resttool userdel roy                          refuse roy from the next request on")]
+  resttool userdel roy                          refuse roy from now on")]
 struct Cli {
     #[command(flatten)]
     store: StoreSettings,
@@ -61,6 +62,14 @@ pub fn run() -> ExitCode {
         return Exit::Failed.into();
     }
     let _flush = FlushLog;
+    match complete::run() {
+        Ok(true) => return Exit::Done.into(),
+        Ok(false) => {}
+        Err(failure) => {
+            failure.report("cannot complete");
+            return failure.exit.into();
+        }
+    }
     match parse() {
         Ok(cli) => dispatch(cli).into(),
         Err(exit) => exit.into(),
@@ -149,53 +158,23 @@ fn parse() -> Result<Cli, Exit> {
     let parsed = command.try_get_matches_from_mut(std::env::args_os());
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => Ok(cli),
-        Err(e) if !e.use_stderr() => {
-            // Help or version. A reader that has closed its pipe has read enough.
-            let _ = e.print();
-            Err(Exit::Done)
-        }
+        // Help or version.
+        Err(e) if !e.use_stderr() => Err(match e.print().map_err(cannot_list) {
+            Ok(()) => Exit::Done,
+            Err(failure) => {
+                failure.report("cannot show the help");
+                failure.exit
+            }
+        }),
         Err(e) if e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // A closed standard error has no reader.
             let _ = e.print();
             Err(Exit::Usage)
         }
         Err(e) => {
-            usage(&e).report("usage");
+            usage::failure(&e, command).report("usage");
             Err(Exit::Usage)
         }
-    }
-}
-
-/// Turns an error of clap into a failure.
-fn usage(e: &clap::Error) -> Failure {
-    let unknown = match e.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(argument)) if e.kind() == ErrorKind::UnknownArgument => argument,
-        _ => "-",
-    };
-    if !unknown.starts_with('-') {
-        // The argument is not shown, because it may be a password and this line may be logged.
-        return Failure::new(Exit::Usage, "unexpected argument (not shown, it may be a password)")
-            .hint(
-                "a password is never an argument: give --password-stdin or --password-file PATH",
-            );
-    }
-    if let Some(ContextValue::String(value)) = e.get(ContextKind::InvalidValue)
-        && printable(value) != *value
-    {
-        // clap shows the value unescaped.
-        let argument = e.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
-        let why = e.source().map(|e| format!(": {e}")).unwrap_or_default();
-        let value = printable(value);
-        return Failure::new(
-            Exit::Usage,
-            format_args!("invalid value '{value}' for '{argument}'{why}"),
-        );
-    }
-    let text = e.render().to_string();
-    let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
-    match text.split_once("\n\nFor more information, try ") {
-        Some((text, help)) => Failure::new(Exit::Usage, text)
-            .hint(format!("for more information, try {}", help.trim_end_matches('.'))),
-        None => Failure::new(Exit::Usage, text),
     }
 }
 
@@ -215,5 +194,6 @@ fn variables(command: &clap::Command) -> BTreeSet<String> {
         .chain(command.get_subcommands())
         .flat_map(clap::Command::get_arguments)
         .filter_map(|argument| Some(argument.get_env()?.to_string_lossy().into_owned()))
+        .chain([complete::VARIABLE.to_owned()])
         .collect()
 }

@@ -12,6 +12,6 @@ mod values;
 pub(crate) use environment::Environment;
 pub(crate) use serve::{ListenSettings, LogFormat, ServeSettings};
 pub(crate) use shared::{
-    CostSetting, HashingSettings, JsonSetting, OutputSettings, QuietSetting, StoreSettings,
-    default_location,
+    CostSetting, DATABASE_VARIABLE, HashingSettings, JsonSetting, OutputSettings, QuietSetting,
+    StoreSettings, default_location,
 };

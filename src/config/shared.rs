@@ -9,13 +9,16 @@ use crate::admin::Policy;
 use crate::domain::{Cost, HashError, Password};
 use crate::store::Location;
 
+/// The variable of the location of the store.
+pub(crate) const DATABASE_VARIABLE: &str = "RESTTOOL_DATABASE";
+
 /// The location of the store.
 #[derive(Args, Debug)]
 pub(crate) struct StoreSettings {
     /// Keep users in this file; commands that add users create it, with its folders
     ///
     /// Default: resttool/resttool.db in $XDG_DATA_HOME, or in ~/.local/share if that is not set.
-    #[arg(long, value_name = "PATH", global = true, env = "RESTTOOL_DATABASE")]
+    #[arg(long, value_name = "PATH", global = true, env = DATABASE_VARIABLE)]
     database: Option<PathBuf>,
 }
 

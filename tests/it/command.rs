@@ -347,6 +347,40 @@ fn unaudited_change_is_an_error_and_still_prints_its_password() {
     );
 }
 
+/// W-23: the hint fits the command, and no possible password is shown.
+#[test]
+fn hint_about_an_extra_argument_fits_the_command() {
+    let home = TempStore::new();
+    for (words, extra, hint) in [
+        ("serve", "5000", "a port is given as --port 5000"),
+        ("serve", "0.0.0.0", "an address is given as --host 0.0.0.0"),
+        ("serve", "[::1]:80", "an address is given as --host [::1] --port 80"),
+        ("serve", "db", "serve takes options only, e.g. --port 5000 or --database PATH"),
+        (
+            "userlist a",
+            "b.txt",
+            "quote a pattern with * or ?, which the shell replaces by file names",
+        ),
+        ("import a", "b", "import takes one file; the database is given as --database PATH"),
+        ("check", "users.db", "the database is given as --database PATH"),
+        ("man a", "b", "'resttool man --help' lists the arguments"),
+    ] {
+        let expected = format!("usage: unexpected argument '{extra}'\nhint: {hint}");
+        assert_eq!(run(home.folder(), &format!("{words} {extra}"), ""), failed(2, &expected));
+    }
+    for (words, hint) in [
+        ("passwd roy", "--password-stdin"),
+        ("hash", "--password-stdin"),
+        ("chpasswd", "chpasswd reads name:password lines"),
+        ("usermod roy", "use resttool passwd"),
+    ] {
+        let outcome = run(home.folder(), &format!("{words} open-sesame"), "");
+        assert_eq!(outcome.code, 2, "{words}");
+        let said = outcome.stderr;
+        assert!(said.contains(hint) && !said.contains("sesame"), "{said}");
+    }
+}
+
 /// W-22: all users are removed, or none. One run names all that do not exist.
 #[test]
 fn userdel_removes_several_users_or_none() {

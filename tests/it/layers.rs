@@ -52,6 +52,7 @@ const MODULES: [(&str, &[&str], &[&str]); 14] = [
             "clap_mangen",
             "env_logger",
             "indicatif",
+            "roff",
             "sd_notify",
             "unicode_width",
             "wildmatch",

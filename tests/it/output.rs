@@ -10,7 +10,7 @@ use std::process::Stdio;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat};
 
-use crate::support::cli::{Completed, command, finish, run, wait_or_kill};
+use crate::support::cli::{Completed, command, finish, run, wait_or_kill, without_audit};
 use crate::support::store::TempStore;
 
 /// A hash of `U*U` with cost 5, from the test vectors of crypt_blowfish 1.3 (wrapper.c).
@@ -267,6 +267,30 @@ fn device_is_written_to_or_refused_and_stays() {
         let disk = fs::symlink_metadata(home.path("disk")).unwrap().file_type();
         assert!(disk.is_block_device(), "{words}");
         home.run("usermod roy --unlock", "");
+    }
+}
+
+/// W-23: a reader that closes its pipe has read enough of a list, and has lost a hash or a password.
+#[test]
+fn closed_pipe_ends_a_list_in_silence_and_is_an_error_of_data() {
+    let home = Home::new();
+    // Found by check.
+    fs::set_permissions(home.0.database(), fs::Permissions::from_mode(0o644)).unwrap();
+    let run = |words: &str| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = home.command(words).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        (output.status.code(), without_audit(&String::from_utf8(output.stderr).unwrap()))
+    };
+    assert_eq!(run("check"), (Some(1), String::new()));
+    fs::set_permissions(home.0.database(), fs::Permissions::from_mode(0o600)).unwrap();
+    for words in ["userlist", "userlist --json", "print nginx", "--help", "serve -h", "--version"] {
+        assert_eq!(run(words), (Some(0), String::new()), "{words}");
+    }
+    for words in ["export", "hash --generate --cost 4", "useradd ann --generate --cost 4"] {
+        let (code, said) = run(words);
+        assert_eq!(code, Some(1), "{words}: {said}");
+        assert!(said.contains("cannot write to standard output: Broken pipe"), "{words}: {said}");
     }
 }
 

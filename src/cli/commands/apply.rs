@@ -36,7 +36,7 @@ A second run changes nothing: a password that matches the stored hash keeps it.
 Examples:
   resttool apply users.toml --dry-run
   resttool apply users.toml
-  resttool apply users.toml --prune --json                  remove users that are not in the file")]
+  resttool apply users.toml --prune --json   remove users not in the file")]
 pub(in crate::cli) struct Apply {
     /// The file; - is standard input
     file: PathBuf,

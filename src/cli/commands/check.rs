@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::advice;
-use crate::cli::exit::{Exit, Failure, print, say};
+use crate::cli::exit::{Exit, Failure, print_list, say};
 use crate::cli::report::json;
 use crate::config::{CostSetting, JsonSetting, QuietSetting};
 use crate::domain::UserName;
@@ -40,21 +40,8 @@ impl Check {
     pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
         let problems = store::check(location, self.minimum.cost()?)?;
         for problem in &problems {
-            let description = match problem {
-                Problem::File(problem) => problem.with_path(),
-                other => other.to_string(),
-            };
-            let fix = advice::fix(problem, location);
-            if self.json.json {
-                let user = problem.user().map(UserName::as_str);
-                let object = ProblemJson { problem: &description, user, fix: fix.as_deref() };
-                print(&json(&object)?)?;
-            } else {
-                print(&description)?;
-                if let Some(fix) = fix {
-                    print(&format!("  fix: {fix}"))?;
-                }
-            }
+            // A reader may leave after the first problem, and then there is one.
+            self.show(problem, location).map_err(|e| e.exiting(Exit::Failed))?;
         }
         let number = match problems.len() {
             0 if self.quiet.quiet => return Ok(()),
@@ -64,6 +51,24 @@ impl Check {
         };
         say(&format!("resttool: found {number} in {location}"));
         if problems.is_empty() { Ok(()) } else { Err(Failure::reported(Exit::Failed)) }
+    }
+
+    fn show(&self, problem: &Problem, location: &Location) -> Result<(), Failure> {
+        let description = match problem {
+            Problem::File(problem) => problem.with_path(),
+            other => other.to_string(),
+        };
+        let fix = advice::fix(problem, location);
+        if self.json.json {
+            let user = problem.user().map(UserName::as_str);
+            let object = ProblemJson { problem: &description, user, fix: fix.as_deref() };
+            return print_list(&json(&object)?);
+        }
+        print_list(&description)?;
+        match fix {
+            Some(fix) => print_list(&format!("  fix: {fix}")),
+            None => Ok(()),
+        }
     }
 }
 

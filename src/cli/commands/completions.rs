@@ -4,11 +4,11 @@ use std::io::{self, Write};
 
 use clap::Args;
 
-use crate::cli::definition;
+use crate::cli::complete;
 use crate::cli::exit::{Failure, cannot_print};
 use crate::store::Location;
 
-/// Print a completion script for a shell
+/// Print a completion script for a shell, which also completes the names of users and groups
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
   resttool completions bash >/etc/bash_completion.d/resttool
@@ -24,8 +24,7 @@ impl Completions {
     }
 
     pub(super) fn run(&self, _: &Location) -> Result<(), Failure> {
-        let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut definition(), "resttool", &mut script);
+        let script = complete::script(self.shell).map_err(cannot_print)?;
         let mut out = io::stdout();
         out.write_all(&script).and_then(|()| out.flush()).map_err(cannot_print)
     }

@@ -19,8 +19,8 @@ use crate::text::printable;
 /// Export all users with their hashes to a file that only its owner may read
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
-  resttool export /etc/nginx/htpasswd                       without locked and expired users
-  resttool export users.jsonl --format jsonl                a complete copy
+  resttool export /etc/nginx/htpasswd          without locked and expired users
+  resttool export users.jsonl --format jsonl   a complete copy
   resttool export | resttool import - --database new.db")]
 pub(in crate::cli) struct Export {
     /// The file, replaced atomically if it exists; - is standard output

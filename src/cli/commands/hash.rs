@@ -16,10 +16,10 @@ use crate::time::parse_duration;
 /// Print the bcrypt hash of a password
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
-  resttool hash                                             ask for the password on the terminal
+  resttool hash                     ask for the password on the terminal
   printf '%s' \"$PASSWORD\" | resttool hash --password-stdin --cost 10
   resttool hash --password-file /run/secrets/roy --htpasswd roy >>/etc/nginx/htpasswd
-  resttool hash --calibrate 250ms                           find the cost for this machine")]
+  resttool hash --calibrate 250ms   find the cost for this machine")]
 pub(in crate::cli) struct Hash {
     /// Print an htpasswd line for a user of this name
     #[arg(long, value_name = "NAME")]

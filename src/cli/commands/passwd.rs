@@ -19,7 +19,7 @@ use crate::text::printable;
 #[derive(Args, Debug)]
 #[command(aliases = ["password"])]
 #[command(after_long_help = "Examples:
-  resttool passwd roy                                       ask for the password on the terminal
+  resttool passwd roy   ask for the password on the terminal
   printf '%s' \"$PASSWORD\" | resttool passwd roy --password-stdin
   password=$(resttool passwd roy --generate)
   resttool hash --password-file /run/secrets/roy | resttool passwd roy --hash-stdin")]

@@ -4,7 +4,7 @@
 use clap::{Args, ValueEnum};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::cli::exit::{Exit, Failure, print};
+use crate::cli::exit::{Exit, Failure, print_list};
 use crate::cli::options::group_name;
 use crate::config::ListenSettings;
 use crate::domain::GroupName;
@@ -16,7 +16,7 @@ use crate::store::Location;
 
 Examples:
   resttool print nginx --upstream 127.0.0.1:8000
-  resttool print caddy --group admin,staff                  any of these groups
+  resttool print caddy --group admin,staff   any of these groups
   resttool print systemd --port 5000 >resttool.service")]
 pub(in crate::cli) struct Print {
     /// The program to print a configuration for
@@ -85,7 +85,7 @@ impl Print {
     }
 
     pub(super) fn run(&self, _: &Location) -> Result<(), Failure> {
-        self.configuration().and_then(|text| print(&text))
+        self.configuration().and_then(|text| print_list(&text))
     }
 
     fn configuration(&self) -> Result<String, Failure> {

@@ -20,7 +20,7 @@ use crate::text::printable;
 #[derive(Args, Debug)]
 #[command(aliases = ["adduser", "add"])]
 #[command(after_long_help = "Examples:
-  resttool useradd roy                                      ask for the password on the terminal
+  resttool useradd roy   ask for the password on the terminal
   printf '%s' \"$PASSWORD\" | resttool useradd roy --password-stdin
   password=$(resttool useradd roy --generate)
   resttool hash --password-file /run/secrets/roy | resttool useradd roy --hash-stdin

@@ -21,7 +21,7 @@ use crate::text::printable;
 #[command(aliases = ["deluser", "delete", "del", "remove", "rm"])]
 #[command(after_long_help = "Examples:
   resttool userdel roy
-  resttool userdel ann bob cid                              all of them, or none
+  resttool userdel ann bob cid   all of them, or none
   resttool userdel roy --if-exists")]
 pub(in crate::cli) struct Userdel {
     /// The users' names

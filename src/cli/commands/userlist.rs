@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use clap::Args;
 use wildmatch::WildMatch;
 
-use crate::cli::exit::{Failure, cannot_print, print};
+use crate::cli::exit::{Failure, cannot_list, print_list};
 use crate::cli::options::group_name;
 use crate::cli::report::{UserJson, json, write_each};
 use crate::cli::table::table;
@@ -25,7 +25,7 @@ use crate::store::{self, Location};
   resttool userlist 'ci-*'
   resttool userlist --group admin --json
   resttool userlist --long
-  resttool userlist --cost-below 12                         users with a weak hash")]
+  resttool userlist --cost-below 12   users with a weak hash")]
 pub(in crate::cli) struct Userlist {
     /// List users whose name matches; * stands for any text, ? for any character
     pattern: Option<String>,
@@ -78,7 +78,7 @@ impl Userlist {
                 true => json(&UserJson::new(user)).map(Some),
                 false => Ok(None),
             };
-            return write_each(&*store, &mut out, line, cannot_print);
+            return write_each(&*store, &mut out, line, cannot_list);
         }
         let mut rows = vec![HEAD.map(str::to_owned)];
         store.each(&mut |user| {
@@ -93,7 +93,7 @@ impl Userlist {
             let rows: Vec<_> = rows.into_iter().map(short).collect();
             table(&rows, terminal::width()).collect()
         };
-        print(&lines.join("\n"))
+        print_list(&lines.join("\n"))
     }
 }
 

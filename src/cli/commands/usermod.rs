@@ -19,11 +19,11 @@ use crate::text::printable;
 #[derive(Args, Debug)]
 #[command(aliases = ["moduser", "modify"])]
 #[command(after_long_help = "Examples:
-  resttool usermod roy --lock                               refused from the next request on
+  resttool usermod roy --lock                refused from the next request on
   resttool usermod roy --unlock --expire 2027-01-31
-  resttool usermod roy --group admin,staff                  in these groups and no others
+  resttool usermod roy --group admin,staff   in these groups and no others
   resttool usermod roy --group staff --append
-  resttool usermod roy --group ''                           in no group
+  resttool usermod roy --group ''            in no group
   resttool usermod roy --rename leroy")]
 pub(in crate::cli) struct Usermod {
     /// The user's name

@@ -16,7 +16,7 @@ use crate::text::printable;
 /// not exist
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
-  resttool verify roy                                       ask for the password on the terminal
+  resttool verify roy   ask for the password on the terminal
   printf '%s' \"$PASSWORD\" | resttool verify roy --password-stdin
   resttool verify roy --password-file /run/secrets/roy --quiet && echo right")]
 pub(in crate::cli) struct Verify {
