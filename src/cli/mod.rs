@@ -7,6 +7,7 @@ mod advice;
 mod commands;
 mod complete;
 mod exit;
+mod ineffective;
 mod input;
 mod listen;
 mod log;
@@ -36,7 +37,7 @@ use crate::config::{Environment, StoreSettings};
 use crate::store;
 use crate::text::printable;
 use commands::Command;
-use exit::{Exit, Failure, cannot_list, print};
+use exit::{Exit, Failure, cannot_list, print, say};
 use output::Inputs;
 
 /// Add HTTP Basic authentication to an API, with users and bcrypt hashes in one SQLite file
@@ -156,8 +157,14 @@ fn parse() -> Result<Cli, Exit> {
         command = command.mut_subcommands(|c| c.mut_args(|argument| argument.hide_env(true)));
     }
     let parsed = command.try_get_matches_from_mut(std::env::args_os());
-    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => Ok(cli),
+    let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    match parsed {
+        Ok((cli, matches)) => {
+            for warning in ineffective::warnings(&matches) {
+                say(&format!("resttool: warning: {warning}"));
+            }
+            Ok(cli)
+        }
         // Help or version.
         Err(e) if !e.use_stderr() => Err(match e.print().map_err(cannot_list) {
             Ok(()) => Exit::Done,

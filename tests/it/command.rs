@@ -347,6 +347,58 @@ fn unaudited_change_is_an_error_and_still_prints_its_password() {
     );
 }
 
+/// W-20
+#[test]
+fn option_without_effect_is_a_warning() {
+    let home = TempStore::new();
+    let warnings = |words: &str, input: &str| {
+        let stderr = run(home.folder(), words, input).stderr;
+        let warnings = stderr.lines().filter_map(|line| line.strip_prefix("resttool: warning: "));
+        warnings.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (words, expected) in [
+        // These do not start, for another reason.
+        (
+            "serve --unix-socket /nowhere/s --port 80 --host ::1 --database /nowhere/a",
+            &[
+                "--host has no effect beside --unix-socket",
+                "--port has no effect beside --unix-socket",
+            ][..],
+        ),
+        (
+            "serve --unix-socket-mode 660 --database /nowhere/a",
+            &["--unix-socket-mode has no effect without --unix-socket"],
+        ),
+        (
+            "serve --cache-entries 0 --cache-lifetime 1h --database /nowhere/a",
+            &["--cache-lifetime has no effect beside --cache-entries 0"],
+        ),
+        ("serve --cache-entries 10 --cache-lifetime 1h --database /nowhere/a", &[]),
+        (
+            "hash --calibrate 1ms --cost 9 --generate",
+            &[
+                "--generate has no effect beside --calibrate",
+                "--cost has no effect beside --calibrate",
+            ],
+        ),
+        (
+            "print fail2ban --group a --port 80",
+            &["--group has no effect for fail2ban", "--port has no effect for fail2ban"],
+        ),
+        ("print systemd --port 80", &[]),
+        ("print nginx --group a --port 80", &[]),
+    ] {
+        assert_eq!(warnings(words, ""), expected, "{words}");
+    }
+    let add = "useradd roy --hash-stdin --min-length 9";
+    assert_eq!(warnings(add, HASH), ["--min-length has no effect beside --hash-stdin"]);
+    assert_eq!(warnings("userlist --json --long", ""), ["--long has no effect beside --json"]);
+    // A variable may be meant for other commands.
+    let mut list = command(home.folder(), ["userlist", "--long"]);
+    list.env("RESTTOOL_JSON", "false");
+    assert_eq!(finish(list, "").stderr, "");
+}
+
 /// W-23: the hint fits the command, and no possible password is shown.
 #[test]
 fn hint_about_an_extra_argument_fits_the_command() {
