@@ -1,6 +1,9 @@
 //! Advice: the commands that fix the problems of a store.
 
+use std::io;
 use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
 
 use crate::domain::BadRecord;
 use crate::fs::{beside, folder};
@@ -36,6 +39,19 @@ pub(super) fn fix(problem: &Problem, store: &Location) -> Option<String> {
             Some(format!("resttool passwd --database {store} {}", shell_operand(user.as_str())))
         }
     }
+}
+
+/// Returns advice about an error of the system, if there is any.
+pub(super) fn system(e: &io::Error) -> Option<&'static str> {
+    Some(match Errno::from_io_error(e)? {
+        Errno::ROFS => "make the file system writable, or name another file",
+        Errno::ACCESS | Errno::PERM => {
+            "change its mode or owner, or run the command as another user"
+        }
+        Errno::MFILE | Errno::NFILE => "raise the limit of open files, e.g. ulimit -n 1024",
+        Errno::NOSPC | Errno::DQUOT => "make room on the file system",
+        _ => return None,
+    })
 }
 
 fn fix_file(FileProblem { path, kind }: &FileProblem) -> Option<String> {

@@ -150,9 +150,10 @@ impl From<StoreError> for Failure {
             StoreError::Refused { path, problem } => {
                 (Exit::Failed, advice::fix(&problem, &Location::File(path)))
             }
-            StoreError::BadRecord { .. } | StoreError::Unconfirmed(_) | StoreError::Failed(_) => {
-                (Exit::Failed, None)
+            StoreError::Failed(e) => {
+                (Exit::Failed, e.system().and_then(advice::system).map(str::to_owned))
             }
+            StoreError::BadRecord { .. } | StoreError::Unconfirmed(_) => (Exit::Failed, None),
         };
         Self { hint, ..Self::new(exit, why) }
     }
@@ -225,5 +226,9 @@ pub(super) fn cannot_list(e: io::Error) -> Failure {
 }
 
 pub(super) fn cannot_print(e: io::Error) -> Failure {
-    Failure::new(Exit::Failed, format_args!("cannot write to standard output: {e}"))
+    let failure = Failure::new(Exit::Failed, format_args!("cannot write to standard output: {e}"));
+    match advice::system(&e) {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
 }

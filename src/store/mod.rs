@@ -16,6 +16,7 @@ mod sqlite;
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -264,6 +265,12 @@ pub struct SystemError {
 }
 
 impl SystemError {
+    /// Returns the error of the system, if that is the cause.
+    #[must_use]
+    pub fn system(&self) -> Option<&io::Error> {
+        self.source.as_ref()?.downcast_ref()
+    }
+
     /// Adds text behind the message.
     fn with_context(self, context: impl fmt::Display) -> Self {
         Self { message: format!("{} {context}", self.message), ..self }

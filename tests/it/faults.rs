@@ -4,12 +4,14 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::cli::{ServerProcess, command, run};
+use crate::support::cli::{ServerProcess, command, finish, run};
 use crate::support::client::{Connection, Request};
 use crate::support::store::TempStore;
 
@@ -291,8 +293,7 @@ fn full_disk_stops_no_server_and_causes_no_partial_change() {
     let fails = |words: &str, input: &str| {
         let outcome = tool(words, input);
         assert_eq!(outcome.code, 1, "{words}: {}", outcome.stderr);
-        let says_why =
-            ["disk is full", "No space left"].iter().any(|why| outcome.stderr.contains(why));
+        let says_why = outcome.stderr.contains("No space left on device (os error 28)");
         assert!(says_why, "{words}: {}", outcome.stderr);
         assert_eq!(tool("export", "").stdout, export, "{words}");
         // ann is not in the cache, and roy is.
@@ -320,4 +321,103 @@ fn full_disk_stops_no_server_and_causes_no_partial_change() {
     assert_eq!(tool("useradd cid --password-stdin --cost 4", "open-sesame").code, 0);
     assert_eq!((login("ann"), login("roy"), login("cid")), (401, 200, 200));
     assert!(server.stop().iter().all(|line| line.contains("outcome=")));
+}
+
+/// W-14: one sentence says what the system refused and where, and a hint says what to do.
+#[test]
+#[ignore = "needs root"]
+fn refusal_of_the_system_is_named_with_path_and_advice() {
+    const NOBODY: u32 = 65534;
+    let store = TempStore::new();
+    let small = Small::mount(&store);
+    let folder = small.0.join("users");
+    let database = folder.join("users.db");
+    let tool = |words: &str| {
+        let mut tool = command(store.folder(), words.split(' '));
+        tool.arg("--database").arg(&database);
+        tool
+    };
+    assert_eq!(finish(tool("useradd roy --hash-stdin"), HASH).code, 0);
+    let uses = ["useradd ann --hash-stdin", "userlist", "serve --port 0"];
+    let assert_says = |command: Command, why: &str, advice: &str| {
+        let outcome = finish(command, HASH);
+        assert_eq!(outcome.code, 1, "{outcome:?}");
+        let expected = format!(": {why}\nhint: {advice}\n");
+        assert!(outcome.stderr.ends_with(&expected), "{expected}: {}", outcome.stderr);
+    };
+    let shown = database.display();
+
+    let remount = |how: &str| {
+        let mut mount = Command::new("mount");
+        assert!(mount.args(["-o", how]).arg(&small.0).status().unwrap().success());
+    };
+    remount("remount,ro");
+    let why = format!("cannot write to {shown}: Read-only file system (os error 30)");
+    for words in uses {
+        assert_says(tool(words), &why, "make the file system writable, or name another file");
+    }
+    remount("remount,rw");
+
+    // The 32 KiB of the log's index do not fit.
+    let filler = small.fill();
+    let why = format!("cannot write to {shown}: No space left on device (os error 28)");
+    for words in uses {
+        assert_says(tool(words), &why, "make room on the file system");
+    }
+    let new = format!("useradd ann --hash-stdin --database {}", small.0.join("new.db").display());
+    let why = format!(
+        "cannot write to {}: No space left on device (os error 28)",
+        small.0.join("new.db").display()
+    );
+    assert_says(command(store.folder(), new.split(' ')), &why, "make room on the file system");
+    fs::remove_file(filler).unwrap();
+
+    for (words, why) in [
+        ("userlist", format!("cannot open {shown}: Too many open files (os error 24)")),
+        ("serve --port 0", "the limit of open files is 5, and the server needs 64".to_owned()),
+    ] {
+        let mut limited = Command::new("sh");
+        let script = format!(
+            "ulimit -n 5; exec {} {words} --database {shown}",
+            env!("CARGO_BIN_EXE_resttool")
+        );
+        limited.args(["-c", &script]).env_clear().env("HOME", store.folder());
+        let advice = match words {
+            "userlist" => "raise the limit of open files, e.g. ulimit -n 1024",
+            _ => "raise it, e.g. ulimit -n 1024, or LimitNOFILE= of systemd",
+        };
+        assert_says(limited, &why, advice);
+    }
+
+    // The last connection removes the companions, without which the folder is written to.
+    assert_eq!(finish(tool("userlist"), "").code, 0);
+    // Another user may reach the folders, and owns the store.
+    for folder in [store.folder(), &small.0] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let files = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path());
+    for file in files.chain([folder.clone()]) {
+        chown(file, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let as_nobody = |words: &str| {
+        let mut tool = tool(words);
+        tool.uid(NOBODY).gid(NOBODY);
+        tool
+    };
+    let advice = "change its mode or owner, or run the command as another user";
+    for (folder_mode, file_mode, why) in [
+        (0o555, 0o600, format!("cannot write to the folder {}", folder.display())),
+        (0o000, 0o600, format!("cannot open {shown}")),
+        (0o700, 0o000, format!("cannot read {shown}")),
+    ] {
+        fs::set_permissions(&database, fs::Permissions::from_mode(file_mode)).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(folder_mode)).unwrap();
+        let why = format!("{why}: Permission denied (os error 13)");
+        for words in uses {
+            assert_says(as_nobody(words), &why, advice);
+        }
+    }
+    fs::set_permissions(&database, fs::Permissions::from_mode(0o400)).unwrap();
+    let why = format!("cannot write to {shown}: Permission denied (os error 13)");
+    assert_says(as_nobody(uses[0]), &why, advice);
 }

@@ -55,6 +55,9 @@ pub(in crate::cli) struct Serve {
     settings: ServeSettings,
 }
 
+/// The fewest open files with which the server starts.
+const MIN_DESCRIPTORS: u64 = 64;
+
 impl Serve {
     pub(super) fn describe(&self) -> String {
         "serve".to_owned()
@@ -70,6 +73,13 @@ impl Serve {
             .map_err(|e| Failure::new(Exit::Usage, format_args!("--realm: {e}")))?;
         let tls = tls(settings)?;
         let limit = raise_descriptor_limit();
+        if let Some(limit) = limit.filter(|limit| *limit < MIN_DESCRIPTORS) {
+            let why = format!(
+                "the limit of open files is {limit}, and the server needs {MIN_DESCRIPTORS}"
+            );
+            return Err(Failure::new(Exit::Failed, why)
+                .hint("raise it, e.g. ulimit -n 1024, or LimitNOFILE= of systemd"));
+        }
         let http =
             HttpConfig { max_connections: max_connections(http.max_connections, limit), ..http };
         warn_about_socket_activation();

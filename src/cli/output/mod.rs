@@ -13,6 +13,7 @@ use std::path::Path;
 use rustix::fs::{FileType, Mode, Stat, fstat, stat};
 use rustix::io::Errno;
 
+use super::advice;
 use super::exit::{Exit, Failure};
 use crate::fs::{AtomicFile, FileId, folder};
 use crate::store::Location;
@@ -190,7 +191,7 @@ impl Refusal {
 
 impl From<io::Error> for Refusal {
     fn from(e: io::Error) -> Self {
-        Self { why: e.to_string(), hint: None }
+        Self { why: e.to_string(), hint: advice::system(&e) }
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::diagnosis::system_error;
 use crate::store::{BUSY_TIMEOUT, Problem, StoreError};
 use crate::text::printable;
 
@@ -13,17 +14,19 @@ const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Connects to read and write.
 pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
+    open(path).map_err(|e| store_error(e, path))
+}
+
+/// Connects like [`connect`], with the error of the library.
+pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let open = || -> rusqlite::Result<Connection> {
-        let connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "secure_delete", "ON")?;
-        connection.pragma_update(None, "foreign_keys", "ON")?;
-        connection.pragma_update(None, "trusted_schema", "OFF")?;
-        Ok(connection)
-    };
-    open().map_err(|e| store_error(e, path))
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "secure_delete", "ON")?;
+    connection.pragma_update(None, "foreign_keys", "ON")?;
+    connection.pragma_update(None, "trusted_schema", "OFF")?;
+    Ok(connection)
 }
 
 /// Connects to read only. The connection never waits for a lock.
@@ -54,9 +57,9 @@ pub(super) fn store_error(e: rusqlite::Error, path: &Path) -> StoreError {
         _ if is_busy(&e) => StoreError::Busy,
         Some(ErrorCode::NotADatabase) => refused(Problem::NotAStore),
         Some(ErrorCode::DatabaseCorrupt) => refused(Problem::Damaged(None)),
-        _ => {
+        code => code.and_then(|code| system_error(code, path)).unwrap_or_else(|| {
             let path = printable(&path.to_string_lossy());
             StoreError::failed_by(format!("{path}: {e}"), e)
-        }
+        }),
     }
 }

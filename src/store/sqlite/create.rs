@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::check::{orphaned_companion, refused};
 use super::companions;
-use super::connection::{connect, store_error};
+use super::connection::{open, store_error};
 use super::schema::initialize;
 use crate::fs::{folder, sync_folder};
 use crate::store::access::folder_problems;
@@ -21,7 +21,7 @@ use crate::store::{StoreError, cannot};
 pub(super) fn create(path: &Path) -> Result<(), StoreError> {
     let folder = folder(path);
     create_folders(folder)?;
-    let failed = |e: io::Error| cannot("create", path, e);
+    let failed = |e: io::Error| cannot("create", path, without_path(e));
     let problems = folder_problems(path, &companions(path)).map_err(failed)?;
     if let Some(problem) = problems.into_iter().next() {
         return Err(refused(problem));
@@ -33,7 +33,8 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
         tempfile::Builder::new().prefix(".resttool-new-").tempfile_in(folder).map_err(failed)?;
     // The creation mask may have removed the owner's own rights.
     fresh.as_file().set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
-    let mut connection = connect(fresh.path())?;
+    // Errors name the store and not the temporary file.
+    let mut connection = open(fresh.path()).map_err(|e| store_error(e, path))?;
     initialize(&mut connection).map_err(|e| store_error(e, path))?;
     connection.close().map_err(|(_, e)| store_error(e, path))?;
     match fresh.persist_noclobber(path) {
@@ -42,6 +43,17 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
         Err(e) => return Err(failed(e.error)),
     }
     sync_folder(folder).map_err(failed)
+}
+
+/// Drops the name of a temporary file, which the tempfile crate adds to an error.
+fn without_path(e: io::Error) -> io::Error {
+    match e.kind() {
+        io::ErrorKind::PermissionDenied => Errno::ACCESS.into(),
+        io::ErrorKind::ReadOnlyFilesystem => Errno::ROFS.into(),
+        io::ErrorKind::StorageFull => Errno::NOSPC.into(),
+        io::ErrorKind::QuotaExceeded => Errno::DQUOT.into(),
+        _ => e,
+    }
 }
 
 /// Creates missing folders with mode 0700 under every creation mask. Each is created in the folder

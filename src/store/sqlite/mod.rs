@@ -9,6 +9,7 @@ mod check;
 mod connection;
 mod copy;
 mod create;
+mod diagnosis;
 mod files;
 mod rows;
 mod schema;
