@@ -43,6 +43,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         delays,
         io_timeout: HttpConfig::IO_TIMEOUT,
         max_connections: HttpConfig::MAX_CONNECTIONS,
+        ext_authz: None,
     };
     let (ready, is_ready) = channel();
     // It serves until this program ends.

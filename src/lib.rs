@@ -34,8 +34,9 @@ pub mod testing {
     };
     pub use crate::formats::htpasswd;
     pub use crate::http::{
-        AcceptedBytes, Delays, Framing, HttpConfig, Listener, Network, NoCredentials, Realm,
-        Service, Tls, credentials as basic_credentials, run as run_server, source_address,
+        AcceptedBytes, Delays, ExtAuthzPrefix, Framing, HttpConfig, Listener, Network,
+        NoCredentials, PrefixError, Realm, Service, Tls, credentials as basic_credentials,
+        run as run_server, source_address,
     };
     pub use crate::store::mock::{Call, MockStore};
     pub use crate::store::{

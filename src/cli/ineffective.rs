@@ -13,14 +13,11 @@ enum Circumstance {
     Without(&'static str),
     /// The other option has this value.
     BesideValue(&'static str, &'static str),
-    /// The first argument is not one of these.
-    NotFor(&'static [&'static str]),
+    /// The configuration of one of these programs is printed.
+    For(&'static [&'static str]),
 }
 
-use Circumstance::{Beside, BesideValue, NotFor, Without};
-
-/// The programs that stand before an API.
-const PROXIES: &[&str] = &["nginx", "caddy", "traefik", "haproxy"];
+use Circumstance::{Beside, BesideValue, For, Without};
 
 /// Commands, their options, and the circumstances.
 const RULES: &[(&str, &[&str], Circumstance)] = &[
@@ -36,9 +33,10 @@ const RULES: &[(&str, &[&str], Circumstance)] = &[
         Beside("calibrate"),
     ),
     ("userlist", &["long"], Beside("json")),
-    ("print", &["upstream", "listen", "group"], NotFor(PROXIES)),
-    ("print", &["host"], NotFor(&["nginx", "caddy", "traefik", "haproxy", "systemd"])),
-    ("print", &["port"], NotFor(&["nginx", "caddy", "traefik", "haproxy", "systemd", "compose"])),
+    ("print", &["upstream", "listen", "group"], For(&["systemd", "compose", "fail2ban"])),
+    ("print", &["host", "listen"], For(&["gateway-api"])),
+    ("print", &["host"], For(&["compose", "fail2ban"])),
+    ("print", &["port"], For(&["fail2ban"])),
 ];
 
 /// Returns a warning for each option that has no effect.
@@ -64,9 +62,9 @@ impl Circumstance {
             }
             BesideValue(other, value) => (raw(matches, other).as_deref() == Some(*value))
                 .then(|| format!("beside {} {value}", flag(other))),
-            NotFor(names) => {
+            For(names) => {
                 let name = raw(matches, "snippet")?;
-                (!names.contains(&name.as_str())).then(|| format!("for {name}"))
+                names.contains(&name.as_str()).then(|| format!("for {name}"))
             }
         }
     }

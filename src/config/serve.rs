@@ -11,7 +11,7 @@ use super::CostSetting;
 use super::values::{Failures, cache_lifetime, group_name, octal_mode};
 use crate::auth::AuthConfig;
 use crate::domain::{GroupName, HashError};
-use crate::http::{Delays, HttpConfig, Network, Realm, RealmError};
+use crate::http::{Delays, ExtAuthzPrefix, HttpConfig, Network, Realm, RealmError};
 use crate::time::format_duration;
 
 /// The settings of `serve`. The less common ones are left out of the summary of `-h`.
@@ -105,6 +105,17 @@ pub(crate) struct ServeSettings {
         help_heading = "Access"
     )]
     require_group: Vec<GroupName>,
+
+    /// Answer Envoy's ext_authz below this path, e.g. /ext-authz/any/... for any user, or
+    /// /ext-authz/group=admin/... for members of a group
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "RESTTOOL_EXT_AUTHZ_PREFIX",
+        help_heading = "Access",
+        hide_short_help = true
+    )]
+    ext_authz_prefix: Option<ExtAuthzPrefix>,
 
     #[command(flatten)]
     cost: CostSetting,
@@ -299,6 +310,7 @@ impl ServeSettings {
             delays: Delays::default(),
             io_timeout: HttpConfig::IO_TIMEOUT,
             max_connections: self.max_connections,
+            ext_authz: self.ext_authz_prefix.clone(),
         })
     }
 }

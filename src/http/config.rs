@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use super::{Network, Realm};
+use super::{ExtAuthzPrefix, Network, Realm};
 use crate::auth::Decision;
 
 /// The configuration of all listeners.
@@ -22,6 +22,8 @@ pub struct HttpConfig {
     /// The maximum number of connections. At the limit, the source with the most connections makes
     /// room for others.
     pub max_connections: NonZeroUsize,
+    /// The path below which requests of Envoy's ext_authz are answered.
+    pub ext_authz: Option<ExtAuthzPrefix>,
 }
 
 impl HttpConfig {

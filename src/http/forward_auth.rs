@@ -4,6 +4,7 @@
 //! status becomes an error of the proxy (nginx: 500). So this route answers with no other status,
 //! and the field X-Auth-Reason gives the reason of a 403.
 
+use std::fmt;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -52,28 +53,37 @@ pub(super) fn resource(gate: &SharedGate) -> Resource {
 
 async fn auth(request: HttpRequest, gate: SharedGate) -> HttpResponse {
     let Some(groups) = groups(request.query_string()) else {
-        // A mistake in the configuration of a proxy must not grant access.
-        gate.misconfigured.call_once(|| {
-            log::warn!(
-                "denied a request to {PATH}: its query string is not of the form group=NAME (check the proxy configuration)"
-            );
-        });
-        return forbidden("misconfigured").body(MISCONFIGURED);
+        let what = format_args!("to {PATH}: its query string is not of the form group=NAME");
+        return misconfigured(&gate, &what);
     };
     let target = || target(&gate, &request);
     let access = AccessRequest { groups: &groups, target: &target };
     match gate.decide(&request, &access).await {
         Ok(decision) => answer(&gate, decision),
-        Err(_) => gate.denied(UNAUTHORIZED),
+        Err(_) => unauthorized(&gate),
     }
+}
+
+/// Returns the response to a request of which a proxy has a mistake in its configuration. It must
+/// not grant access. The log names the first one.
+pub(super) fn misconfigured(gate: &Gate, what: &dyn fmt::Display) -> HttpResponse {
+    gate.misconfigured.call_once(|| {
+        log::warn!("denied a request {what} (check the proxy configuration)");
+    });
+    forbidden("misconfigured").body(MISCONFIGURED)
+}
+
+/// Returns the challenge.
+pub(super) fn unauthorized(gate: &Gate) -> HttpResponse {
+    gate.denied(UNAUTHORIZED)
 }
 
 // Exhaustive, so that a new decision cannot get the response of another one.
 #[deny(clippy::wildcard_enum_match_arm)]
-fn answer(gate: &Gate, decision: Decision) -> HttpResponse {
+pub(super) fn answer(gate: &Gate, decision: Decision) -> HttpResponse {
     match decision {
         Decision::Granted(grant) => granted(&grant).unwrap_or_else(unavailable),
-        Decision::Denied => gate.denied(UNAUTHORIZED),
+        Decision::Denied => unauthorized(gate),
         Decision::Forbidden => forbidden("group").body(NOT_IN_GROUP),
         Decision::Throttled { retry_after } => {
             later("throttled", retry_after).body(throttled(retry_after))
@@ -140,7 +150,7 @@ fn groups(query: &str) -> Option<Vec<GroupName>> {
 
 /// Describes the original request for the audit log, without its query, which may contain secrets.
 /// Only trusted proxies can name it.
-fn target(gate: &Gate, request: &HttpRequest) -> Option<String> {
+pub(super) fn target(gate: &Gate, request: &HttpRequest) -> Option<String> {
     if !gate.trusts(request.peer_addr()?.ip()) {
         return None;
     }

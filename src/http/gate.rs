@@ -10,7 +10,6 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::{HttpRequest, HttpResponse, Resource, rt};
 
-use super::HttpConfig;
 use super::authorization::{NoCredentials, credentials};
 use super::peer::{self, Oddity};
 use super::response::{
@@ -18,6 +17,7 @@ use super::response::{
     throttled, whole_seconds,
 };
 use super::routing::{self, with};
+use super::{ExtAuthzPrefix, HttpConfig, forward_auth};
 use crate::auth::{AccessRequest, Authenticator, Decision, Rejection};
 
 /// The state that all services share.
@@ -63,6 +63,17 @@ impl Gate {
 
     pub(super) fn is_ready(&self) -> bool {
         self.authenticator.is_ready()
+    }
+
+    /// Returns the prefix of the routes for Envoy, if there are any.
+    pub(super) fn ext_authz(&self) -> Option<&ExtAuthzPrefix> {
+        self.config.ext_authz.as_ref()
+    }
+
+    /// Returns true for a path of forward authentication, where proxies know few statuses.
+    pub(super) fn is_forward_auth(&self, path: &str) -> bool {
+        path == forward_auth::PATH
+            || self.ext_authz().is_some_and(|prefix| prefix.rest(path).is_some())
     }
 
     /// Returns true if X-Forwarded-For from this peer is trusted.
@@ -189,6 +200,7 @@ pub(super) mod tests {
             delays: Delays::NONE,
             io_timeout: HttpConfig::IO_TIMEOUT,
             max_connections: HttpConfig::MAX_CONNECTIONS,
+            ext_authz: None,
         };
         Gate::new(Arc::new(authenticator), &config)
     }

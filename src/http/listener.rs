@@ -8,7 +8,7 @@ use actix_web::web::{self, ServiceConfig};
 
 use super::gate::SharedGate;
 use super::tls::Tls;
-use super::{forward_auth, gate, ops, response};
+use super::{ext_authz, forward_auth, gate, ops, response};
 
 /// A listening socket and its service.
 #[derive(Debug)]
@@ -44,6 +44,10 @@ impl Service {
             Self::Gate => {
                 config.service(gate::resource(gate)).service(forward_auth::resource(gate));
                 ops::configure(&Rc::clone(gate), config);
+                // Last, since its pattern matches every path.
+                if let Some(resource) = ext_authz::resource(gate) {
+                    config.service(resource);
+                }
             }
         }
         config.default_service(web::to(response::not_found));

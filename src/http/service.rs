@@ -59,7 +59,7 @@ where
         map_config(app, |()| AppConfig::default()),
         move |request: Request, app: &S::Service| {
             let exchange = request.conn_data::<CurrentExchange>().cloned().unwrap_or_default();
-            let forwarded = request.path() == forward_auth::PATH;
+            let forwarded = gate.is_forward_auth(request.path());
             let response = if head_length(request.head()) > MAX_HEAD {
                 gate.reject(gate.source(request.head()), Rejection::HeadTooLong);
                 Err(if forwarded { forward_auth::head_too_long() } else { head_too_long() })

@@ -1,5 +1,6 @@
 //! `/auth`: answers to a proxy that asks whether a request may pass.
 
+use crate::support::cli::{ServerProcess, command};
 use crate::support::client::{Connection, Request, Response, whole};
 use crate::support::server::{Server, unlimited, with_roy};
 use crate::support::store::TempStore;
@@ -180,6 +181,68 @@ fn all_refusals_are_equal() {
     }
     let said = "Unauthorized. Log in with a valid user name and password.\n";
     assert_eq!(login(&server, "/auth", "nobody", "x").body, said);
+}
+
+/// W-16: the path and the query of Envoy's request belong to the client.
+#[test]
+fn ext_authz_answers_below_its_prefix_only() {
+    let store = store();
+    let words = "serve --port 0 --cost 4 --trusted-proxy 127.0.0.1 --ext-authz-prefix /ext/authz";
+    let mut serve = command(store.folder(), words.split(' '));
+    serve.arg("--database").arg(store.database());
+    let server = ServerProcess::start(serve);
+    let ask = |method: &str, target: &str, user: &str| {
+        let request = Request::new(method, target).basic(user, "open-sesame");
+        let response = request.send(server.address);
+        let name = response.header("remote-user").or(response.header("x-auth-reason"));
+        (response.status, name.map(str::to_owned))
+    };
+    let seen = |target: &str, user: &str| {
+        let (status, name) = ask("GET", target, user);
+        (status, name.unwrap_or_default())
+    };
+    let of = |status: u16, name: &str| (status, name.to_owned());
+    for target in ["/ext/authz/any/orders/7?x=1", "/ext/authz/any/", "/ext/authz/any"] {
+        assert_eq!(seen(target, "ann"), of(200, "ann"), "{target}");
+    }
+    assert_eq!(seen("/ext/authz/group=admin/orders/7?x=1", "roy"), of(200, "roy"));
+    assert_eq!(seen("/ext/authz/group=ops,staff/orders/7", "roy"), of(200, "roy"), "any of them");
+    // The client chooses no group, and reaches no other route.
+    for client in
+        ["", "/", "/any", "/group=staff/x", "/x?group=staff", "/../any/x", "/../../../rest-auth"]
+    {
+        let target = format!("/ext/authz/group=ops{client}");
+        assert_eq!(seen(&target, "roy"), of(403, "group"), "{target}");
+    }
+    for client in ["/orders/7?x=1", "/any/../../rest-auth", "", "/auth?group=ops", "/%2e%2e"] {
+        assert_eq!(seen(&format!("/ext/authz/any{client}"), "ann").0, 200, "{client}");
+    }
+    for slip in ["/ext/authz/", "/ext/authz/orders/7", "/ext/authz//any/", "/ext/authz/group=/x"] {
+        assert_eq!(seen(slip, "roy"), of(403, "misconfigured"), "{slip}");
+    }
+    for other in [
+        "/ext/authz",
+        "/ext/authzx/any/",
+        "/ext%2Fauthz/any/",
+        "/x/ext/authz/any",
+        "/auth/x",
+        "/EXT/authz/any",
+    ] {
+        assert_eq!(seen(other, "roy").0, 404, "{other}");
+    }
+    for method in ["POST", "DELETE", "OPTIONS", "PROPFIND"] {
+        assert_eq!(ask(method, "/ext/authz/any/a", "roy").0, 200, "{method}");
+    }
+    let challenged = Request::get("/ext/authz/any/a").send(server.address);
+    assert!(challenged.header("www-authenticate").is_some_and(|c| c.starts_with("Basic realm=")));
+    assert_eq!(challenged.status, 401);
+    let huge = Request::get("/ext/authz/any/a").header("X-Long", "x".repeat(70_000));
+    assert_eq!(huge.send(server.address).header("x-auth-reason"), Some("too-long"));
+    let wrong = Request::new("PUT", "/ext/authz/any/orders/7?token=x").basic("roy", "wrong");
+    assert_eq!(wrong.send(server.address).status, 401);
+    let said = server.stop();
+    let audited = r#"outcome=denied reason=wrong-password source=127.0.0.1 user="roy" request="PUT /orders/7""#;
+    assert_eq!(said.last().map(String::as_str), Some(audited), "{said:?}");
 }
 
 /// B-06: proxies keep connections open.

@@ -125,6 +125,7 @@ fn http() -> HttpConfig {
         delays: Delays::NONE,
         io_timeout: HttpConfig::IO_TIMEOUT,
         max_connections: HttpConfig::MAX_CONNECTIONS,
+        ext_authz: None,
     }
 }
 

@@ -59,6 +59,10 @@ enum Snippet {
     Traefik,
     /// A frontend with the Lua script that it needs
     Haproxy,
+    /// A whole configuration, with the filter ext_authz
+    Envoy,
+    /// A route of the Kubernetes Gateway API
+    GatewayApi,
     /// A service unit
     Systemd,
     /// A compose.yml for Docker Compose
@@ -94,6 +98,8 @@ impl Print {
             Snippet::Caddy => include_str!("snippets/Caddyfile"),
             Snippet::Traefik => include_str!("snippets/traefik.yml"),
             Snippet::Haproxy => include_str!("snippets/haproxy.cfg"),
+            Snippet::Envoy => include_str!("snippets/envoy.yaml"),
+            Snippet::GatewayApi => include_str!("snippets/gateway-api.yaml"),
             Snippet::Systemd => include_str!("snippets/resttool.service"),
             Snippet::Compose => include_str!("snippets/compose.yml"),
             Snippet::Fail2ban => include_str!("snippets/fail2ban.conf"),
@@ -108,13 +114,20 @@ impl Print {
         let gate =
             if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         // No character is left with a meaning in one of these formats.
-        let groups = self.group.iter().map(|group| {
-            format!("group={}", utf8_percent_encode(group.as_str(), NON_ALPHANUMERIC))
-        });
-        let groups = groups.collect::<Vec<_>>().join("&");
-        let query = if groups.is_empty() { String::new() } else { format!("?{groups}") };
-        // It was checked by `authority`.
+        let names = self
+            .group
+            .iter()
+            .map(|group| utf8_percent_encode(group.as_str(), NON_ALPHANUMERIC).to_string());
+        let names: Vec<_> = names.collect();
+        let groups = names.iter().map(|name| format!("group={name}")).collect::<Vec<_>>().join("&");
+        let (query, requirement) = if names.is_empty() {
+            (String::new(), "any".to_owned())
+        } else {
+            (format!("?{groups}"), format!("group={}", names.join(",")))
+        };
+        // They were checked by `authority`.
         let (listen_host, listen_port) = self.listen.rsplit_once(':').unwrap_or_default();
+        let (upstream_host, upstream_port) = self.upstream.rsplit_once(':').unwrap_or_default();
         let mut text = template.trim_end().to_owned();
         for (name, value) in [
             ("gate", gate.as_str()),
@@ -126,6 +139,9 @@ impl Print {
             ("listen_port", listen_port),
             ("groups", groups.as_str()),
             ("query", query.as_str()),
+            ("requirement", requirement.as_str()),
+            ("upstream_host", upstream_host.trim_matches(['[', ']'])),
+            ("upstream_port", upstream_port),
         ] {
             text = text.replace(&format!("{{{{{name}}}}}"), value);
         }

@@ -36,6 +36,7 @@ use crate::text::shell_word;
                    many failed logins, 503 if the server cannot check
   /auth            the same for reverse proxies: 200 with Remote-User and Remote-Groups, 401 or 403;
                    ?group=admin requires a group
+  PATH/any/...     the same below --ext-authz-prefix PATH, for Envoy and gateways
   GET /healthz     200 while the server runs
   GET /readyz      200 if users can be looked up, 503 if not
   GET /openapi.json   an OpenAPI 3.1 description of these routes
