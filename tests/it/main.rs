@@ -12,6 +12,7 @@ mod command;
 mod docs;
 mod faults;
 mod forward;
+mod frameworks;
 mod framing;
 mod gate;
 mod layers;

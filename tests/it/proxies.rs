@@ -5,16 +5,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::process::{Pid, Signal, kill_process_group};
-
 use crate::support::cli::{ServerProcess, command, finish, run};
 use crate::support::client::{Connection, Request, Response};
+use crate::support::program::{Program, listening};
 use crate::support::store::TempStore;
 
 /// An API that answers with the head and the trailers of a request, in lower case, and the length
@@ -119,36 +117,6 @@ header("Content-Length: " . strlen($body));
 echo $body;
 "#;
 
-/// A program in the foreground, with its children. They are terminated when it is dropped.
-struct Program(Child);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
-        let _ = self.0.wait();
-    }
-}
-
-/// Starts a program at a free port. Tries another port if another process took it.
-fn listening(log: &Path, make: impl Fn(u16) -> Command) -> (Program, SocketAddr) {
-    for _ in 0..10 {
-        let free = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
-        let mut command = make(free.port());
-        let log = fs::File::create(log).unwrap();
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        command.process_group(0);
-        let mut program = Program(command.spawn().unwrap());
-        while program.0.try_wait().unwrap().is_none() {
-            // Some proxies listen before they know their upstream.
-            if TcpStream::connect(free).is_ok() && Request::get("/").send(free).status != 404 {
-                return (program, free);
-            }
-            std::thread::yield_now();
-        }
-    }
-    panic!("it does not start: {}", fs::read_to_string(log).unwrap());
-}
-
 /// The server and the API behind one proxy.
 struct Setup {
     store: TempStore,
@@ -202,7 +170,7 @@ impl Setup {
     fn serve_php(&mut self) -> Program {
         let script = self.path("api.php");
         write(&script, PHP);
-        let (php, address) = listening(&self.path("php.log"), |port| {
+        let (php, address) = listening(&self.path("php.log"), "/", |port| {
             let mut php = Command::new("php");
             php.arg("-S").arg(format!("127.0.0.1:{port}")).arg(&script);
             php
@@ -213,7 +181,7 @@ impl Setup {
 
     /// Starts a proxy in front of the API.
     fn start(&self, make: impl Fn(&Self, u16) -> Command) -> (Program, SocketAddr) {
-        listening(&self.path("log"), |port| make(self, port))
+        listening(&self.path("log"), "/", |port| make(self, port))
     }
 
     /// Checks the properties that hold behind each proxy.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub mod cli;
 pub mod client;
+pub mod program;
 pub mod server;
 pub mod store;
 
