@@ -18,6 +18,9 @@ pub(super) fn failure(e: &clap::Error, definition: clap::Command) -> Failure {
         let command = matches.ok().and_then(|m| m.subcommand_name().map(str::to_owned));
         return extra_argument(command.as_deref().unwrap_or_default(), extra);
     }
+    if let Some(ContextValue::String(name)) = e.get(ContextKind::InvalidSubcommand) {
+        return unknown_command(name, e.get(ContextKind::SuggestedSubcommand));
+    }
     if let Some(ContextValue::String(value)) = e.get(ContextKind::InvalidValue)
         && printable(value) != *value
     {
@@ -37,6 +40,20 @@ pub(super) fn failure(e: &clap::Error, definition: clap::Command) -> Failure {
             .hint(format!("for more information, try {}", help.trim_end_matches('.'))),
         None => Failure::new(Exit::Usage, text),
     }
+}
+
+/// The failure of a command that does not exist. clap orders similar ones from the worst to the best.
+fn unknown_command(name: &str, similar: Option<&ContextValue>) -> Failure {
+    let best = match similar {
+        Some(ContextValue::String(best)) => Some(best),
+        Some(ContextValue::Strings(all)) => all.last(),
+        _ => None,
+    };
+    let hint = match best {
+        Some(best) => format!("a similar command is {best}; 'resttool --help' lists all"),
+        None => "'resttool --help' lists the commands".to_owned(),
+    };
+    Failure::new(Exit::Usage, format_args!("unknown command '{}'", printable(name))).hint(hint)
 }
 
 /// The failure of an argument that the command does not take.

@@ -420,6 +420,17 @@ fn hint_about_an_extra_argument_fits_the_command() {
         let expected = format!("usage: unexpected argument '{extra}'\nhint: {hint}");
         assert_eq!(run(home.folder(), &format!("{words} {extra}"), ""), failed(2, &expected));
     }
+    for (name, similar) in [("serv", "serve"), ("usrdel", "userdel"), ("chpaswd", "chpasswd")] {
+        let expected = format!(
+            "unknown command '{name}'\nhint: a similar command is {similar}; 'resttool --help' lists all"
+        );
+        assert_eq!(run(home.folder(), name, ""), failed(2, &format!("usage: {expected}")));
+    }
+    let unknown = "unknown command 'x\\n'\nhint: 'resttool --help' lists the commands";
+    assert_eq!(
+        finish(command(home.folder(), ["x\n"]), ""),
+        failed(2, &format!("usage: {unknown}"))
+    );
     for (words, hint) in [
         ("passwd roy", "--password-stdin"),
         ("hash", "--password-stdin"),
