@@ -102,14 +102,23 @@ def many_passwords(bars):
     def lines(many):
         return b"".join(b"user-%d:open-sesame-%d\n" % (n, n) for n in range(many))
 
-    with place() as folder:
-        one = next(iter(os.sched_getaffinity(0)))
-        alone = [200 / Run(folder, "chpasswd", "--create", "--cost", 10, stdin=lines(200), cores={one}).took]
-        took = Run(folder, "chpasswd", "--create", "--cost", 10, stdin=lines(1000)).took
-        alone.append(200 / Run(folder, "chpasswd", "--create", "--cost", 10, stdin=lines(200), cores={one}).took)
-        share = 1000 / took / (CORES * statistics.mean(alone))
-        bars.show(f"chpasswd of 1,000 at cost 10, {1000 / took:.1f} a second, to {CORES} x one thread's",
-                  f"{share:.3f}", share >= 0.9, "0.9")
+    def one_by_one(folder):
+        """A single password is hashed by the bcrypt crate. Seconds for each, without those of the program's start."""
+        start = Run(folder, "--version").took
+        return statistics.median(Run(folder, "hash", "--password-stdin", "--cost", 10, stdin=b"open-sesame").took - start
+                                 for _ in range(15))
+
+    shares, rates = [], []
+    for _ in range(3):
+        with place() as folder:
+            before = one_by_one(folder)
+            took = Run(folder, "chpasswd", "--create", "--cost", 10, stdin=lines(1000)).took
+            alone = statistics.mean([before, one_by_one(folder)])
+            shares.append(1000 / took / (CORES / alone))
+            rates.append(1000 / took)
+    share = statistics.median(shares)
+    bars.show(f"chpasswd of 1,000 at cost 10, {statistics.median(rates):.1f} a second, to {CORES} x the bcrypt crate's",
+              f"{share:.3f}", share >= 1.9, "1.9")
 
 
 def a_hundred_thousand(bars):

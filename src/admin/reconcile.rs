@@ -4,13 +4,13 @@
 //! between two transactions, and the plan is made anew until no hash is missing. So no other writer
 //! waits for hashes, and concurrent changes are taken into account.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::change::{Change, ChangeKind, FieldChange, compare};
 use super::desired::{
     DesiredPassword, DesiredUser, GroupsEdit, IfExists, IfGone, IfMissing, ReconcileOptions,
 };
-use crate::domain::{Account, Groups, PasswordHash, TooManyGroups, UserName};
+use crate::domain::{Account, Groups, Password, PasswordHash, TooManyGroups, UserName};
 use crate::hashing::{self, HashingError, pool};
 use crate::store::{StoreError, Transaction, UserStore};
 use crate::time::Timestamp;
@@ -73,7 +73,7 @@ pub fn reconcile(
         match plan(&mut *transaction, desired, &computed, options, now, progress) {
             Ok(Plan::NeedsHashes(jobs)) => {
                 drop(transaction);
-                let run = |job: &HashJob| job.run(desired, options).map(|done| (job.index, done));
+                let run = |jobs: &[HashJob]| run_batch(jobs, desired, options);
                 computed.extend(pool::run(&jobs, options.threads, run, progress)?);
             }
             Ok(Plan::Complete(changes)) => {
@@ -326,30 +326,46 @@ struct HashJob {
 }
 
 impl HashJob {
-    fn run(
-        &self,
-        desired: &[DesiredUser],
-        options: &ReconcileOptions,
-    ) -> Result<Computed, HashingError> {
-        let mut computed = Computed::default();
-        let password = desired.get(self.index).map(|user| &user.password);
-        let Some(DesiredPassword::Password(password) | DesiredPassword::Initial(password)) =
-            password
-        else {
-            return Ok(computed);
-        };
-        if let Some(old) = &self.compare {
-            let matches = hashing::verify(password, old)?;
-            computed.compared = Some((old.clone(), matches));
-            if matches {
-                return Ok(computed);
+    /// Returns the password, which every user with a job has.
+    fn password<'a>(&self, desired: &'a [DesiredUser]) -> Option<&'a Password> {
+        match desired.get(self.index).map(|user| &user.password) {
+            Some(DesiredPassword::Password(password) | DesiredPassword::Initial(password)) => {
+                Some(password)
             }
+            _ => None,
         }
-        computed.fresh = Some(if options.dry_run {
-            PasswordHash::dummy(options.cost)
-        } else {
-            hashing::hash(password, options.cost)?
-        });
-        Ok(computed)
     }
+}
+
+/// Computes the hashes of some users at once: first the comparisons, and then new hashes for the
+/// passwords that do not match.
+fn run_batch(
+    jobs: &[HashJob],
+    desired: &[DesiredUser],
+    options: &ReconcileOptions,
+) -> Result<Vec<(usize, Computed)>, HashingError> {
+    let mut computed: BTreeMap<usize, Computed> = BTreeMap::new();
+    let with_password = || jobs.iter().filter_map(|job| Some((job, job.password(desired)?)));
+    let (to_compare, pairs): (Vec<_>, Vec<_>) = with_password()
+        .filter_map(|(job, password)| Some((job, (password, job.compare.as_ref()?))))
+        .unzip();
+    for (job, matches) in to_compare.into_iter().zip(hashing::verify_all(&pairs)?) {
+        let compared = job.compare.clone().map(|hash| (hash, matches));
+        computed.insert(job.index, Computed { compared, fresh: None });
+    }
+    let (to_hash, passwords): (Vec<_>, Vec<_>) = with_password()
+        .filter(|(job, _)| {
+            let compared = computed.get(&job.index).and_then(|computed| computed.compared.as_ref());
+            !compared.is_some_and(|(_, matches)| *matches)
+        })
+        .unzip();
+    let fresh = if options.dry_run {
+        vec![PasswordHash::dummy(options.cost); passwords.len()]
+    } else {
+        hashing::hash_all(&passwords, options.cost)?
+    };
+    for (job, hash) in to_hash.into_iter().zip(fresh) {
+        computed.entry(job.index).or_default().fresh = Some(hash);
+    }
+    Ok(computed.into_iter().collect())
 }

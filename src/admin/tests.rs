@@ -310,6 +310,9 @@ fn hashes_are_computed_on_the_given_threads() {
         reconcile(&*place.store(), &desired, &options, at(1), &note).unwrap();
         let (ids, told) = seen.into_inner().unwrap();
         assert!(ids.len() <= threads.get().min(20), "{ids:?}");
-        assert_eq!(told, (1..=20).map(|done| (done, 20)).collect::<Vec<_>>());
+        // Up to four at a time.
+        assert!(told.iter().all(|(_, of)| *of == 20), "{told:?}");
+        assert!(told.windows(2).all(|told| told[0].0 < told[1].0), "{told:?}");
+        assert_eq!(told.last(), Some(&(20, 20)));
     }
 }

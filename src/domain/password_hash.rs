@@ -2,6 +2,14 @@
 
 use std::fmt;
 
+use base64::Engine;
+use base64::alphabet::BCRYPT;
+use base64::engine::GeneralPurpose;
+use base64::engine::general_purpose::NO_PAD;
+
+/// The base64 of bcrypt, with its own alphabet.
+const BASE64: GeneralPurpose = GeneralPurpose::new(&BCRYPT, NO_PAD);
+
 /// The cost of a bcrypt hash, which takes 2 to the power of this number of rounds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Cost(u8);
@@ -98,6 +106,34 @@ impl PasswordHash {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Makes a hash of its parts. It begins with `$2y$`.
+    #[must_use]
+    pub(crate) fn of_parts(cost: Cost, salt: [u8; 16], digest: [u8; 23]) -> Self {
+        let mut text = format!("$2y${:02}$", cost.get());
+        BASE64.encode_string(salt, &mut text);
+        BASE64.encode_string(digest, &mut text);
+        Self { text, cost }
+    }
+
+    /// Returns the salt and the digest.
+    ///
+    /// # Errors
+    /// Fails if they cannot be decoded, which [`PasswordHash::parse`] excludes.
+    pub(crate) fn parts(&self) -> Result<([u8; 16], [u8; 23]), HashError> {
+        let (mut salt, mut digest) = ([0; 16], [0; 23]);
+        let (_, parts) = self.text.split_at(7);
+        let (of_salt, of_digest) = parts.split_at(22);
+        // The engine asks for room up to a multiple of three.
+        for (from, to) in [(of_salt, &mut salt[..]), (of_digest, &mut digest[..])] {
+            let decoded = BASE64.decode(from).map_err(|_| HashError::Malformed)?;
+            if decoded.len() != to.len() {
+                return Err(HashError::Malformed);
+            }
+            to.copy_from_slice(&decoded);
+        }
+        Ok((salt, digest))
     }
 
     /// Returns the cost of computing it.
@@ -238,6 +274,15 @@ mod tests {
         assert_eq!(hash(&with("CC", "é")), Err(HashError::Malformed), "60 bytes, not ASCII");
         assert_eq!(hash(&with("C.E5", "CGE5")), Err(HashError::Padding), "bits of the salt");
         assert_eq!(hash(&with("OeW", "OeX")), Err(HashError::Padding), "bits of the digest");
+    }
+
+    /// H-10
+    #[test]
+    fn hash_is_made_of_its_parts() {
+        let hash = PasswordHash::parse(&HASH.replacen("2b", "2y", 1)).unwrap();
+        let (salt, digest) = hash.parts().unwrap();
+        assert_eq!(PasswordHash::of_parts(hash.cost(), salt, digest), hash);
+        assert_eq!(PasswordHash::dummy(hash.cost()).parts(), Ok(([0; 16], [0; 23])));
     }
 
     #[test]

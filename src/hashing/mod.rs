@@ -1,15 +1,20 @@
-//! Password hashing: bcrypt, the cost policy, and hashing on several threads.
+//! Password hashing: bcrypt, the cost policy, and hashing on several threads and in lanes.
 //!
 //! Decides how hashes are computed and which of them are too weak. Knows neither users nor the
-//! store. Input that bcrypt would truncate, misread or compute for minutes cannot get here:
+//! store. LaneInput that bcrypt would truncate, misread or compute for minutes cannot get here:
 //! [`Password`], [`PasswordHash`] and [`Cost`] exclude it.
 
 mod calibrate;
+mod lanes;
 pub(crate) mod pool;
+
+use std::collections::BTreeMap;
 
 use bcrypt::{BcryptError, Version};
 
-use crate::domain::{Cost, Password, PasswordHash};
+use crate::domain::{Cost, HashError, Password, PasswordHash};
+use lanes::LaneInput;
+
 pub(crate) use calibrate::{TooSlow, calibrate, time_of_hash};
 
 /// An error of hashing. None of them is known to occur with a valid [`Password`] and
@@ -22,6 +27,9 @@ pub enum HashingError {
     /// The random source of the system cannot be read.
     #[error("{0}")]
     Random(#[from] getrandom::Error),
+    /// A stored hash cannot be decoded.
+    #[error("{0}")]
+    Hash(#[from] HashError),
     /// A hash thread panicked.
     #[error("a thread panicked")]
     Panicked,
@@ -49,6 +57,66 @@ pub(crate) type VerifyFn = fn(&Password, &PasswordHash) -> Result<bool, HashingE
 /// Passes on errors of the library, so that none becomes a grant.
 pub(crate) fn verify(password: &Password, hash: &PasswordHash) -> Result<bool, HashingError> {
     Ok(bcrypt::verify(password.reveal(), hash.as_str())?)
+}
+
+/// Verifies passwords like [`verify`], up to four of equal cost at once. Returns the answers in their
+/// order.
+///
+/// # Errors
+/// See [`verify`].
+pub(crate) fn verify_all(pairs: &[(&Password, &PasswordHash)]) -> Result<Vec<bool>, HashingError> {
+    let mut by_cost: BTreeMap<Cost, Vec<usize>> = BTreeMap::new();
+    for (index, (_, hash)) in pairs.iter().enumerate() {
+        by_cost.entry(hash.cost()).or_default().push(index);
+    }
+    let mut answers = vec![false; pairs.len()];
+    for (cost, indexes) in by_cost {
+        if let [index] = indexes[..] {
+            let (password, hash) = pairs[index];
+            answers[index] = verify(password, hash)?;
+            continue;
+        }
+        let mut inputs = Vec::with_capacity(indexes.len());
+        let mut expected = Vec::with_capacity(indexes.len());
+        for index in &indexes {
+            let (password, hash) = pairs[*index];
+            let (salt, digest) = hash.parts()?;
+            inputs.push(LaneInput { password: password.reveal().as_bytes(), salt });
+            expected.push(digest);
+        }
+        let digests = lanes::digests(cost.get(), &inputs);
+        for ((index, digest), expected) in indexes.into_iter().zip(digests).zip(expected) {
+            answers[index] = is_equal(&digest, &expected);
+        }
+    }
+    Ok(answers)
+}
+
+/// Compares in a time that does not depend on the position of a difference.
+fn is_equal(one: &[u8], other: &[u8]) -> bool {
+    one.iter().zip(other).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}
+
+/// Hashes passwords like [`hash`], up to four at once.
+///
+/// # Errors
+/// See [`hash`].
+pub(crate) fn hash_all(
+    passwords: &[&Password],
+    cost: Cost,
+) -> Result<Vec<PasswordHash>, HashingError> {
+    if let [password] = passwords {
+        return Ok(vec![hash(password, cost)?]);
+    }
+    let mut inputs = Vec::with_capacity(passwords.len());
+    for password in passwords {
+        let mut salt = [0; lanes::SALT];
+        getrandom::fill(&mut salt)?;
+        inputs.push(LaneInput { password: password.reveal().as_bytes(), salt });
+    }
+    let digests = lanes::digests(cost.get(), &inputs);
+    let made = inputs.iter().zip(digests);
+    Ok(made.map(|(input, digest)| PasswordHash::of_parts(cost, input.salt, digest)).collect())
 }
 
 /// Returns true if a hash should be replaced, because it costs less than `minimum`.
@@ -79,6 +147,11 @@ mod tests {
             ("U*U*U", "$2a$05$XXXXXXXXXXXXXXXXXXXXXOAcXxm9kjPGEMsLznoKqmqw7tc8WCx4a"),
             (exactly_72, "$2a$05$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui"),
         ];
+        // H-10: in lanes too.
+        let passwords = made.map(|(text, _)| password(text));
+        let hashes = made.map(|(_, hash)| PasswordHash::parse(hash).unwrap());
+        let pairs: Vec<_> = passwords.iter().zip(&hashes).collect();
+        assert_eq!(verify_all(&pairs).unwrap(), [true; 4]);
         for (text, hash) in made {
             assert!(holds(text, hash), "{text}");
             assert!(holds(text, &hash.replacen("2a", "2y", 1)), "{text} as $2y$");
@@ -86,6 +159,47 @@ mod tests {
             assert!(!holds("U*u", hash), "another password than {text}");
         }
         assert!(!holds(&exactly_72[..71], made[3].1), "the last of 72 bytes counts");
+    }
+
+    /// H-10: costs are not mixed in one batch, and each answer is that of its pair.
+    #[test]
+    fn passwords_of_a_batch_are_verified_each_with_its_hash() {
+        let costs = [4, 5, 4, 4, 6, 4, 4, 5];
+        let texts: Vec<_> =
+            (0..costs.len()).map(|n| password(&format!("open-sesame-{n}"))).collect();
+        let hashes: Vec<_> = texts
+            .iter()
+            .zip(costs)
+            .map(|(text, cost)| hash(text, Cost::new(cost).unwrap()).unwrap())
+            .collect();
+        let right: Vec<_> = texts.iter().zip(&hashes).collect();
+        assert_eq!(verify_all(&right).unwrap(), [true; 8]);
+        // Each with the hash of its neighbour, but two.
+        let shifted: Vec<_> = (0..8).map(|n| (&texts[n], &hashes[(n + 1) % 8])).collect();
+        assert_eq!(verify_all(&shifted).unwrap(), [false; 8]);
+        let mut mixed = shifted;
+        mixed[2] = right[2];
+        mixed[4] = right[4];
+        let expected = [false, false, true, false, true, false, false, false];
+        assert_eq!(verify_all(&mixed).unwrap(), expected);
+        assert_eq!(verify_all(&[]).unwrap(), [false; 0]);
+    }
+
+    /// H-10
+    #[test]
+    fn passwords_of_a_batch_are_hashed_with_a_salt_each() {
+        let cost = Cost::new(4).unwrap();
+        for count in [0, 1, 2, 4, 7] {
+            let texts: Vec<_> = (0..count).map(|n| password(&format!("open-{n}"))).collect();
+            let made = hash_all(&texts.iter().collect::<Vec<_>>(), cost).unwrap();
+            assert_eq!(made.len(), count);
+            for (text, made) in texts.iter().zip(&made) {
+                assert!(made.as_str().starts_with("$2y$04$") && verify(text, made).unwrap());
+            }
+            let salts: std::collections::BTreeSet<_> =
+                made.iter().map(|hash| hash.parts().unwrap().0).collect();
+            assert_eq!(salts.len(), count);
+        }
     }
 
     /// C-06, C-13
