@@ -93,7 +93,7 @@ pub(crate) fn verify_all(pairs: &[(&Password, &PasswordHash)]) -> Result<Vec<boo
 }
 
 /// Compares in a time that does not depend on the position of a difference.
-fn is_equal(one: &[u8], other: &[u8]) -> bool {
+fn is_equal(one: &[u8; lanes::DIGEST], other: &[u8; lanes::DIGEST]) -> bool {
     one.iter().zip(other).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }
 
