@@ -64,6 +64,11 @@ fn extra_argument(command: &str, extra: &str) -> Failure {
         return Failure::new(Exit::Usage, why).hint(hint);
     }
     let shown = printable(extra);
+    if matches!(command, "import" | "export" | "apply" | "backup") {
+        let why = "unexpected argument (not shown, it may be a password)";
+        let hint = format!("{command} takes one file; the database is given as --database PATH");
+        return Failure::new(Exit::Usage, why).hint(hint);
+    }
     let hint = match command {
         "serve" if extra.parse::<u16>().is_ok() => format!("a port is given as --port {shown}"),
         "serve" if extra.parse::<IpAddr>().is_ok() || extra == "localhost" => {
@@ -76,9 +81,6 @@ fn extra_argument(command: &str, extra: &str) -> Failure {
         "serve" => "serve takes options only, e.g. --port 5000 or --database PATH".to_owned(),
         "userlist" => {
             "quote a pattern with * or ?, which the shell replaces by file names".to_owned()
-        }
-        "import" | "export" | "apply" | "backup" => {
-            format!("{command} takes one file; the database is given as --database PATH")
         }
         "check" => "the database is given as --database PATH".to_owned(),
         command => format!("'resttool {command} --help' lists the arguments"),

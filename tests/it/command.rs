@@ -413,7 +413,6 @@ fn hint_about_an_extra_argument_fits_the_command() {
             "b.txt",
             "quote a pattern with * or ?, which the shell replaces by file names",
         ),
-        ("import a", "b", "import takes one file; the database is given as --database PATH"),
         ("check", "users.db", "the database is given as --database PATH"),
         ("man a", "b", "'resttool man --help' lists the arguments"),
     ] {
@@ -435,6 +434,7 @@ fn hint_about_an_extra_argument_fits_the_command() {
         ("passwd roy", "--password-stdin"),
         ("hash", "--password-stdin"),
         ("chpasswd", "chpasswd reads name:password lines"),
+        ("import a", "import takes one file; the database is given as --database PATH"),
         ("usermod roy", "use resttool passwd"),
     ] {
         let outcome = run(home.folder(), &format!("{words} open-sesame"), "");
