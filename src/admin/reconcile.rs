@@ -11,7 +11,7 @@ use super::desired::{
     DesiredPassword, DesiredUser, GroupsEdit, IfExists, IfGone, IfMissing, ReconcileOptions,
 };
 use crate::domain::{Account, Groups, Password, PasswordHash, TooManyGroups, UserName};
-use crate::hashing::{self, HashingError, pool};
+use crate::hashing::{self, BcryptKey, HashingError, pool};
 use crate::store::{StoreError, Transaction, UserStore};
 use crate::time::Timestamp;
 
@@ -347,22 +347,25 @@ fn run_batch(
     let mut computed: BTreeMap<usize, Computed> = BTreeMap::new();
     let with_password = || jobs.iter().filter_map(|job| Some((job, job.password(desired)?)));
     let (to_compare, pairs): (Vec<_>, Vec<_>) = with_password()
-        .filter_map(|(job, password)| Some((job, (password, job.compare.as_ref()?))))
+        .filter_map(|(job, password)| {
+            Some((job, (BcryptKey::from(password), job.compare.as_ref()?)))
+        })
         .unzip();
     for (job, matches) in to_compare.into_iter().zip(hashing::verify_all(&pairs)?) {
         let compared = job.compare.clone().map(|hash| (hash, matches));
         computed.insert(job.index, Computed { compared, fresh: None });
     }
-    let (to_hash, passwords): (Vec<_>, Vec<_>) = with_password()
+    let (to_hash, keys): (Vec<_>, Vec<_>) = with_password()
         .filter(|(job, _)| {
             let compared = computed.get(&job.index).and_then(|computed| computed.compared.as_ref());
             !compared.is_some_and(|(_, matches)| *matches)
         })
+        .map(|(job, password)| (job, BcryptKey::from(password)))
         .unzip();
     let fresh = if options.dry_run {
-        vec![PasswordHash::dummy(options.cost); passwords.len()]
+        vec![PasswordHash::dummy(options.cost); keys.len()]
     } else {
-        hashing::hash_all(&passwords, options.cost)?
+        hashing::hash_all(&keys, options.cost)?
     };
     for (job, hash) in to_hash.into_iter().zip(fresh) {
         computed.entry(job.index).or_default().fresh = Some(hash);

@@ -13,17 +13,17 @@ use tokio::sync::oneshot;
 
 use super::keyed::Key;
 use super::throttle::{LoginAttempt, Refused, Source};
-use super::verifier::Verifier;
-use super::workers::{NotTaken, Workers};
+use super::verifier::{Attempt, Verifier};
+use super::workers::{NotTaken, WorkerJob, Workers};
 use super::{AccessRequest, AuthConfig, Decision, Grant, Outcome};
-use crate::domain::{Credentials, EncodedCredentials, GroupName};
-use crate::store::{Revision, UserReader};
+use crate::domain::{EncodedCredentials, GroupName, UserName};
+use crate::store::UserReader;
 
 /// Decides on login attempts. Hashes are computed on its own threads, never on the caller's.
 pub struct Authenticator {
     verifier: Arc<Verifier>,
-    workers: Workers,
-    /// Attempts that no worker has taken yet, by their credentials.
+    workers: Workers<QueuedAttempt>,
+    /// Attempts that no worker has taken yet, by the user and the octets of the password.
     queued: Arc<Mutex<Queued>>,
     queue_limit: Option<usize>,
     require_groups: Vec<GroupName>,
@@ -64,12 +64,17 @@ impl Authenticator {
     /// # Errors
     /// Fails if the system gives no threads or no random numbers.
     pub fn new(store: Box<dyn UserReader>, config: &AuthConfig) -> io::Result<Self> {
-        let workers = Workers::start(config.workers)?;
-        let verifier = Verifier::new(store, config)?;
+        let verifier = Arc::new(Verifier::new(store, config)?);
+        let queued = Arc::<Mutex<Queued>>::default();
+        let of_worker = (Arc::clone(&verifier), Arc::clone(&queued));
+        let workers = Workers::start(config.workers, move |attempts| {
+            let (verifier, queued) = &of_worker;
+            verify_queued(verifier, queued, attempts);
+        })?;
         Ok(Self {
-            verifier: Arc::new(verifier),
+            verifier,
             workers,
-            queued: Arc::default(),
+            queued,
             queue_limit: config.queue,
             require_groups: config.require_groups.clone(),
         })
@@ -95,34 +100,25 @@ impl Authenticator {
             Ok(credentials) => credentials,
             Err(e) => return self.conclude(e.into(), peer, None, access),
         };
-        // Only normalized credentials are cached, so that a password has one entry in every
+        // An entry is about the candidate that matched, so that a password has one entry in every
         // spelling.
-        let normalized = verifier.keyed.credentials(&credentials);
-        if normalized != key
-            && let Some(grant) = lookup(&normalized)
-        {
+        let keys = verifier.candidate_keys(&credentials);
+        if let Some(grant) = keys.iter().filter(|candidate| **candidate != key).find_map(lookup) {
             return self.conclude(Outcome::Cached(grant), peer, None, access);
         }
+        let attempt = Attempt { credentials, keys, source, revision };
         // Boxed, since its size would count for every request.
-        Box::pin(self.verify(peer, normalized, source, credentials, revision, access)).await
+        Box::pin(self.verify(peer, attempt, access)).await
     }
 
     /// Waits for a worker to verify credentials that the cache does not have.
-    async fn verify(
-        &self,
-        peer: IpAddr,
-        key: Key,
-        source: Source,
-        credentials: Credentials,
-        revision: Option<Revision>,
-        access: &AccessRequest<'_>,
-    ) -> Decision {
-        let credentials = Arc::new(credentials);
-        let outcome = match self.enqueue(key, source, &credentials, revision) {
+    async fn verify(&self, peer: IpAddr, attempt: Attempt, access: &AccessRequest<'_>) -> Decision {
+        let user = attempt.credentials.user.clone();
+        let outcome = match self.enqueue(attempt) {
             Ok(answer) => answer.await.unwrap_or_else(|_| self.worker_failed()),
             Err(outcome) => outcome,
         };
-        self.conclude(outcome, peer, Some(&credentials), access)
+        self.conclude(outcome, peer, Some(&user), access)
     }
 
     /// Rejects a request whose credentials are not verified.
@@ -135,7 +131,7 @@ impl Authenticator {
         &self,
         outcome: Outcome,
         peer: IpAddr,
-        credentials: Option<&Credentials>,
+        shown: Option<&UserName>,
         access: &AccessRequest<'_>,
     ) -> Decision {
         let outcome = self.check_groups(outcome, access);
@@ -143,7 +139,7 @@ impl Authenticator {
             Outcome::Cached(grant) | Outcome::Verified(grant) | Outcome::Forbidden(grant) => {
                 Some(&grant.user)
             }
-            refused => credentials.filter(|_| refused.names_user()).map(|shown| &shown.user),
+            refused => shown.filter(|_| refused.names_user()),
         };
         self.verifier.audit.record(&outcome, peer, user, access.target);
         outcome.decision()
@@ -170,50 +166,32 @@ impl Authenticator {
     /// An attempt with the same credentials as a queued one shares its outcome. It cannot share the
     /// outcome of an attempt that a worker has taken, which may have read a record that is outdated
     /// for a later request.
-    fn enqueue(
-        &self,
-        key: Key,
-        source: Source,
-        credentials: &Arc<Credentials>,
-        revision: Option<Revision>,
-    ) -> Result<Answer, Outcome> {
+    fn enqueue(&self, attempt: Attempt) -> Result<Answer, Outcome> {
         let verifier = &self.verifier;
-        let attempt = LoginAttempt { user: verifier.keyed.user(&credentials.user), source };
+        let user = verifier.keyed.user(&attempt.credentials.user);
+        let counted = LoginAttempt { user, source: attempt.source };
+        let key = attempt.keys.first().copied();
         let mut queued = lock(&self.queued);
-        verifier.throttle().check(attempt, Instant::now()).map_err(|refused| match refused {
+        verifier.throttle().check(counted, Instant::now()).map_err(|refused| match refused {
             Refused::Failed(retry_after) => Outcome::Throttled { retry_after },
             // The pending attempts may all be right. Then the next one is possible when they end.
             Refused::Pending => Outcome::Throttled { retry_after: Duration::from_secs(1) },
         })?;
-        if let Some(answer) = queued.get(&key).and_then(WeakShared::upgrade) {
+        let same = key.and_then(|key| queued.get(&key));
+        if let Some(answer) = same.and_then(WeakShared::upgrade) {
             return Ok(answer);
         }
-        let pending = PendingAttempt::begin(verifier, attempt);
+        let pending = PendingAttempt::begin(verifier, counted);
         let (reply, answer) = oneshot::channel();
         let answer = answer.shared();
-        let credentials = Arc::clone(credentials);
-        let all_queued = Arc::clone(&self.queued);
-        let job = move || {
-            let verifier = Arc::clone(&pending.verifier);
-            lock(&all_queued).remove(&key);
-            if reply.is_closed() {
-                return; // all clients that waited for it have gone
-            }
-            let (outcome, weak) = verifier.verify(&key, &credentials, source, revision);
-            pending.end(&outcome);
-            // The clients may have gone by now. Then the outcome is dropped.
-            let _ = reply.send(outcome);
-            if let Some(weak) = weak {
-                verifier.rehash(&credentials, &weak);
-            }
-        };
         let workers = self.workers.threads();
         let limit = self.queue_limit.unwrap_or_else(|| verifier.hashes.in_two_seconds(workers));
-        self.workers.submit(limit, job).map_err(|why| match why {
+        let submitted = self.workers.submit(limit, QueuedAttempt { attempt, pending, reply });
+        submitted.map_err(|why| match why {
             NotTaken::Full => Outcome::Overloaded,
             NotTaken::Dead => self.worker_failed(),
         })?;
-        queued.extend(answer.downgrade().map(|answer| (key, answer)));
+        queued.extend(key.zip(answer.downgrade()));
         Ok(answer)
     }
 
@@ -261,7 +239,7 @@ impl Authenticator {
     }
 
     #[cfg(test)]
-    pub(super) fn workers(&self) -> &Workers {
+    pub(super) fn workers(&self) -> &Workers<QueuedAttempt> {
         &self.workers
     }
 
@@ -269,6 +247,41 @@ impl Authenticator {
     pub(super) fn queued(&self) -> usize {
         lock(&self.queued).len()
     }
+}
+
+/// An attempt in the queue.
+pub(super) struct QueuedAttempt {
+    attempt: Attempt,
+    pending: PendingAttempt,
+    reply: oneshot::Sender<Outcome>,
+}
+
+impl WorkerJob for QueuedAttempt {
+    fn hashes(&self) -> usize {
+        self.attempt.keys.len()
+    }
+}
+
+/// Verifies attempts that a worker has taken from the queue.
+fn verify_queued(verifier: &Verifier, queued: &Mutex<Queued>, mut attempts: Vec<QueuedAttempt>) {
+    {
+        let mut queued = lock(queued);
+        let keys = attempts.iter().filter_map(|queued| queued.attempt.keys.first());
+        keys.for_each(|key| drop(queued.remove(key)));
+    }
+    // All clients that waited for the others have gone.
+    attempts.retain(|queued| !queued.reply.is_closed());
+    let (attempts, mut open): (Vec<_>, Vec<_>) = attempts
+        .into_iter()
+        .map(|queued| (queued.attempt, Some((queued.pending, queued.reply))))
+        .unzip();
+    verifier.verify(&attempts.iter().collect::<Vec<_>>(), |index, outcome| {
+        if let Some((pending, reply)) = open.get_mut(index).and_then(Option::take) {
+            pending.end(&outcome);
+            // The clients may have gone by now. Then the outcome is dropped.
+            let _ = reply.send(outcome);
+        }
+    });
 }
 
 /// Locks the map. A panic while it was locked has left it consistent, because each call on it is

@@ -77,11 +77,10 @@ mod tests {
 
     use super::super::keyed::Keyed;
     use super::*;
-    use crate::domain::{Cost, Credentials, Password, PasswordHash, UserName};
+    use crate::domain::{Cost, PasswordHash, UserName};
 
     fn key(keyed: &Keyed, user: &str) -> Key {
-        let (user, password) = (UserName::parse(user).unwrap(), Password::parse("x").unwrap());
-        keyed.credentials(&Credentials { user, password })
+        keyed.candidate(&UserName::parse(user).unwrap(), b"x")
     }
 
     fn entry(keyed: &Keyed) -> CacheEntry {

@@ -5,7 +5,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use crate::domain::{Credentials, EncodedCredentials, PasswordHash, UserName};
+use crate::domain::{EncodedCredentials, PasswordHash, UserName, encode_credentials};
 
 /// BLAKE3 in keyed mode, with a key for each kind of input.
 pub(super) struct Keyed {
@@ -52,9 +52,10 @@ impl Keyed {
         Key(digest(&self.credentials, shown.octets()))
     }
 
-    /// Returns the key of decoded credentials, which are normalized.
-    pub(super) fn credentials(&self, shown: &Credentials) -> Key {
-        self.encoded(EncodedCredentials::new(shown.encode().as_bytes()))
+    /// Returns the key of a user and a candidate for the password.
+    pub(super) fn candidate(&self, user: &UserName, password: &[u8]) -> Key {
+        let encoded = encode_credentials(user, password);
+        self.encoded(EncodedCredentials::new(encoded.as_bytes()))
     }
 
     pub(super) fn hash(&self, hash: &PasswordHash) -> HashDigest {
@@ -74,27 +75,22 @@ fn digest(key: &[u8; 32], input: &[u8]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Password;
 
     /// B-05, B-03
     #[test]
     fn key_depends_on_name_password_and_process() {
         let keyed = Keyed::new().unwrap();
-        let key = |user, password| keyed.credentials(&credentials(user, password));
+        let key_by = |keyed: &Keyed, user, password: &str| {
+            keyed.candidate(&UserName::parse(user).unwrap(), password.as_bytes())
+        };
+        let key = |user, password| key_by(&keyed, user, password);
         assert!(key("roy", "open") == key("roy", "open"));
         for (user, password) in
             [("ro", "yopen"), ("royo", "pen"), ("roy", "opem"), ("Roy", "open"), ("roy", "open ")]
         {
             assert!(key(user, password) != key("roy", "open"), "{user} {password}");
         }
-        let other = Keyed::new().unwrap().credentials(&credentials("roy", "open"));
+        let other = key_by(&Keyed::new().unwrap(), "roy", "open");
         assert!(key("roy", "open") != other, "each process has its own keys");
-    }
-
-    fn credentials(user: &str, password: &str) -> Credentials {
-        Credentials {
-            user: UserName::parse(user).unwrap(),
-            password: Password::parse(password).unwrap(),
-        }
     }
 }

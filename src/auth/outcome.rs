@@ -21,7 +21,8 @@ pub(crate) enum Outcome {
     NotBase64,
     /// No colon separates a name from a password.
     NoColon,
-    /// The name or the password is longer than any user's.
+    /// The name or the password is longer than any user's. A password that is not too long to be
+    /// looked at is so only for this user, whose hash covers 72 bytes.
     TooLong,
     /// The name or the password contains a control character.
     ControlCharacter,
@@ -141,7 +142,10 @@ impl Outcome {
 
     /// Returns true if the attempt counts as a failure of its source and its user.
     pub(crate) fn counts_as_failure(&self) -> bool {
-        matches!(self, Self::UnknownUser | Self::WrongPassword | Self::Locked | Self::Expired)
+        matches!(
+            self,
+            Self::UnknownUser | Self::WrongPassword | Self::TooLong | Self::Locked | Self::Expired
+        )
     }
 
     /// Returns true if the name in the refused credentials is known to be a user's, so that it may

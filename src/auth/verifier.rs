@@ -1,5 +1,6 @@
 //! Verifies credentials against the cache and the store.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -10,10 +11,20 @@ use super::hash_meter::HashMeter;
 use super::keyed::{Key, Keyed};
 use super::throttle::{LoginAttempt, Source, Throttle};
 use super::{AuthConfig, Grant, Outcome, OwnLine};
-use crate::domain::{Cost, Credentials, Groups, PasswordHash, User, UserName};
-use crate::hashing::{self, HashingError, needs_rehash};
+use crate::domain::{Cost, Credentials, Groups, PasswordHash, PresentedPassword, User, UserName};
+use crate::hashing::{self, BcryptKey, HashingError, needs_rehash};
 use crate::store::{Revision, StoreError, UserReader};
 use crate::text::quoted;
+
+/// Credentials to verify, which the cache does not have.
+pub(super) struct Attempt {
+    pub(super) credentials: Credentials,
+    /// The cache keys of the candidates for the password.
+    pub(super) keys: Vec<Key>,
+    pub(super) source: Source,
+    /// The revision of the store when the request arrived.
+    pub(super) revision: Option<Revision>,
+}
 
 /// The state that requests and workers share.
 pub(super) struct Verifier {
@@ -111,77 +122,217 @@ impl Verifier {
         Some(grant)
     }
 
-    /// Verifies credentials. Takes as long as a hash. `revision` is from before.
+    /// Returns the cache keys of the candidates for a password, in their order.
+    pub(super) fn candidate_keys(&self, credentials: &Credentials) -> Vec<Key> {
+        let candidates = credentials.password.candidates();
+        candidates.map(|octets| self.keyed.candidate(&credentials.user, octets)).collect()
+    }
+
+    /// Verifies some attempts at once. Calls `answer` for each as soon as its outcome is known.
     ///
-    /// Returns also the hash of the user if the credentials are right and the hash should be
-    /// replaced.
-    pub(super) fn verify(
-        &self,
-        key: &Key,
-        credentials: &Credentials,
-        source: Source,
-        revision: Option<Revision>,
-    ) -> (Outcome, Option<PasswordHash>) {
-        self.try_to_verify(key, credentials, source, revision).unwrap_or_else(|e| {
-            // The error names a user only if it exists, because the text in the name field may be a
-            // password.
-            self.audit.failure(&format_args!("cannot check credentials: {e}"));
-            (Outcome::Unavailable, None)
+    /// Attempts whose hashes have the same cost share the lanes of this thread. The cheapest hashes
+    /// come first, so that no attempt waits for one of a higher cost. Hashes are replaced after the
+    /// last answer.
+    pub(super) fn verify(&self, attempts: &[&Attempt], mut answer: impl FnMut(usize, Outcome)) {
+        let mut by_cost: BTreeMap<Cost, Vec<Begun<'_>>> = BTreeMap::new();
+        let mut outdated = Vec::new();
+        for (index, attempt) in attempts.iter().enumerate() {
+            match self.begin(index, attempt) {
+                Err(e) => answer(index, self.unavailable(&e)),
+                Ok(begun) => match self.matched_meanwhile(&begun) {
+                    Some(candidate) => {
+                        let compared = Comparison::Matches { candidate };
+                        answer(index, self.finish(&begun, compared, &mut outdated));
+                    }
+                    None => by_cost.entry(begun.hash.cost()).or_default().push(begun),
+                },
+            }
+        }
+        for group in by_cost.into_values() {
+            match self.compare(&group) {
+                Ok(compared) => {
+                    for (begun, compared) in group.iter().zip(compared) {
+                        answer(begun.index, self.finish(begun, compared, &mut outdated));
+                    }
+                }
+                Err(e) => {
+                    let outcome = self.unavailable(&hashing_failed(e));
+                    group.iter().for_each(|begun| answer(begun.index, outcome.clone()));
+                }
+            }
+        }
+        self.rehash(&outdated);
+    }
+
+    fn begin<'a>(&self, index: usize, attempt: &'a Attempt) -> Result<Begun<'a>, StoreError> {
+        let before = self.store.find(&attempt.credentials.user)?;
+        let is_known = before.is_some();
+        let hash = before.map_or_else(|| self.dummy.clone(), |user| user.hash);
+        Ok(Begun { index, attempt, is_known, hash })
+    }
+
+    /// Returns the candidate that another attempt has verified while this one waited.
+    fn matched_meanwhile(&self, begun: &Begun<'_>) -> Option<usize> {
+        let digest = self.keyed.hash(&begun.hash);
+        let now = Instant::now();
+        begun.attempt.keys.iter().position(|key| {
+            let entry = self.cache().get(key, now);
+            entry.is_some_and(|entry| entry.hash == digest)
         })
     }
 
-    fn try_to_verify(
+    /// Compares passwords with hashes of one cost.
+    fn compare(&self, group: &[Begun<'_>]) -> Result<Vec<Comparison>, HashingError> {
+        let keys: Vec<_> = group
+            .iter()
+            .map(|begun| keys(&begun.attempt.credentials.password, &begun.hash))
+            .collect();
+        let pairs: Vec<_> = group
+            .iter()
+            .zip(&keys)
+            .flat_map(|(begun, keys)| keys.iter().map(|key| key.pair(&begun.hash)))
+            .collect();
+        let mut matches = self.hashes.verify(&pairs)?.into_iter();
+        Ok(keys.iter().map(|keys| Comparison::of(keys, &mut matches)).collect())
+    }
+
+    /// Returns the outcome of an attempt after its hash.
+    fn finish<'a>(
         &self,
-        key: &Key,
-        credentials: &Credentials,
-        source: Source,
-        revision: Option<Revision>,
-    ) -> Result<(Outcome, Option<PasswordHash>), StoreError> {
-        let matches = |hash: &PasswordHash| {
-            let digest = self.keyed.hash(hash);
-            // Another attempt may have verified the same credentials while this one waited.
-            let entry = self.cache().get(key, Instant::now());
-            match entry.is_some_and(|entry| entry.hash == digest) {
-                true => Ok(true),
-                false => self.hashes.verify(credentials, hash).map_err(hashing_failed),
-            }
+        begun: &Begun<'a>,
+        compared: Comparison,
+        outdated: &mut Vec<OutdatedHash<'a>>,
+    ) -> Outcome {
+        let Begun { attempt, is_known, ref hash, .. } = *begun;
+        let name = &attempt.credentials.user;
+        let before = is_known.then_some(hash);
+        let (user, groups, candidate) = match decide(&*self.store, name, before, compared) {
+            Ok(Ok(granted)) => granted,
+            Ok(Err(refused)) => return refused,
+            Err(e) => return self.unavailable(&e),
         };
-        match compare(&*self.store, &credentials.user, &self.dummy, matches)? {
-            Ok((User { hash, expires, .. }, groups)) => {
-                let grant = Arc::new(Grant { user: credentials.user.clone(), groups });
-                if let Some(revision) = revision {
-                    let (hash, grant) = (self.keyed.hash(&hash), Arc::clone(&grant));
-                    let entry = CacheEntry { hash, revision, expires, grant, source };
-                    self.cache().insert(*key, entry, Instant::now());
-                }
-                let weak = self.rehash && needs_rehash(&hash, self.dummy.cost().get());
-                Ok((Outcome::Verified(grant), weak.then_some(hash)))
+        let grant = Arc::new(Grant { user: name.clone(), groups });
+        let entry = attempt.revision.map(|revision| CacheEntry {
+            hash: self.keyed.hash(hash),
+            revision,
+            expires: user.expires,
+            grant: Arc::clone(&grant),
+            source: attempt.source,
+        });
+        if let (Some(entry), Some(key)) = (&entry, attempt.keys.get(candidate)) {
+            self.cache().insert(*key, entry.clone(), Instant::now());
+        }
+        if self.rehash && needs_rehash(hash, self.dummy.cost().get()) {
+            outdated.push(OutdatedHash { attempt, hash: hash.clone(), entry });
+        }
+        Outcome::Verified(grant)
+    }
+
+    fn unavailable(&self, e: &StoreError) -> Outcome {
+        // The error names a user only if it exists, because the text in the name field may be a
+        // password.
+        self.audit.failure(&format_args!("cannot check credentials: {e}"));
+        Outcome::Unavailable
+    }
+
+    /// Replaces hashes by ones of the configured cost, if they are still those of their users.
+    fn rehash(&self, outdated: &[OutdatedHash<'_>]) {
+        // The octets may have matched an imported hash although the normalized form is too long.
+        let with_key = outdated.iter().filter_map(|outdated| {
+            let password = outdated.attempt.credentials.password.password().ok()?;
+            Some((outdated, BcryptKey::from(&password)))
+        });
+        let (outdated, keys): (Vec<_>, Vec<_>) = with_key.unzip();
+        let strong = hashing::hash_all(&keys, self.dummy.cost());
+        let strong = strong.inspect_err(|e| {
+            self.audit.failure(&format_args!("cannot rehash passwords: {e}"));
+        });
+        for (outdated, strong) in outdated.into_iter().zip(strong.unwrap_or_default()) {
+            let user = &outdated.attempt.credentials.user;
+            let quoted = quoted(user.as_str());
+            match self.replace(outdated, strong) {
+                Ok(true) => log::info!("user {quoted} has a stronger hash now"),
+                Ok(false) => {}
+                Err(e) => self
+                    .audit
+                    .failure(&format_args!("cannot rehash the password of user {quoted}: {e}")),
             }
-            Err(refused) => Ok((refused, None)),
         }
     }
 
-    /// Replaces a weak hash by one of the configured cost, if it is still the hash of the user.
-    pub(super) fn rehash(&self, credentials: &Credentials, weak: &PasswordHash) {
-        let user = &credentials.user;
-        match self.try_to_rehash(credentials, weak) {
-            Ok(true) => log::info!("user {} has a stronger hash now", quoted(user.as_str())),
-            Ok(false) => {}
-            Err(e) => {
-                let user = quoted(user.as_str());
-                self.audit.failure(&format_args!("cannot rehash the password of user {user}: {e}"))
-            }
-        }
-    }
-
-    pub(super) fn try_to_rehash(
+    /// Replaces a hash, and keeps the password in the cache. The revision of the entry is from
+    /// before the change, so the next request reads the record.
+    pub(super) fn replace(
         &self,
-        credentials: &Credentials,
-        weak: &PasswordHash,
+        outdated: &OutdatedHash<'_>,
+        strong: PasswordHash,
     ) -> Result<bool, StoreError> {
-        let cost = self.dummy.cost();
-        let strong = hashing::hash(&credentials.password, cost).map_err(hashing_failed)?;
-        self.store.replace_hash(&credentials.user, weak, strong)
+        let OutdatedHash { attempt, hash, entry } = outdated;
+        let digest = self.keyed.hash(&strong);
+        let replaced = self.store.replace_hash(&attempt.credentials.user, hash, strong)?;
+        // The new hash covers the normalized password, the last candidate.
+        if let (true, Some(entry), Some(key)) = (replaced, entry, attempt.keys.last()) {
+            self.cache().insert(*key, CacheEntry { hash: digest, ..entry.clone() }, Instant::now());
+        }
+        Ok(replaced)
+    }
+}
+
+/// An attempt whose user was looked up.
+struct Begun<'a> {
+    /// The index in the batch.
+    index: usize,
+    attempt: &'a Attempt,
+    is_known: bool,
+    /// The hash of the user, or the dummy hash.
+    hash: PasswordHash,
+}
+
+/// A hash to replace by a better one of the same password.
+pub(super) struct OutdatedHash<'a> {
+    pub(super) attempt: &'a Attempt,
+    pub(super) hash: PasswordHash,
+    pub(super) entry: Option<CacheEntry>,
+}
+
+/// A candidate for a password as the key of a hash. A candidate that bcrypt does not read completely
+/// takes the same time and matches no hash.
+struct CandidateKey(Option<BcryptKey>);
+
+impl CandidateKey {
+    fn pair<'a>(&self, hash: &'a PasswordHash) -> (BcryptKey, &'a PasswordHash) {
+        (self.0.clone().unwrap_or_else(BcryptKey::dummy), hash)
+    }
+}
+
+/// Returns the candidates for a password as keys of a hash.
+fn keys(password: &PresentedPassword, _: &PasswordHash) -> Vec<CandidateKey> {
+    password.candidates().map(|octets| CandidateKey(BcryptKey::of_octets(octets))).collect()
+}
+
+/// The result of comparing the candidates for a password with a hash.
+#[derive(Clone, Copy)]
+enum Comparison {
+    /// This candidate matches.
+    Matches { candidate: usize },
+    /// No candidate matches.
+    Differs,
+    /// Every candidate is longer than bcrypt reads.
+    TooLong,
+}
+
+impl Comparison {
+    /// Takes the results of as many comparisons as there are candidates.
+    fn of(keys: &[CandidateKey], matches: &mut impl Iterator<Item = bool>) -> Self {
+        let mut compared = Self::TooLong;
+        for (candidate, (key, matches)) in keys.iter().zip(matches).enumerate() {
+            match (&key.0, matches, compared) {
+                (None, ..) | (_, _, Self::Matches { .. }) => {}
+                (Some(_), true, _) => compared = Self::Matches { candidate },
+                (Some(_), false, _) => compared = Self::Differs,
+            }
+        }
+        compared
     }
 }
 
@@ -190,42 +341,51 @@ pub(crate) fn check(
     store: &dyn UserReader,
     credentials: &Credentials,
 ) -> Result<Outcome, StoreError> {
-    let matches =
-        |hash: &PasswordHash| hashing::verify(&credentials.password, hash).map_err(hashing_failed);
+    let before = store.find(&credentials.user)?.map(|user| user.hash);
     let dummy = PasswordHash::dummy(Cost::DEFAULT);
-    let compared = compare(store, &credentials.user, &dummy, matches)?;
-    Ok(compared.map_or_else(
+    let hash = before.as_ref().unwrap_or(&dummy);
+    let keys = keys(&credentials.password, hash);
+    let pairs: Vec<_> = keys.iter().map(|key| key.pair(hash)).collect();
+    let matches = hashing::verify_all(&pairs).map_err(hashing_failed)?;
+    let compared = Comparison::of(&keys, &mut matches.into_iter());
+    let decided = decide(store, &credentials.user, before.as_ref(), compared)?;
+    Ok(decided.map_or_else(
         |refused| refused,
-        |(_, groups)| Outcome::Verified(Arc::new(Grant { user: credentials.user.clone(), groups })),
+        |(_, groups, _)| {
+            Outcome::Verified(Arc::new(Grant { user: credentials.user.clone(), groups }))
+        },
     ))
 }
 
-/// Compares a password with the hash of a user. `matches` takes the time of a hash.
+/// A granted user with their groups, and the candidate that matched.
+type Granted = (User, Arc<Groups>, usize);
+
+/// Decides on a password that was compared with the hash `before`, `None` for an unknown user.
 ///
 /// Every refusal takes the same look-ups. Groups are read only for a user who may log in.
-fn compare(
+fn decide(
     store: &dyn UserReader,
     name: &UserName,
-    dummy: &PasswordHash,
-    matches: impl FnOnce(&PasswordHash) -> Result<bool, StoreError>,
-) -> Result<Result<(User, Arc<Groups>), Outcome>, StoreError> {
-    let before = store.find(name)?;
-    let right = matches(before.as_ref().map_or(dummy, |user| &user.hash))?;
+    before: Option<&PasswordHash>,
+    compared: Comparison,
+) -> Result<Result<Granted, Outcome>, StoreError> {
     // The hash took long, so the decision rests on the record as it is now. A refusal does not
     // depend on it, but its time would if only some refusals read it.
     let now = store.find(name)?;
-    let Some(before) = before else { return Ok(Err(Outcome::UnknownUser)) };
-    if !right {
-        return Ok(Err(Outcome::WrongPassword));
-    }
-    if let Err(refused) = admit(now, &before.hash) {
+    let (before, candidate) = match (before, compared) {
+        (_, Comparison::TooLong) => return Ok(Err(Outcome::TooLong)),
+        (None, _) => return Ok(Err(Outcome::UnknownUser)),
+        (Some(_), Comparison::Differs) => return Ok(Err(Outcome::WrongPassword)),
+        (Some(before), Comparison::Matches { candidate }) => (before, candidate),
+    };
+    if let Err(refused) = admit(now, before) {
         return Ok(Err(refused));
     }
     // A grant rests on the record and the groups of one point in time.
     let Some((user, groups)) = store.find_with_groups(name)? else {
         return Ok(Err(Outcome::UnknownUser));
     };
-    Ok(admit(Some(user), &before.hash).map(|user| (user, groups)))
+    Ok(admit(Some(user), before).map(|user| (user, groups, candidate)))
 }
 
 /// Returns the user if the password matched their hash, and they may log in now.

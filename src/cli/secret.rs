@@ -13,7 +13,7 @@ use super::exit::{Exit, Failure, say};
 use super::input::not_text;
 use super::terminal;
 use crate::admin::{Policy, Warning};
-use crate::domain::{Password, PasswordHash, UserName};
+use crate::domain::{Password, PasswordHash, PresentedPassword, UserName};
 use crate::text::{printable, read_text};
 
 /// The limit of a password or hash, in bytes, above any valid one.
@@ -75,7 +75,52 @@ impl NewSecret {
     }
 }
 
-/// A password, or the way to get it.
+/// An existing password, or a prompt for it.
+#[derive(Debug)]
+pub(super) enum KnownPassword {
+    Given(PresentedPassword),
+    Prompt,
+}
+
+impl KnownPassword {
+    /// Reads a piped password or a password file. Does not prompt.
+    pub(super) fn open(args: &PasswordOptions) -> Result<Self, Failure> {
+        only_one(args, false, false)?;
+        let line = given(args, "give --password-stdin or --password-file PATH")?;
+        line.map_or(Ok(Self::Prompt), |line| Ok(Self::Given(presented(&line)?)))
+    }
+
+    /// Returns the password of a user. Prompts once if none was given.
+    pub(super) fn get(self, user: &UserName) -> Result<PresentedPassword, Failure> {
+        match self {
+            Self::Given(password) => Ok(password),
+            Self::Prompt => presented(&terminal::ask(&format!("Password for {user}: "))?),
+        }
+    }
+}
+
+fn presented(text: &str) -> Result<PresentedPassword, Failure> {
+    Ok(PresentedPassword::parse(text.as_bytes(), text)?)
+}
+
+/// Returns the line of a pipe or of a password file, or `None` if a terminal can be asked.
+fn given(
+    args: &PasswordOptions,
+    without_terminal: &str,
+) -> Result<Option<Zeroizing<String>>, Failure> {
+    if args.password_stdin {
+        line_of_stdin("a password").map(Some)
+    } else if let Some(path) = &args.password_file {
+        line_of_file(path).map(Some)
+    } else if terminal::is_there() {
+        Ok(None)
+    } else {
+        Err(Failure::new(Exit::Usage, "there is no terminal to ask for the password on")
+            .hint(without_terminal))
+    }
+}
+
+/// A new password, or the way to get it.
 #[derive(Debug)]
 pub(super) enum PasswordInput {
     Given(Password),
@@ -90,37 +135,8 @@ impl PasswordInput {
         if args.generate {
             return Ok(Self::Generate);
         }
-        Self::given(&args.known, "give --password-stdin, --password-file PATH or --generate")
-    }
-
-    /// Reads a piped password or a password file for an existing password. Does not prompt.
-    pub(super) fn open_known(args: &PasswordOptions) -> Result<Self, Failure> {
-        only_one(args, false, false)?;
-        Self::given(args, "give --password-stdin or --password-file PATH")
-    }
-
-    fn given(args: &PasswordOptions, without_terminal: &str) -> Result<Self, Failure> {
-        if args.password_stdin {
-            Ok(Self::Given(Password::parse(&line_of_stdin("a password")?)?))
-        } else if let Some(path) = &args.password_file {
-            Ok(Self::Given(password_in(path)?))
-        } else if terminal::is_there() {
-            Ok(Self::Prompt)
-        } else {
-            Err(Failure::new(Exit::Usage, "there is no terminal to ask for the password on")
-                .hint(without_terminal))
-        }
-    }
-
-    /// Returns the existing password of a user. Prompts once if none was given.
-    pub(super) fn known(self, user: &UserName) -> Result<Password, Failure> {
-        match self {
-            Self::Given(password) => Ok(password),
-            Self::Generate => generate(),
-            Self::Prompt => {
-                Ok(Password::parse(&terminal::ask(&format!("Password for {user}: "))?)?)
-            }
-        }
+        let line = given(&args.known, "give --password-stdin, --password-file PATH or --generate")?;
+        line.map_or(Ok(Self::Prompt), |line| Ok(Self::Given(Password::parse(&line)?)))
     }
 
     /// Returns a new password that satisfies the policy, and writes its warnings. Prompts for it
@@ -202,10 +218,14 @@ fn only_one(known: &PasswordOptions, generate: bool, hash_stdin: bool) -> Result
 
 /// Reads a password file.
 pub(super) fn password_in(path: &Path) -> Result<Password, Failure> {
+    Ok(Password::parse(&line_of_file(path)?)?)
+}
+
+fn line_of_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let name = printable(&path.to_string_lossy());
     let file = File::open(path)
         .map_err(|e| Failure::new(Exit::Failed, format_args!("cannot open {name}: {e}")))?;
-    Ok(Password::parse(&one_line(file, &name)?)?)
+    one_line(file, &name)
 }
 
 /// Reads the only line of standard input. `what` describes it to a user at a terminal.

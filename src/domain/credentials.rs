@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{NameError, Password, PasswordError, UserName};
+use super::{NameError, PasswordError, PresentedPassword, UserName};
 
 /// Credentials as received: the base64 of a name, a colon and a password (RFC 7617 section 2). They
 /// are not decoded yet, and may be malformed.
@@ -39,16 +39,21 @@ impl<'a> EncodedCredentials<'a> {
             Ok(text) => Cow::Borrowed(text),
             Err(_) => Cow::Owned(latin1(&decoded)),
         };
-        let decoded = text.split_once(':').ok_or(CredentialsError::NoColon).and_then(parse);
+        let credentials = parse(&decoded, &text);
         if let Cow::Owned(mut text) = text {
             text.zeroize();
         }
-        decoded
+        credentials
     }
 }
 
-fn parse((user, password): (&str, &str)) -> Result<Credentials, CredentialsError> {
-    Ok(Credentials { user: UserName::parse(user)?, password: Password::parse(password)? })
+/// Parses octets and their text.
+fn parse(octets: &[u8], text: &str) -> Result<Credentials, CredentialsError> {
+    let (user, password) = text.split_once(':').ok_or(CredentialsError::NoColon)?;
+    let colon = octets.iter().position(|octet| *octet == b':');
+    let octets = colon.and_then(|colon| octets.get(colon + 1..)).unwrap_or_default();
+    let user = UserName::parse(user)?;
+    Ok(Credentials { user, password: PresentedPassword::parse(octets, password)? })
 }
 
 /// Reads ISO-8859-1: each octet is the code point of the same number.
@@ -76,14 +81,11 @@ pub enum CredentialsError {
     Password(#[from] PasswordError),
 }
 
-impl Credentials {
-    /// Encodes the credentials for the Basic scheme. Equal credentials have equal encodings.
-    pub(crate) fn encode(&self) -> Zeroizing<String> {
-        let parts = [self.user.as_str(), ":", self.password.reveal()];
-        // `concat` allocates once. A growing buffer would leave a copy behind.
-        let plain = Zeroizing::new(parts.concat());
-        Zeroizing::new(STANDARD.encode(plain.as_bytes()))
-    }
+/// Encodes a name and a password for the Basic scheme. Equal credentials have equal encodings.
+pub(crate) fn encode_credentials(user: &UserName, password: &[u8]) -> Zeroizing<String> {
+    // `concat` allocates once. A growing buffer would leave a copy behind.
+    let plain = Zeroizing::new([user.as_str().as_bytes(), b":", password].concat());
+    Zeroizing::new(STANDARD.encode(plain.as_slice()))
 }
 
 /// A user name and a password of a request, not verified yet.
@@ -92,16 +94,18 @@ pub struct Credentials {
     #[allow(missing_docs, reason = "the type says it")]
     pub user: UserName,
     #[allow(missing_docs, reason = "the type says it")]
-    pub password: Password,
+    pub password: PresentedPassword,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Password;
 
     fn decode(base64: &str) -> Result<(String, String), CredentialsError> {
         let decoded = EncodedCredentials::new(base64.as_bytes()).decode()?;
-        Ok((decoded.user.to_string(), decoded.password.reveal().to_owned()))
+        let password = decoded.password.password()?;
+        Ok((decoded.user.to_string(), password.reveal().to_owned()))
     }
 
     fn of(user: &str, password: &str) -> Result<(String, String), CredentialsError> {
@@ -172,7 +176,7 @@ mod tests {
     fn password_is_not_shown_by_debug() {
         let credentials = Credentials {
             user: UserName::parse("roy").unwrap(),
-            password: Password::parse("open-sesame").unwrap(),
+            password: (&Password::parse("open-sesame").unwrap()).into(),
         };
         assert!(!format!("{credentials:?}").contains("sesame"));
     }

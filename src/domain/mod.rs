@@ -12,9 +12,10 @@ mod password_hash;
 mod user;
 mod user_name;
 
+pub(crate) use credentials::encode_credentials;
 pub use credentials::{Credentials, CredentialsError, EncodedCredentials};
 pub use groups::{GroupName, Groups, TooManyGroups};
-pub use password::{Password, PasswordError};
+pub use password::{Password, PasswordError, PresentedPassword};
 pub use password_hash::{Cost, HashError, PasswordHash};
 pub use user::{Account, BadRecord, User};
 pub use user_name::{NameError, UserName};

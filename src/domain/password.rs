@@ -32,34 +32,11 @@ impl Password {
     /// # Errors
     /// Fails if `raw` is not a valid password. The error contains no part of it.
     pub fn parse(raw: &str) -> Result<Self, PasswordError> {
-        if raw.is_empty() {
-            return Err(PasswordError::Empty);
-        }
-        if raw.len() > MAX_RAW_BYTES {
+        let normalized = normalize(raw)?;
+        if normalized.len() > Self::MAX_BYTES {
             return Err(PasswordError::TooLong);
         }
-        let is_ascii = raw.is_ascii();
-        // Byte by byte for ASCII, because every request with new credentials comes here.
-        let holds_control = if is_ascii {
-            raw.bytes().any(|c| c.is_ascii_control())
-        } else {
-            raw.chars().any(char::is_control)
-        };
-        if holds_control {
-            return Err(PasswordError::Control);
-        }
-        let password = if is_ascii {
-            Zeroizing::new(raw.to_owned())
-        } else {
-            // Reserve the maximum, so that a growing buffer leaves no copy behind.
-            let mut normal = Zeroizing::new(String::with_capacity(3 * MAX_RAW_BYTES));
-            normal.extend(raw.chars().map(ascii_space).nfc());
-            normal
-        };
-        if password.len() > Self::MAX_BYTES {
-            return Err(PasswordError::TooLong);
-        }
-        Ok(Self(password))
+        Ok(Self(normalized))
     }
 
     /// Generates a random password: 24 characters of an alphabet of 32 (without `i`, `l`, `o` and
@@ -93,6 +70,83 @@ impl Password {
 impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Password(not shown)")
+    }
+}
+
+/// Maps spaces and composes characters, and refuses a text that no password can be.
+fn normalize(raw: &str) -> Result<Zeroizing<String>, PasswordError> {
+    if raw.is_empty() {
+        return Err(PasswordError::Empty);
+    }
+    if raw.len() > MAX_RAW_BYTES {
+        return Err(PasswordError::TooLong);
+    }
+    let is_ascii = raw.is_ascii();
+    // Byte by byte for ASCII, because every request with new credentials comes here.
+    let holds_control = if is_ascii {
+        raw.bytes().any(|c| c.is_ascii_control())
+    } else {
+        raw.chars().any(char::is_control)
+    };
+    if holds_control {
+        return Err(PasswordError::Control);
+    }
+    if is_ascii {
+        return Ok(Zeroizing::new(raw.to_owned()));
+    }
+    // Reserve the maximum, so that a growing buffer leaves no copy behind.
+    let mut normalized = Zeroizing::new(String::with_capacity(3 * MAX_RAW_BYTES));
+    normalized.extend(raw.chars().map(ascii_space).nfc());
+    Ok(normalized)
+}
+
+/// A password as a client presents it, not verified yet.
+///
+/// The hashes that this program makes cover the normalized form ([`Password`]). Imported hashes
+/// cover the octets as they were typed once. So both are candidates. They may be longer than bcrypt
+/// reads.
+#[derive(Clone)]
+pub struct PresentedPassword {
+    normalized: Zeroizing<String>,
+    /// `None` if they are the same as the normalized form.
+    octets: Option<Zeroizing<Vec<u8>>>,
+}
+
+impl PresentedPassword {
+    /// Takes the octets of a password, and their text.
+    ///
+    /// # Errors
+    /// Fails if the text is empty, longer than 1,024 bytes, or contains a control character.
+    pub fn parse(octets: &[u8], text: &str) -> Result<Self, PasswordError> {
+        let normalized = normalize(text)?;
+        let differ = normalized.as_bytes() != octets;
+        Ok(Self { normalized, octets: differ.then(|| Zeroizing::new(octets.to_owned())) })
+    }
+
+    /// Returns the octets, and then their normalized form if the two differ.
+    pub fn candidates(&self) -> impl Iterator<Item = &[u8]> {
+        let octets = self.octets.as_ref().map(|octets| octets.as_slice());
+        octets.into_iter().chain([self.normalized.as_bytes()])
+    }
+
+    /// Returns the normalized form as a password.
+    ///
+    /// # Errors
+    /// [`PasswordError::TooLong`] above [`Password::MAX_BYTES`].
+    pub(crate) fn password(&self) -> Result<Password, PasswordError> {
+        Password::parse(&self.normalized)
+    }
+}
+
+impl fmt::Debug for PresentedPassword {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PresentedPassword(not shown)")
+    }
+}
+
+impl From<&Password> for PresentedPassword {
+    fn from(password: &Password) -> Self {
+        Self { normalized: password.0.clone(), octets: None }
     }
 }
 
@@ -145,6 +199,33 @@ mod tests {
         assert_eq!(password("cafe\u{301}"), password("caf\u{E9}"));
         assert_eq!(password("a\u{3000}b\u{A0}c"), password("a b c"));
         assert_ne!(password("a b"), password("a  b"));
+    }
+
+    /// H-08
+    #[test]
+    fn presented_password_is_tried_as_received_and_normalized() {
+        let candidates = |octets: &[u8], text| {
+            let presented = PresentedPassword::parse(octets, text).unwrap();
+            presented.candidates().map(<[u8]>::to_vec).collect::<Vec<_>>()
+        };
+        let (decomposed, composed) = ("e\u{301}", "\u{e9}");
+        assert_eq!(candidates(b"open", "open"), [b"open"]);
+        assert_eq!(candidates(composed.as_bytes(), composed), [composed.as_bytes()]);
+        let both = [decomposed.as_bytes(), composed.as_bytes()];
+        assert_eq!(candidates(decomposed.as_bytes(), decomposed), both);
+        assert_eq!(candidates(b"\xE9", composed), [b"\xE9", composed.as_bytes()], "ISO-8859-1");
+        let long = "p".repeat(1024);
+        assert_eq!(candidates(long.as_bytes(), &long), [long.as_bytes()]);
+        for (text, why) in [
+            ("", PasswordError::Empty),
+            ("a\0", PasswordError::Control),
+            (&format!("{long}p"), PasswordError::TooLong),
+        ] {
+            assert_eq!(PresentedPassword::parse(text.as_bytes(), text).err(), Some(why));
+        }
+        let presented = PresentedPassword::parse(long.as_bytes(), &long).unwrap();
+        assert_eq!(presented.password().err(), Some(PasswordError::TooLong));
+        assert!(!format!("{presented:?}").contains("pp"));
     }
 
     /// P-06, C-04, C-12

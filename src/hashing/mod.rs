@@ -1,8 +1,8 @@
 //! Password hashing: bcrypt, the cost policy, and hashing on several threads and in lanes.
 //!
 //! Decides how hashes are computed and which of them are too weak. Knows neither users nor the
-//! store. LaneInput that bcrypt would truncate, misread or compute for minutes cannot get here:
-//! [`Password`], [`PasswordHash`] and [`Cost`] exclude it.
+//! store. Input that bcrypt would truncate, misread or compute for minutes cannot get here:
+//! [`BcryptKey`], [`PasswordHash`] and [`Cost`] exclude it.
 
 mod calibrate;
 mod lanes;
@@ -12,10 +12,43 @@ use std::collections::BTreeMap;
 
 use bcrypt::{BcryptError, Version};
 
+use zeroize::Zeroizing;
+
 use crate::domain::{Cost, HashError, Password, PasswordHash};
 use lanes::LaneInput;
 
 pub(crate) use calibrate::{TooSlow, calibrate, time_of_hash};
+
+/// The most hashes that a thread computes at once.
+pub(crate) const LANES: usize = lanes::MAX;
+
+/// The bytes that bcrypt hashes: 1 to 72 of them without NUL, which bcrypt reads completely.
+#[derive(Clone)]
+pub(crate) struct BcryptKey(Zeroizing<Vec<u8>>);
+
+impl BcryptKey {
+    /// Takes the octets of a password. Returns `None` if bcrypt would truncate or misread them.
+    pub(crate) fn of_octets(octets: &[u8]) -> Option<Self> {
+        let is_read = (1..=Password::MAX_BYTES).contains(&octets.len()) && !octets.contains(&0);
+        is_read.then(|| Self(Zeroizing::new(octets.to_owned())))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn octets(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Returns a key that stands in for one that there is none, so that it takes as long.
+    pub(crate) fn dummy() -> Self {
+        Self(Zeroizing::new(vec![1]))
+    }
+}
+
+impl From<&Password> for BcryptKey {
+    fn from(password: &Password) -> Self {
+        Self(Zeroizing::new(password.reveal().as_bytes().to_owned()))
+    }
+}
 
 /// An error of hashing. None of them is known to occur with a valid [`Password`] and
 /// [`PasswordHash`], except that the random source fails.
@@ -43,28 +76,28 @@ pub enum HashingError {
 /// # Errors
 /// Fails if the system gives no random numbers.
 pub(crate) fn hash(password: &Password, cost: Cost) -> Result<PasswordHash, HashingError> {
-    let parts = bcrypt::hash_with_result(password.reveal(), u32::from(cost.get()))?;
+    hash_key(&password.into(), cost)
+}
+
+fn hash_key(key: &BcryptKey, cost: Cost) -> Result<PasswordHash, HashingError> {
+    let parts = bcrypt::hash_with_result(key.0.as_slice(), u32::from(cost.get()))?;
     let hash = PasswordHash::parse(&parts.format_for_version(Version::TwoY));
     hash.map_err(|_| BcryptError::InvalidHash("bcrypt made a hash that is none").into())
 }
 
-/// The type of [`verify`].
-pub(crate) type VerifyFn = fn(&Password, &PasswordHash) -> Result<bool, HashingError>;
+/// The type of [`verify_all`].
+pub(crate) type VerifyFn = fn(&[(BcryptKey, &PasswordHash)]) -> Result<Vec<bool>, HashingError>;
 
-/// Returns true if the hash is one of this password. Takes as long as making the hash did.
+/// Returns true if the hash is one of this key. Takes as long as making the hash did.
+fn verify(key: &BcryptKey, hash: &PasswordHash) -> Result<bool, HashingError> {
+    Ok(bcrypt::verify(key.0.as_slice(), hash.as_str())?)
+}
+
+/// Compares keys with hashes, up to four of equal cost at once. Returns the answers in their order.
 ///
 /// # Errors
 /// Passes on errors of the library, so that none becomes a grant.
-pub(crate) fn verify(password: &Password, hash: &PasswordHash) -> Result<bool, HashingError> {
-    Ok(bcrypt::verify(password.reveal(), hash.as_str())?)
-}
-
-/// Verifies passwords like [`verify`], up to four of equal cost at once. Returns the answers in their
-/// order.
-///
-/// # Errors
-/// See [`verify`].
-pub(crate) fn verify_all(pairs: &[(&Password, &PasswordHash)]) -> Result<Vec<bool>, HashingError> {
+pub(crate) fn verify_all(pairs: &[(BcryptKey, &PasswordHash)]) -> Result<Vec<bool>, HashingError> {
     let mut by_cost: BTreeMap<Cost, Vec<usize>> = BTreeMap::new();
     for (index, (_, hash)) in pairs.iter().enumerate() {
         by_cost.entry(hash.cost()).or_default().push(index);
@@ -72,16 +105,16 @@ pub(crate) fn verify_all(pairs: &[(&Password, &PasswordHash)]) -> Result<Vec<boo
     let mut answers = vec![false; pairs.len()];
     for (cost, indexes) in by_cost {
         if let [index] = indexes[..] {
-            let (password, hash) = pairs[index];
-            answers[index] = verify(password, hash)?;
+            let (key, hash) = &pairs[index];
+            answers[index] = verify(key, hash)?;
             continue;
         }
         let mut inputs = Vec::with_capacity(indexes.len());
         let mut expected = Vec::with_capacity(indexes.len());
         for index in &indexes {
-            let (password, hash) = pairs[*index];
+            let (key, hash) = &pairs[*index];
             let (salt, digest) = hash.parts()?;
-            inputs.push(LaneInput { password: password.reveal().as_bytes(), salt });
+            inputs.push(LaneInput { password: &key.0, salt });
             expected.push(digest);
         }
         let digests = lanes::digests(cost.get(), &inputs);
@@ -97,22 +130,19 @@ fn is_equal(one: &[u8; lanes::DIGEST], other: &[u8; lanes::DIGEST]) -> bool {
     one.iter().zip(other).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }
 
-/// Hashes passwords like [`hash`], up to four at once.
+/// Hashes keys like [`hash`], up to four at once.
 ///
 /// # Errors
 /// See [`hash`].
-pub(crate) fn hash_all(
-    passwords: &[&Password],
-    cost: Cost,
-) -> Result<Vec<PasswordHash>, HashingError> {
-    if let [password] = passwords {
-        return Ok(vec![hash(password, cost)?]);
+pub(crate) fn hash_all(keys: &[BcryptKey], cost: Cost) -> Result<Vec<PasswordHash>, HashingError> {
+    if let [key] = keys {
+        return Ok(vec![hash_key(key, cost)?]);
     }
-    let mut inputs = Vec::with_capacity(passwords.len());
-    for password in passwords {
+    let mut inputs = Vec::with_capacity(keys.len());
+    for key in keys {
         let mut salt = [0; lanes::SALT];
         getrandom::fill(&mut salt)?;
-        inputs.push(LaneInput { password: password.reveal().as_bytes(), salt });
+        inputs.push(LaneInput { password: &key.0, salt });
     }
     let digests = lanes::digests(cost.get(), &inputs);
     let made = inputs.iter().zip(digests);
@@ -125,6 +155,12 @@ pub(crate) fn needs_rehash(hash: &PasswordHash, minimum: u8) -> bool {
     hash.cost().get() < minimum
 }
 
+/// Returns true if a hash is one of this password.
+#[cfg(test)]
+pub(crate) fn is_hash_of(hash: &PasswordHash, password: &str) -> bool {
+    verify(&(&Password::parse(password).unwrap()).into(), hash).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,7 +170,7 @@ mod tests {
     }
 
     fn holds(text: &str, hash: &str) -> bool {
-        verify(&password(text), &PasswordHash::parse(hash).unwrap()).unwrap()
+        verify(&(&password(text)).into(), &PasswordHash::parse(hash).unwrap()).unwrap()
     }
 
     /// C-01, C-03. Vectors of crypt_blowfish 1.3 (wrapper.c).
@@ -150,7 +186,7 @@ mod tests {
         // H-10: in lanes too.
         let passwords = made.map(|(text, _)| password(text));
         let hashes = made.map(|(_, hash)| PasswordHash::parse(hash).unwrap());
-        let pairs: Vec<_> = passwords.iter().zip(&hashes).collect();
+        let pairs: Vec<_> = passwords.iter().map(BcryptKey::from).zip(&hashes).collect();
         assert_eq!(verify_all(&pairs).unwrap(), [true; 4]);
         for (text, hash) in made {
             assert!(holds(text, hash), "{text}");
@@ -172,14 +208,15 @@ mod tests {
             .zip(costs)
             .map(|(text, cost)| hash(text, Cost::new(cost).unwrap()).unwrap())
             .collect();
-        let right: Vec<_> = texts.iter().zip(&hashes).collect();
+        let keys: Vec<_> = texts.iter().map(BcryptKey::from).collect();
+        let right: Vec<_> = keys.iter().cloned().zip(&hashes).collect();
         assert_eq!(verify_all(&right).unwrap(), [true; 8]);
         // Each with the hash of its neighbour, but two.
-        let shifted: Vec<_> = (0..8).map(|n| (&texts[n], &hashes[(n + 1) % 8])).collect();
+        let shifted: Vec<_> = (0..8).map(|n| (keys[n].clone(), &hashes[(n + 1) % 8])).collect();
         assert_eq!(verify_all(&shifted).unwrap(), [false; 8]);
         let mut mixed = shifted;
-        mixed[2] = right[2];
-        mixed[4] = right[4];
+        mixed[2] = right[2].clone();
+        mixed[4] = right[4].clone();
         let expected = [false, false, true, false, true, false, false, false];
         assert_eq!(verify_all(&mixed).unwrap(), expected);
         assert_eq!(verify_all(&[]).unwrap(), [false; 0]);
@@ -191,14 +228,28 @@ mod tests {
         let cost = Cost::new(4).unwrap();
         for count in [0, 1, 2, 4, 7] {
             let texts: Vec<_> = (0..count).map(|n| password(&format!("open-{n}"))).collect();
-            let made = hash_all(&texts.iter().collect::<Vec<_>>(), cost).unwrap();
+            let made =
+                hash_all(&texts.iter().map(BcryptKey::from).collect::<Vec<_>>(), cost).unwrap();
             assert_eq!(made.len(), count);
             for (text, made) in texts.iter().zip(&made) {
-                assert!(made.as_str().starts_with("$2y$04$") && verify(text, made).unwrap());
+                assert!(
+                    made.as_str().starts_with("$2y$04$") && verify(&text.into(), made).unwrap()
+                );
             }
             let salts: std::collections::BTreeSet<_> =
                 made.iter().map(|hash| hash.parts().unwrap().0).collect();
             assert_eq!(salts.len(), count);
+        }
+    }
+
+    /// C-02, C-04: bcrypt ignores what is behind 72 bytes, or behind NUL.
+    #[test]
+    fn key_is_what_bcrypt_reads_completely() {
+        let of = |octets: &[u8]| BcryptKey::of_octets(octets).map(|key| key.0.to_vec());
+        assert_eq!(of(b"\xE9"), Some(b"\xE9".to_vec()), "not UTF-8");
+        assert_eq!(of(&[b'p'; 72]), Some(vec![b'p'; 72]));
+        for octets in [&[b'p'; 73][..], b"", b"a\0b"] {
+            assert_eq!(of(octets), None, "{octets:?}");
         }
     }
 

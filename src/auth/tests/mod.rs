@@ -1,5 +1,6 @@
 pub(super) mod interleavings;
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
@@ -14,21 +15,31 @@ use base64::engine::general_purpose::STANDARD;
 use futures_executor::block_on;
 
 use super::cache::CacheEntry;
-use super::verifier::Verifier;
+use super::verifier::{Attempt, OutdatedHash, Verifier};
 use super::*;
 use crate::domain::{
     Account, BadRecord, Cost, Credentials, EncodedCredentials, HashError, Password, PasswordHash,
 };
-use crate::hashing;
+use crate::hashing::{self, BcryptKey};
 use crate::store::contract::account;
 use crate::store::mock::{Call, MockStore};
-use crate::store::{StoreError, UserStore as _};
+use crate::store::{StoreError, UserReader as _, UserStore as _};
 use crate::time::Timestamp;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn credentials(password: &str) -> Credentials {
-    Credentials { user: name(), password: Password::parse(password).unwrap() }
+    Credentials { user: name(), password: (&Password::parse(password).unwrap()).into() }
+}
+
+/// Encodes credentials as a client does.
+fn encode(password: &[u8]) -> String {
+    STANDARD.encode([b"roy:", password].concat())
+}
+
+fn decide_on(authenticator: &Authenticator, encoded: &str) -> Decision {
+    let encoded = EncodedCredentials::new(encoded.as_bytes());
+    block_on(authenticator.decide(HERE, encoded, &AccessRequest::ANY))
 }
 
 fn name() -> UserName {
@@ -66,9 +77,13 @@ fn on(store: &MockStore) -> Authenticator {
 }
 
 fn decide(authenticator: &Authenticator, password: &str) -> Decision {
-    let encoded = credentials(password).encode();
-    let encoded = EncodedCredentials::new(encoded.as_bytes());
-    block_on(authenticator.decide(HERE, encoded, &AccessRequest::ANY))
+    decide_on(authenticator, &encode(password.as_bytes()))
+}
+
+fn attempt(verifier: &Verifier, password: &str) -> Attempt {
+    let credentials = credentials(password);
+    let keys = verifier.candidate_keys(&credentials);
+    Attempt { credentials, keys, source: Source::of(HERE), revision: None }
 }
 
 /// Returns the counter of an outcome.
@@ -204,7 +219,7 @@ fn abandoned_attempt_takes_no_hash_and_is_no_failure() {
     };
     let authenticator = Authenticator::new(Box::new(store), &config).unwrap();
     let mut idle = Context::from_waker(Waker::noop());
-    let encoded = ["begun", "queued"].map(|password| credentials(password).encode());
+    let encoded = ["begun", "queued"].map(|password| encode(password.as_bytes()));
     let [mut begun, mut queued] = encoded.each_ref().map(|encoded| {
         let encoded = EncodedCredentials::new(encoded.as_bytes());
         Box::pin(authenticator.decide(HERE, encoded, &AccessRequest::ANY))
@@ -246,12 +261,10 @@ fn spellings_of_a_password_share_one_cache_entry() {
     store.put(roy("\u{e9}"));
     let authenticator = on(&store);
     for password in ["e\u{301}", "\u{e9}", "e\u{301}"] {
-        let encoded = STANDARD.encode(format!("roy:{password}"));
-        let encoded = EncodedCredentials::new(encoded.as_bytes());
-        let decision = block_on(authenticator.decide(HERE, encoded, &AccessRequest::ANY));
-        assert_eq!(decision, granted(), "{password:?}");
+        assert_eq!(decide(&authenticator, password), granted(), "{password:?}");
     }
-    assert_eq!(authenticator.counters().hashes, 1);
+    // H-08: one for the octets, and one for their normalized form.
+    assert_eq!(authenticator.counters().hashes, 2);
     assert_eq!(["verified", "cached"].map(|of| count(&authenticator, of)), [1, 2]);
     assert_eq!(authenticator.verifier().cache().len(), 1);
 }
@@ -274,9 +287,7 @@ fn malformed_credentials_are_denied_without_a_lookup() {
         ("\u{e9}", "not-base64"),
     ] {
         let before = count(&authenticator, reason);
-        let encoded = EncodedCredentials::new(encoded.as_bytes());
-        let decision = block_on(authenticator.decide(HERE, encoded, &AccessRequest::ANY));
-        assert_eq!(decision, Decision::Denied);
+        assert_eq!(decide_on(&authenticator, encoded), Decision::Denied);
         assert_eq!(count(&authenticator, reason), before + 1);
     }
 }
@@ -294,7 +305,7 @@ fn user_that_expires_while_cached_is_read_again() {
     store.put(Account { expires: end, ..user });
     store.visibility().wait().unwrap();
     let verifier = authenticator.verifier();
-    let key = verifier.keyed.credentials(&credentials("right"));
+    let key = verifier.keyed.candidate(&name(), b"right");
     let now = Instant::now();
     let revision = verifier.revision(now).unwrap();
     let entry = verifier.cache().get(&key, now).unwrap();
@@ -316,20 +327,25 @@ fn rehash_replaces_only_the_hash_that_the_password_matched() {
     };
     let is = |password: &str, cost: u8| {
         let user = verifier.store.find(&name()).unwrap().unwrap();
-        let right = hashing::verify(&credentials(password).password, &user.hash).unwrap();
-        right && user.hash.cost().get() == cost && user.locked
+        hashing::is_hash_of(&user.hash, password) && user.hash.cost().get() == cost && user.locked
+    };
+    let attempt = attempt(&verifier, "right");
+    let replace = |weak: &PasswordHash| {
+        let strong = hashing::hash(&Password::parse("right").unwrap(), cost(5)).unwrap();
+        let outdated = OutdatedHash { attempt: &attempt, hash: weak.clone(), entry: None };
+        verifier.replace(&outdated, strong).unwrap()
     };
     let weak = put("right");
-    assert!(verifier.try_to_rehash(&credentials("right"), &weak).unwrap());
+    assert!(replace(&weak));
     assert!(is("right", 5), "everything else is unchanged");
     // The hash changes while the stronger one is computed, also to a new hash of the same password.
     for password in ["another", "right"] {
         put(password);
-        assert!(!verifier.try_to_rehash(&credentials("right"), &weak).unwrap());
+        assert!(!replace(&weak));
         assert!(is(password, 4));
     }
     store.remove(&name());
-    assert!(!verifier.try_to_rehash(&credentials("right"), &weak).unwrap());
+    assert!(!replace(&weak));
     assert_eq!(verifier.store.find(&name()).unwrap(), None, "a removed user is not brought back");
 }
 
@@ -374,4 +390,215 @@ fn no_failure_becomes_a_grant_and_a_bad_record_takes_no_hash() {
     let panics = on(&store_with(roy("right"), 1, |_| panic!("on purpose")));
     assert_eq!(decide(&panics, "right"), Decision::Unavailable);
     assert_eq!(panics.counters().hashes, 0);
+}
+
+/// Returns the user roy with a hash that covers these octets, as another program made it.
+fn imported(octets: &[u8]) -> Account {
+    let key = BcryptKey::of_octets(octets).unwrap();
+    let hash = hashing::hash_all(&[key], cost(4)).unwrap().remove(0);
+    Account { hash: Ok(hash), ..roy("replaced") }
+}
+
+/// H-08: imported hashes cover the octets as they were typed.
+#[test]
+fn octets_are_tried_before_their_normalized_form() {
+    let (decomposed, composed, latin1) = ("cafe\u{301}".as_bytes(), "caf\u{e9}", b"caf\xE9");
+    for (stored, right, wrong) in [
+        (decomposed, decomposed, composed.as_bytes()),
+        (latin1, latin1, composed.as_bytes()),
+        ("a\u{A0}b".as_bytes(), "a\u{A0}b".as_bytes(), b"a b".as_slice()),
+    ] {
+        let store = MockStore::default();
+        store.put(imported(stored));
+        let authenticator = on(&store);
+        let decide = |octets| decide_on(&authenticator, &encode(octets));
+        for _ in 0..2 {
+            assert_eq!(decide(right), granted(), "{stored:?}");
+            assert_eq!(decide(wrong), Decision::Denied, "{stored:?}");
+        }
+        assert_eq!(count(&authenticator, "cached"), 1, "an answer is not that of another spelling");
+    }
+    // A hash of this program covers the normalized form.
+    let store = MockStore::default();
+    store.put(roy(composed));
+    for octets in [decomposed, composed.as_bytes(), latin1] {
+        assert_eq!(decide_on(&on(&store), &encode(octets)), granted());
+    }
+}
+
+/// H-08, H-12: also for unknown users, and for passwords that bcrypt does not read completely.
+#[test]
+fn number_of_hashes_depends_on_the_password_alone() {
+    let long = "p".repeat(73);
+    for (password, hashes) in
+        [("wrong", 1), ("e\u{301}", 2), (&long, 1), (&"e\u{301}".repeat(40), 2)]
+    {
+        for user in [None, Some(roy("right")), Some(locked(roy("right")))] {
+            let store = MockStore::default();
+            user.into_iter().for_each(|user| store.put(user));
+            let authenticator = on(&store);
+            assert_eq!(decide(&authenticator, password), Decision::Denied);
+            assert_eq!(authenticator.counters().hashes, hashes, "{password}");
+        }
+    }
+}
+
+/// C-02, B-08: bcrypt would grant it, since it ignores what is behind 72 bytes.
+#[test]
+fn password_over_72_bytes_is_refused_and_counts_as_a_failure() {
+    let store = MockStore::default();
+    store.put(roy(&"p".repeat(72)));
+    let config = AuthConfig { source_limit: Limit::new(1, Limit::MAX_PERIOD), ..config() };
+    let authenticator = Authenticator::new(Box::new(store), &config).unwrap();
+    assert_eq!(decide(&authenticator, &"p".repeat(73)), Decision::Denied);
+    assert_eq!(count(&authenticator, "too-long"), 1);
+    assert!(matches!(decide(&authenticator, &"p".repeat(73)), Decision::Throttled { .. }));
+}
+
+/// Verifies attempts in one batch. Returns the indexes in the order of their outcomes.
+fn verify(verifier: &Verifier, attempts: &[Attempt]) -> Vec<(usize, Outcome)> {
+    let mut outcomes = Vec::new();
+    let attempts: Vec<_> = attempts.iter().collect();
+    verifier.verify(&attempts, |index, outcome| outcomes.push((index, outcome)));
+    outcomes
+}
+
+fn of_user(user: &str, attempt: Attempt) -> Attempt {
+    let user = UserName::parse(user).unwrap();
+    Attempt { credentials: Credentials { user, ..attempt.credentials }, ..attempt }
+}
+
+/// H-11: other costs form batches of their own, the cheapest first.
+#[test]
+fn attempts_of_equal_cost_share_a_batch() {
+    let store = MockStore::default();
+    for (user, cost_of_hash) in [("ann", 5), ("bob", 4), ("cid", 5)] {
+        let hash = hashing::hash(&Password::parse("right").unwrap(), cost(cost_of_hash)).unwrap();
+        store.put(Account { hash: Ok(hash), ..account(user) });
+    }
+    let mut verifier = Verifier::new(Box::new(store), &config()).unwrap();
+    thread_local! { static BATCHES: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) } }
+    verifier.hashes.compute = |pairs| {
+        BATCHES.with_borrow_mut(|batches| batches.push(pairs.len()));
+        hashing::verify_all(pairs)
+    };
+    let attempts = [("ann", "right"), ("bob", "right"), ("cid", "wrong"), ("eve", "right")]
+        .map(|(user, password)| of_user(user, attempt(&verifier, password)));
+    let outcomes = verify(&verifier, &attempts);
+    let reasons =
+        outcomes.iter().map(|(index, outcome)| (*index, Outcome::LABELS[outcome.index()].reason));
+    let expected = [(1, "verified"), (3, "unknown-user"), (0, "verified"), (2, "wrong-password")];
+    assert_eq!(reasons.collect::<Vec<_>>(), expected);
+    assert_eq!(BATCHES.take(), [2, 2]);
+}
+
+/// P-18: a failure of one attempt is its own, unless it is one of hashing.
+#[test]
+fn failed_lookup_does_not_affect_the_batch() {
+    let store = store_with(roy("right"), 1, |_| Err(StoreError::Busy));
+    let verifier = Verifier::new(Box::new(store), &config()).unwrap();
+    let attempts = [(); 3].map(|()| attempt(&verifier, "right"));
+    let outcomes = verify(&verifier, &attempts);
+    assert_eq!(outcomes[0], (0, Outcome::Unavailable));
+    assert!(outcomes[1..].iter().all(|(_, outcome)| outcome.grant().is_some()), "{outcomes:?}");
+    let mut verifier = Verifier::new(Box::new(MockStore::default()), &config()).unwrap();
+    verifier.hashes.compute = |_| Err(hashing::HashingError::Panicked);
+    assert_eq!(verify(&verifier, &attempts), [0, 1, 2].map(|index| (index, Outcome::Unavailable)));
+}
+
+/// P-18: a panic costs one batch, and each of its clients gets an answer.
+#[test]
+fn panic_makes_its_batch_unavailable() {
+    let (looked, looks) = channel();
+    let (go_on, may_go_on) = channel::<()>();
+    let (looked, may_go_on) = (Mutex::new(looked), Mutex::new(may_go_on));
+    let lookups = Lookups::default();
+    let store = MockStore::with_hook(move |call| {
+        match lookups.note(call) {
+            Some(1) => {
+                looked.lock().unwrap().send(()).unwrap();
+                may_go_on.lock().unwrap().recv().unwrap();
+            }
+            // The first one looks up twice. This is the second attempt of the batch behind it.
+            Some(4) => panic!("on purpose"),
+            _ => {}
+        }
+        Ok(())
+    });
+    let config = AuthConfig { workers: NonZeroUsize::MIN, ..config() };
+    let authenticator = Authenticator::new(Box::new(store), &config).unwrap();
+    let mut idle = Context::from_waker(Waker::noop());
+    let encoded = ["first", "one", "two", "three"].map(|password| encode(password.as_bytes()));
+    let mut attempts = encoded.each_ref().map(|encoded| {
+        let encoded = EncodedCredentials::new(encoded.as_bytes());
+        Box::pin(authenticator.decide(HERE, encoded, &AccessRequest::ANY))
+    });
+    assert!(attempts[0].as_mut().poll(&mut idle).is_pending());
+    looks.recv().unwrap();
+    attempts[1..]
+        .iter_mut()
+        .for_each(|attempt| assert!(attempt.as_mut().poll(&mut idle).is_pending()));
+    go_on.send(()).unwrap();
+    let decisions = attempts.map(block_on);
+    let unavailable = Decision::Unavailable;
+    assert_eq!(
+        decisions,
+        [Decision::Denied, unavailable.clone(), unavailable.clone(), unavailable]
+    );
+    assert_eq!(decide(&authenticator, "later"), Decision::Denied);
+}
+
+/// B-03, H-08: an attempt is coalesced with one of the same octets alone.
+#[test]
+fn spellings_do_not_share_an_attempt() {
+    let (looked, looks) = channel();
+    let (go_on, may_go_on) = channel::<()>();
+    let (looked, may_go_on) = (Mutex::new(looked), Mutex::new(may_go_on));
+    let store = MockStore::with_hook(move |call| {
+        if call == Call::Find {
+            // At later look-ups, the test has dropped its ends of the channels.
+            let _ = looked.lock().unwrap().send(());
+            let _ = may_go_on.lock().unwrap().recv();
+        }
+        Ok(())
+    });
+    let config = AuthConfig { workers: NonZeroUsize::MIN, ..config() };
+    let authenticator = Authenticator::new(Box::new(store), &config).unwrap();
+    let mut idle = Context::from_waker(Waker::noop());
+    let spellings = ["busy", "\u{e9}", "e\u{301}", "e\u{301}", "\u{e9}"];
+    let encoded = spellings.map(|password| encode(password.as_bytes()));
+    let mut attempts: Vec<_> = encoded
+        .iter()
+        .map(|encoded| {
+            let encoded = EncodedCredentials::new(encoded.as_bytes());
+            Box::pin(authenticator.decide(HERE, encoded, &AccessRequest::ANY))
+        })
+        .collect();
+    assert!(attempts[0].as_mut().poll(&mut idle).is_pending());
+    looks.recv().unwrap();
+    attempts.iter_mut().skip(1).for_each(|attempt| {
+        assert!(attempt.as_mut().poll(&mut idle).is_pending());
+    });
+    assert_eq!(authenticator.queued(), 2);
+    drop((looks, go_on));
+    for attempt in attempts {
+        assert_eq!(block_on(attempt), Decision::Denied);
+    }
+    assert_eq!(authenticator.counters().hashes, 1 + 1 + 2);
+}
+
+/// C-11: the next request needs no further hash.
+#[test]
+fn rehashed_password_stays_in_the_cache() {
+    let store = MockStore::default();
+    store.put(roy("right"));
+    let config = AuthConfig { cost: cost(5), rehash: true, workers: NonZeroUsize::MIN, ..config() };
+    let authenticator = Authenticator::new(Box::new(store.clone()), &config).unwrap();
+    assert_eq!(decide(&authenticator, "right"), granted());
+    // The worker replaces the hash before it takes the next attempt.
+    assert_eq!(decide(&authenticator, "wrong"), Decision::Denied);
+    assert_eq!(store.find(&name()).unwrap().unwrap().hash.cost(), cost(5));
+    assert_eq!(decide(&authenticator, "right"), granted());
+    assert_eq!(authenticator.counters().hashes, 2);
+    assert_eq!(count(&authenticator, "cached"), 1);
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::auth::{self, Outcome};
 use crate::cli::exit::{Exit, Failure, print, say};
 use crate::cli::report::json;
-use crate::cli::secret::{PasswordInput, PasswordOptions};
+use crate::cli::secret::{KnownPassword, PasswordOptions};
 use crate::config::{JsonSetting, QuietSetting};
 use crate::domain::{Credentials, UserName};
 use crate::store::{self, Location};
@@ -40,14 +40,15 @@ impl Verify {
 
     pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
         let user = UserName::parse(&self.name)?;
-        let input = PasswordInput::open_known(&self.password)?;
+        let input = KnownPassword::open(&self.password)?;
         let store = store::open(location)?;
-        let password = input.known(&user)?;
+        let password = input.get(&user)?;
         let credentials = Credentials { user, password };
         let reason = match auth::check(&*store, &credentials)? {
             Outcome::Verified(_) => None,
             Outcome::UnknownUser => Some((Exit::NoSuchUser, "there is no user of that name")),
             Outcome::WrongPassword => Some((Exit::Refused, "the password is wrong")),
+            Outcome::TooLong => Some((Exit::Refused, "the password is longer than 72 bytes")),
             Outcome::Locked => Some((Exit::Refused, "the user is locked")),
             Outcome::Expired => Some((Exit::Refused, "the user has expired")),
             _ => Some((Exit::Failed, "the password could not be checked")),
