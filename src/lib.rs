@@ -30,7 +30,8 @@ pub mod testing {
     };
     pub use crate::domain::{
         Account, BadRecord, Cost, Credentials, EncodedCredentials, GroupName, Groups, HashError,
-        NameError, Password, PasswordError, PasswordHash, User, UserName,
+        LegacyError, LegacyHash, LegacyParams, LegacyScheme, NameError, Password, PasswordError,
+        PasswordHash, User, UserName,
     };
     pub use crate::formats::htpasswd;
     pub use crate::http::{

@@ -7,6 +7,7 @@
 mod credentials;
 mod groups;
 mod invisible;
+mod legacy_hash;
 mod password;
 mod password_hash;
 mod user;
@@ -15,6 +16,7 @@ mod user_name;
 pub(crate) use credentials::encode_credentials;
 pub use credentials::{Credentials, CredentialsError, EncodedCredentials};
 pub use groups::{GroupName, Groups, TooManyGroups};
+pub use legacy_hash::{LegacyError, LegacyHash, LegacyParams, LegacyScheme};
 pub use password::{Password, PasswordError, PresentedPassword};
 pub use password_hash::{Cost, HashError, PasswordHash};
 pub use user::{Account, BadRecord, User};
