@@ -34,6 +34,7 @@ pub mod testing {
         PasswordHash, User, UserName,
     };
     pub use crate::formats::htpasswd;
+    pub use crate::hashing::legacy_text;
     pub use crate::http::{
         AcceptedBytes, Delays, ExtAuthzPrefix, Framing, HttpConfig, Listener, Network,
         NoCredentials, PrefixError, Realm, Service, Tls, credentials as basic_credentials,

@@ -14,7 +14,7 @@ const MODULES: [(&str, &[&str], &[&str]); 14] = [
         &["text", "time"],
         &["base64", "precis_profiles", "unicode_normalization", "unicode_properties"],
     ),
-    ("hashing", &["domain"], &["bcrypt"]),
+    ("hashing", &["domain"], &["base64", "bcrypt", "blake3", "md5", "sha1", "sha_crypt"]),
     ("formats", &["domain", "hashing", "text", "time"], &["toml"]),
     ("store", &["domain", "hashing", "fs", "text", "time"], &["nix", "rusqlite"]),
     ("auth", &["domain", "hashing", "store", "text", "time"], &["blake3"]),
@@ -58,7 +58,11 @@ const MODULES: [(&str, &[&str], &[&str]); 14] = [
             "wildmatch",
         ],
     ),
-    ("lib", &["admin", "auth", "cli", "domain", "formats", "http", "store", "time"], &[]),
+    (
+        "lib",
+        &["admin", "auth", "cli", "domain", "formats", "hashing", "http", "store", "time"],
+        &[],
+    ),
     ("main", &[], &["mimalloc"]),
 ];
 
