@@ -16,6 +16,7 @@ mod frameworks;
 mod framing;
 mod gate;
 mod layers;
+mod legacy;
 mod load;
 mod log;
 mod migrate;
