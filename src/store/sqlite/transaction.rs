@@ -13,6 +13,10 @@ use crate::domain::{Account, PasswordHash, UserName};
 use crate::store::lease::LEASE;
 use crate::store::{BUSY_TIMEOUT, StoreError, Transaction, Visibility};
 
+/// The limit of the page cache in KiB. With the default of 2000 KiB, an import of a million users in
+/// random order writes most pages to the write-ahead log again and again.
+const PAGE_CACHE: i32 = 32 * 1024;
+
 /// A transaction with its own connection, so that it blocks no look-up of this process, and
 /// dropping it rolls back.
 struct SqliteTransaction {
@@ -25,7 +29,10 @@ struct SqliteTransaction {
 /// Begins a transaction when it is this writer's turn.
 pub(super) fn begin(path: PathBuf) -> Result<Box<dyn Transaction>, StoreError> {
     let connection = connect(&path)?;
-    take_turn(&connection).map_err(|e| store_error(e, &path))?;
+    connection
+        .pragma_update(None, "cache_size", -PAGE_CACHE)
+        .and_then(|()| take_turn(&connection))
+        .map_err(|e| store_error(e, &path))?;
     Ok(Box::new(SqliteTransaction { path, connection, removed_hash: false }))
 }
 
