@@ -21,9 +21,9 @@ pub use cli::run;
 #[doc(hidden)]
 pub mod testing {
     pub use crate::admin::{
-        Change, ChangeKind, DesiredPassword, DesiredUser, FieldChange, GroupsEdit, IfExists,
-        IfGone, IfMissing, Policy, PolicyError, ReconcileError, ReconcileOptions, RemoveError,
-        reconcile, remove as remove_user,
+        Change, ChangeKind, ChangeSink, DesiredPassword, DesiredUser, DesiredUsers, FieldChange,
+        GroupsEdit, IfExists, IfGone, IfMissing, Policy, PolicyError, ReconcileError,
+        ReconcileOptions, RemoveError, Visit, reconcile, reconcile_into, remove as remove_user,
     };
     pub use crate::auth::{
         AccessRequest, AuthConfig, Authenticator, Counters, Decision, Grant, Limit, Rejection,

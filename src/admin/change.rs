@@ -1,6 +1,7 @@
 //! The changes that were made.
 
 use std::fmt;
+use std::io;
 
 use crate::domain::{Account, GroupName, Groups, UserName};
 use crate::time::Timestamp;
@@ -25,6 +26,44 @@ impl Change {
 
     pub(super) fn removed(name: UserName) -> Self {
         Self { name, kind: ChangeKind::Removed, fields: Vec::new() }
+    }
+}
+
+/// A destination of planned changes. They are made when the transaction is committed, so the sink
+/// reports none of them before that.
+pub trait ChangeSink {
+    /// Begins a plan. Forgets the changes of an earlier plan, which was abandoned.
+    ///
+    /// # Errors
+    /// Fails if the sink cannot take changes. The transaction is rolled back.
+    fn restart(&mut self) -> io::Result<()>;
+
+    /// Adds a change.
+    ///
+    /// # Errors
+    /// Fails if the sink cannot take the change. The transaction is rolled back.
+    fn push(&mut self, change: Change) -> io::Result<()>;
+
+    /// Ends a plan before its commit.
+    ///
+    /// # Errors
+    /// Fails if the sink would lose changes. The transaction is rolled back.
+    fn finish(&mut self) -> io::Result<()>;
+}
+
+impl ChangeSink for Vec<Change> {
+    fn restart(&mut self) -> io::Result<()> {
+        self.clear();
+        Ok(())
+    }
+
+    fn push(&mut self, change: Change) -> io::Result<()> {
+        Vec::push(self, change);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::thread;
 
+use super::reconcile::ReconcileError;
 use crate::domain::{Cost, Groups, Password, PasswordHash, UserName};
 use crate::time::Timestamp;
 
@@ -31,6 +32,34 @@ impl DesiredUser {
     pub fn new(name: UserName, password: DesiredPassword) -> Self {
         let groups = GroupsEdit::Keep;
         Self { name, password, groups, locked: None, expires: None, rename: None, times: None }
+    }
+}
+
+/// Desired users that can be visited again: once for each plan. Each visit gives the same users in
+/// the same order.
+pub trait DesiredUsers {
+    /// Returns the number of users.
+    fn count(&self) -> usize;
+
+    /// Calls `visit` for each user and its position, until it fails. Two users have different
+    /// positions, e.g. their indices or line numbers.
+    ///
+    /// # Errors
+    /// The error of `visit`, or [`ReconcileError::Desired`] if the users cannot be read again.
+    fn visit(&self, visit: &mut Visit<'_>) -> Result<(), ReconcileError>;
+}
+
+/// The function that [`DesiredUsers::visit`] calls.
+pub type Visit<'a> = dyn FnMut(usize, &DesiredUser) -> Result<(), ReconcileError> + 'a;
+
+/// The positions are the indices.
+impl DesiredUsers for &[DesiredUser] {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn visit(&self, visit: &mut Visit<'_>) -> Result<(), ReconcileError> {
+        self.iter().enumerate().try_for_each(|(index, user)| visit(index, user))
     }
 }
 
@@ -86,7 +115,7 @@ pub enum IfExists {
     Compare,
 }
 
-/// Options of [`reconcile`](super::reconcile()).
+/// Options of [`reconcile_into`](super::reconcile_into).
 #[derive(Clone, Debug)]
 pub struct ReconcileOptions {
     /// For users that do not exist.

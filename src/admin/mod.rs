@@ -10,9 +10,10 @@ mod reconcile;
 #[cfg(test)]
 mod tests;
 
-pub use change::{Change, ChangeKind, FieldChange};
+pub use change::{Change, ChangeKind, ChangeSink, FieldChange};
 pub use desired::{
-    DesiredPassword, DesiredUser, GroupsEdit, IfExists, IfGone, IfMissing, ReconcileOptions,
+    DesiredPassword, DesiredUser, DesiredUsers, GroupsEdit, IfExists, IfGone, IfMissing,
+    ReconcileOptions, Visit,
 };
 pub use policy::{Policy, PolicyError, Warning};
-pub use reconcile::{ReconcileError, RemoveError, reconcile, remove};
+pub use reconcile::{ReconcileError, RemoveError, reconcile, reconcile_into, remove};

@@ -5,10 +5,12 @@
 //! waits for hashes, and concurrent changes are taken into account.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
 
-use super::change::{Change, ChangeKind, FieldChange, compare};
+use super::change::{Change, ChangeKind, ChangeSink, FieldChange, compare};
 use super::desired::{
-    DesiredPassword, DesiredUser, GroupsEdit, IfExists, IfGone, IfMissing, ReconcileOptions,
+    DesiredPassword, DesiredUser, DesiredUsers, GroupsEdit, IfExists, IfGone, IfMissing,
+    ReconcileOptions,
 };
 use crate::domain::{Account, Groups, Password, PasswordHash, TooManyGroups, UserName};
 use crate::hashing::{self, BcryptKey, HashingError, pool};
@@ -22,23 +24,27 @@ const MAX_PLANS: usize = 10;
 /// Calls `progress` after this many users that need no hash.
 const PROGRESS_STEP: usize = 1024;
 
-/// An error of [`reconcile`]. Nothing was changed, except after [`StoreError::Unconfirmed`].
+/// An error of [`reconcile()`]. Nothing was changed, except after [`StoreError::Unconfirmed`].
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
     /// One user cannot be reconciled.
-    #[error("user {}: {why}", index + 1)]
+    #[error("user {name}: {why}")]
     User {
-        /// The index in the desired state.
-        index: usize,
+        /// The position that [`DesiredUsers`] gives the user.
+        position: usize,
+        /// The user.
+        name: Box<UserName>,
         /// The reason.
         #[source]
         why: StoreError,
     },
     /// One user would have too many groups.
-    #[error("user {}: {why}", index + 1)]
+    #[error("user {name}: {why}")]
     Groups {
-        /// The index in the desired state.
-        index: usize,
+        /// The position that [`DesiredUsers`] gives the user.
+        position: usize,
+        /// The user.
+        name: Box<UserName>,
         /// The reason.
         #[source]
         why: TooManyGroups,
@@ -49,14 +55,15 @@ pub enum ReconcileError {
     /// A hash cannot be computed.
     #[error("no hash could be made: {0}")]
     Hash(#[from] HashingError),
+    /// [`DesiredUsers`] cannot be read again.
+    #[error("cannot read the desired users again: {0}")]
+    Desired(#[source] io::Error),
+    /// [`ChangeSink`] does not take a change.
+    #[error("cannot record the changes: {0}")]
+    Record(#[source] io::Error),
 }
 
-/// Reconciles users with the desired state. Returns the changes in the order of `desired`, and then
-/// those of pruned users. Of two entries for one user, the second one is applied to the result of
-/// the first.
-///
-/// Calls `progress` from several threads with the number of finished hashes or users, and the
-/// number of all.
+/// Reconciles users as [`reconcile_into`] does, and returns the changes.
 ///
 /// # Errors
 /// See [`ReconcileError`].
@@ -67,24 +74,44 @@ pub fn reconcile(
     now: Timestamp,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Vec<Change>, ReconcileError> {
+    let mut changes = Vec::new();
+    reconcile_into(store, &desired, &mut changes, options, now, progress)?;
+    Ok(changes)
+}
+
+/// Reconciles users with the desired state. The sink gets the changes in the order of `desired`, and
+/// then those of pruned users. They are made when this function has returned without an error. Of
+/// two entries for one user, the second one is applied to the result of the first.
+///
+/// Calls `progress` from several threads with the number of finished hashes or users, and the
+/// number of all.
+///
+/// # Errors
+/// See [`ReconcileError`].
+pub fn reconcile_into(
+    store: &dyn UserStore,
+    desired: &dyn DesiredUsers,
+    changes: &mut dyn ChangeSink,
+    options: &ReconcileOptions,
+    now: Timestamp,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<(), ReconcileError> {
     let mut computed = HashMap::new();
     for _ in 0..MAX_PLANS {
         let mut transaction = store.begin()?;
-        match plan(&mut *transaction, desired, &computed, options, now, progress) {
+        match plan(&mut *transaction, desired, changes, &computed, options, now, progress) {
             Ok(Plan::NeedsHashes(jobs)) => {
                 drop(transaction);
-                let run = |jobs: &[HashJob]| run_batch(jobs, desired, options);
+                let run = |jobs: &[HashJob]| run_batch(jobs, options);
                 computed.extend(pool::run(&jobs, options.threads, run, progress)?);
             }
-            Ok(Plan::Complete(changes)) => {
-                let changed = changes.iter().any(|change| change.kind != ChangeKind::Unchanged);
+            Ok(Plan::Complete { changed }) => {
                 let ended = if changed && !options.dry_run {
                     transaction.commit()
                 } else {
                     transaction.rollback()
                 };
-                ended.wait()?;
-                return Ok(changes);
+                return Ok(ended.wait()?);
             }
             Err(e) => {
                 transaction.rollback().wait()?;
@@ -143,62 +170,86 @@ pub enum RemoveError {
 
 enum Plan {
     /// All changes are made in the transaction.
-    Complete(Vec<Change>),
+    Complete { changed: bool },
     /// These hashes have to be computed first.
     NeedsHashes(Vec<HashJob>),
 }
 
 fn plan(
     transaction: &mut dyn Transaction,
-    desired: &[DesiredUser],
+    desired: &dyn DesiredUsers,
+    changes: &mut dyn ChangeSink,
     computed: &HashMap<usize, Computed>,
     options: &ReconcileOptions,
     now: Timestamp,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Plan, ReconcileError> {
-    let mut jobs = Vec::new();
-    let mut changes = Vec::with_capacity(desired.len());
-    for (index, user) in desired.iter().enumerate() {
-        match user.reconcile(transaction, computed.get(&index), options, now) {
+    let (mut jobs, mut done, mut changed) = (Vec::new(), 0, false);
+    let of = desired.count();
+    changes.restart().map_err(ReconcileError::Record)?;
+    desired.visit(&mut |position, user| {
+        match user.reconcile(transaction, computed.get(&position), options, now) {
+            // The changes of an incomplete plan are dropped.
+            Ok(_) if !jobs.is_empty() => {}
             Ok(change) => {
-                changes.push(change);
-                if jobs.is_empty() && changes.len() % PROGRESS_STEP == 0 {
-                    progress(changes.len(), desired.len());
+                changed |= change.kind != ChangeKind::Unchanged;
+                changes.push(change).map_err(ReconcileError::Record)?;
+                done += 1;
+                if done % PROGRESS_STEP == 0 {
+                    progress(done, of);
                 }
             }
-            Err(Blocked::NeedsHash { compare }) => jobs.push(HashJob { index, compare }),
-            Err(Blocked::Groups(why)) => return Err(ReconcileError::Groups { index, why }),
-            Err(Blocked::Store(why)) => return Err(ReconcileError::User { index, why }),
+            Err(Blocked::NeedsHash { password, compare }) => {
+                jobs.push(HashJob { position, password, compare });
+            }
+            Err(Blocked::Groups(why)) => {
+                let name = Box::new(user.name.clone());
+                return Err(ReconcileError::Groups { position, name, why });
+            }
+            Err(Blocked::Store(why)) => {
+                let name = Box::new(user.name.clone());
+                return Err(ReconcileError::User { position, name, why });
+            }
         }
-    }
+        Ok(())
+    })?;
     if !jobs.is_empty() {
         return Ok(Plan::NeedsHashes(jobs));
     }
     if options.prune {
-        prune(transaction, desired, &mut changes)?;
+        changed |= prune(transaction, desired, changes)?;
     }
-    Ok(Plan::Complete(changes))
+    changes.finish().map_err(ReconcileError::Record)?;
+    Ok(Plan::Complete { changed })
 }
 
+/// Removes users that are not desired. Returns true if there were any.
 fn prune(
     transaction: &mut dyn Transaction,
-    desired: &[DesiredUser],
-    changes: &mut Vec<Change>,
-) -> Result<(), StoreError> {
-    let named: BTreeSet<_> = desired.iter().map(|user| &user.name).collect();
+    desired: &dyn DesiredUsers,
+    changes: &mut dyn ChangeSink,
+) -> Result<bool, ReconcileError> {
+    let mut named = BTreeSet::new();
+    desired.visit(&mut |_, user| {
+        named.insert(user.name.clone());
+        Ok(())
+    })?;
+    let mut pruned = false;
     for name in transaction.names()? {
         if !named.contains(&name) {
             transaction.remove(&name)?;
-            changes.push(Change::removed(name));
+            changes.push(Change::removed(name)).map_err(ReconcileError::Record)?;
+            pruned = true;
         }
     }
-    Ok(())
+    Ok(pruned)
 }
 
 /// The reason why a user cannot be reconciled in this transaction.
 enum Blocked {
     /// The password has to be hashed first, unless it matches the hash `compare`.
     NeedsHash {
+        password: Password,
         compare: Option<PasswordHash>,
     },
     Groups(TooManyGroups),
@@ -280,10 +331,10 @@ impl DesiredUser {
                 before.hash.clone()
             }
             (DesiredPassword::Keep, None) => return Err(StoreError::NoSuchUser.into()),
-            (DesiredPassword::Password(_) | DesiredPassword::Initial(_), _) => {
+            (DesiredPassword::Password(password) | DesiredPassword::Initial(password), _) => {
                 let compare = options.existing == IfExists::Compare;
                 let old = before.filter(|_| compare).and_then(|before| before.hash.as_ref().ok());
-                Ok(hash_of(old, computed)?)
+                Ok(hash_of(password, old, computed)?)
             }
         };
         let (created, changed) = self.times.unwrap_or_else(|| {
@@ -301,74 +352,60 @@ impl DesiredUser {
     }
 }
 
-/// Returns the hash for a password: `old` if the password matches it, or the fresh one.
+/// Returns the hash of a password: `old` if the password matches it, or the fresh one.
 fn hash_of(
+    password: &Password,
     old: Option<&PasswordHash>,
     computed: Option<&Computed>,
 ) -> Result<PasswordHash, Blocked> {
+    let blocked = |compare| Err(Blocked::NeedsHash { password: password.clone(), compare });
     if let Some(old) = old {
         let compared = computed.and_then(|computed| computed.compared.as_ref());
         match compared.filter(|(hash, _)| hash == old) {
-            None => return Err(Blocked::NeedsHash { compare: Some(old.clone()) }),
+            None => return blocked(Some(old.clone())),
             Some((_, true)) => return Ok(old.clone()),
             Some((_, false)) => {}
         }
     }
-    let fresh = computed.and_then(|computed| computed.fresh.clone());
-    fresh.ok_or(Blocked::NeedsHash { compare: None })
+    computed.and_then(|computed| computed.fresh.clone()).map_or_else(|| blocked(None), Ok)
 }
 
-/// A hash to compute for the password of a user.
+/// A hash to compute for a user. It owns its password, since the desired users are read again and
+/// not kept.
 struct HashJob {
-    index: usize,
+    position: usize,
+    password: Password,
     /// Hash only if the password does not match this one.
     compare: Option<PasswordHash>,
-}
-
-impl HashJob {
-    /// Returns the password, which every user with a job has.
-    fn password<'a>(&self, desired: &'a [DesiredUser]) -> Option<&'a Password> {
-        match desired.get(self.index).map(|user| &user.password) {
-            Some(DesiredPassword::Password(password) | DesiredPassword::Initial(password)) => {
-                Some(password)
-            }
-            _ => None,
-        }
-    }
 }
 
 /// Computes the hashes of some users at once: first the comparisons, and then new hashes for the
 /// passwords that do not match.
 fn run_batch(
     jobs: &[HashJob],
-    desired: &[DesiredUser],
     options: &ReconcileOptions,
 ) -> Result<Vec<(usize, Computed)>, HashingError> {
     let mut computed: BTreeMap<usize, Computed> = BTreeMap::new();
-    let with_password = || jobs.iter().filter_map(|job| Some((job, job.password(desired)?)));
-    let (to_compare, pairs): (Vec<_>, Vec<_>) = with_password()
-        .filter_map(|(job, password)| {
-            Some((job, (BcryptKey::from(password), job.compare.as_ref()?)))
-        })
-        .unzip();
+    let to_compare = jobs.iter().filter_map(|job| Some((job, job.compare.as_ref()?)));
+    let (to_compare, pairs): (Vec<_>, Vec<_>) =
+        to_compare.map(|(job, hash)| (job, (BcryptKey::from(&job.password), hash))).unzip();
     for (job, matches) in to_compare.into_iter().zip(hashing::verify_all(&pairs)?) {
         let compared = job.compare.clone().map(|hash| (hash, matches));
-        computed.insert(job.index, Computed { compared, fresh: None });
+        computed.insert(job.position, Computed { compared, fresh: None });
     }
-    let (to_hash, keys): (Vec<_>, Vec<_>) = with_password()
-        .filter(|(job, _)| {
-            let compared = computed.get(&job.index).and_then(|computed| computed.compared.as_ref());
-            !compared.is_some_and(|(_, matches)| *matches)
-        })
-        .map(|(job, password)| (job, BcryptKey::from(password)))
-        .unzip();
+    let to_hash = jobs.iter().filter(|job| {
+        let compared = computed.get(&job.position).and_then(|computed| computed.compared.as_ref());
+        !compared.is_some_and(|(_, matches)| *matches)
+    });
+    let (to_hash, keys): (Vec<_>, Vec<_>) =
+        to_hash.map(|job| (job.position, BcryptKey::from(&job.password))).unzip();
     let fresh = if options.dry_run {
         vec![PasswordHash::dummy(options.cost); keys.len()]
     } else {
         hashing::hash_all(&keys, options.cost)?
     };
-    for (job, hash) in to_hash.into_iter().zip(fresh) {
-        computed.entry(job.index).or_default().fresh = Some(hash);
+    for (position, hash) in to_hash.into_iter().zip(fresh) {
+        computed.entry(position).or_default().fresh = Some(hash);
     }
     Ok(computed.into_iter().collect())
 }

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -87,7 +88,7 @@ fn is_password(user: &Account, password: &str) -> bool {
 fn options_decide_about_missing_and_existing_users() {
     let place = TestStore::new();
     let refused = |options| match place.reconcile(&[user("ann", "one")], &options) {
-        Err(ReconcileError::User { index: 0, why }) => why.to_string(),
+        Err(ReconcileError::User { position: 0, why, .. }) => why.to_string(),
         other => panic!("{other:?}"),
     };
     let none = refused(options(IfMissing::Refuse, IfExists::Replace));
@@ -173,7 +174,7 @@ fn all_users_are_reconciled_or_none() {
     let add = options(IfMissing::Add, IfExists::Refuse);
     let desired = [user("ann", "one"), user("bob", "one"), user("eve", "two")];
     let why = place.reconcile(&desired, &add).unwrap_err();
-    assert!(matches!(why, ReconcileError::User { index: 2, why: StoreError::UserExists }));
+    assert!(matches!(why, ReconcileError::User { position: 2, why: StoreError::UserExists, .. }));
     let numbered = (0..Groups::MAX).map(|n| group(&format!("g{n}")));
     let full = GroupsEdit::Set(Groups::new(numbered).unwrap());
     place.reconcile(&[DesiredUser { groups: full, ..user("eve", "one") }], &upsert()).unwrap();
@@ -181,7 +182,7 @@ fn all_users_are_reconciled_or_none() {
     let eve =
         DesiredUser { groups: one_more, ..DesiredUser::new(name("eve"), DesiredPassword::Keep) };
     let why = place.reconcile(&[user("ann", "one"), eve], &upsert()).unwrap_err();
-    assert!(matches!(why, ReconcileError::Groups { index: 1, why: TooManyGroups }));
+    assert!(matches!(why, ReconcileError::Groups { position: 1, why: TooManyGroups, .. }));
     assert_eq!(place.names(), ["eve"]);
 }
 
@@ -314,5 +315,95 @@ fn hashes_are_computed_on_the_given_threads() {
         let step = 20usize.div_ceil(threads.get()).min(4);
         let expected = (1..=20 / step).map(|done| (done * step, 20)).collect::<Vec<_>>();
         assert_eq!(told, expected);
+    }
+}
+
+/// A sink that fails at one of its calls.
+#[derive(Default)]
+struct FailingSink {
+    at: &'static str,
+    begun: usize,
+}
+
+impl FailingSink {
+    fn call(&self, call: &str) -> io::Result<()> {
+        if call == self.at { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+impl ChangeSink for FailingSink {
+    fn restart(&mut self) -> io::Result<()> {
+        self.begun += 1;
+        self.call("restart")
+    }
+
+    fn push(&mut self, _: Change) -> io::Result<()> {
+        self.call("push")
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.call("finish")
+    }
+}
+
+/// L-05
+#[test]
+fn change_that_cannot_be_recorded_is_rolled_back() {
+    let place = TestStore::new();
+    let desired = [user("ann", "one")];
+    let record = |at| {
+        let mut sink = FailingSink { at, begun: 0 };
+        let (users, now) = (&desired[..], Timestamp::from_seconds(1).unwrap());
+        let done = reconcile_into(&*place.store(), &users, &mut sink, &upsert(), now, &|_, _| {});
+        (done, sink.begun)
+    };
+    for at in ["restart", "push", "finish"] {
+        let (done, _) = record(at);
+        assert!(matches!(done, Err(ReconcileError::Record(_))), "{at}: {done:?}");
+        assert!(place.all().is_empty(), "{at}");
+    }
+    // The plan without hashes, and the one with them.
+    assert!(matches!(record("nowhere"), (Ok(()), 2)));
+    assert_eq!(place.names(), ["ann"]);
+}
+
+#[test]
+fn changes_of_an_abandoned_plan_are_forgotten() {
+    let place = TestStore::new();
+    let hash = hashing::hash(&Password::parse("one").unwrap(), upsert().cost).unwrap();
+    let ann = DesiredUser::new(name("ann"), DesiredPassword::Hash(hash));
+    let changes = place.reconcile(&[ann, user("bob", "one")], &upsert()).unwrap();
+    assert_eq!(kinds(&changes), [ChangeKind::Added, ChangeKind::Added]);
+}
+
+/// Desired users that cannot be read a second time, or from the start.
+struct FailingUsers<'a>(&'a [DesiredUser], AtomicUsize);
+
+impl DesiredUsers for FailingUsers<'_> {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn visit(&self, visit: &mut Visit<'_>) -> Result<(), ReconcileError> {
+        self.0.visit(visit)?;
+        match self.1.fetch_sub(1, Ordering::Relaxed) {
+            0 => Err(ReconcileError::Desired(io::ErrorKind::UnexpectedEof.into())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// L-05
+#[test]
+fn users_that_cannot_be_read_again_are_rolled_back() {
+    let place = TestStore::new();
+    let desired = [user("ann", "one")];
+    for successes in [0, 1] {
+        let users = FailingUsers(&desired, AtomicUsize::new(successes));
+        let mut changes = Vec::new();
+        let done =
+            reconcile_into(&*place.store(), &users, &mut changes, &upsert(), at(1), &|_, _| {});
+        assert!(matches!(done, Err(ReconcileError::Desired(_))), "{done:?}");
+        assert!(place.all().is_empty());
     }
 }

@@ -195,6 +195,8 @@ impl From<ReconcileError> for Failure {
             ReconcileError::User { why, .. } | ReconcileError::Store(why) => why.into(),
             ReconcileError::Groups { why, .. } => Self::new(Exit::Usage, why),
             ReconcileError::Hash(_) => Self::new(Exit::Failed, e),
+            ReconcileError::Desired(why) => cannot_read_again(&why),
+            ReconcileError::Record(why) => cannot_spool(&why),
         }
     }
 }
@@ -226,8 +228,22 @@ pub(super) fn cannot_list(e: io::Error) -> Failure {
 }
 
 pub(super) fn cannot_print(e: io::Error) -> Failure {
-    let failure = Failure::new(Exit::Failed, format_args!("cannot write to standard output: {e}"));
-    match advice::system(&e) {
+    of_system("write to standard output", &e)
+}
+
+/// The failure of temporary storage. Nothing is changed yet.
+pub(super) fn cannot_spool(e: &io::Error) -> Failure {
+    of_system("write to a temporary file", e)
+}
+
+/// The failure of an input that is read a second time. Nothing is changed yet.
+pub(super) fn cannot_read_again(e: &io::Error) -> Failure {
+    of_system("read the input again", e)
+}
+
+fn of_system(action: &str, e: &io::Error) -> Failure {
+    let failure = Failure::new(Exit::Failed, format_args!("cannot {action}: {e}"));
+    match advice::system(e) {
         Some(hint) => failure.hint(hint),
         None => failure,
     }

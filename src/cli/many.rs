@@ -1,44 +1,49 @@
 //! Shared steps of commands for many users.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::exit::{Exit, Failure, say};
 use super::progress::Progress;
 use super::report::{Report, summary};
-use crate::admin::{Change, DesiredUser, ReconcileError, ReconcileOptions, Warning, reconcile};
+use crate::admin::{
+    Change, ChangeSink, DesiredUser, DesiredUsers, ReconcileError, ReconcileOptions, Visit,
+    Warning, reconcile_into,
+};
 use crate::domain::UserName;
 use crate::store::{StoreError, UserStore};
 use crate::time::Timestamp;
 
-/// Reconciles many users, with a progress bar of this label. `position` names the place of a user in the input.
+/// Reconciles many users, with a progress bar of this label. `place` names the place of a user in the
+/// input by its position and its name.
 pub(super) fn reconcile_many(
     store: &dyn UserStore,
-    desired: &[DesiredUser],
+    desired: &dyn DesiredUsers,
+    changes: &mut dyn ChangeSink,
     options: &ReconcileOptions,
     label: &'static str,
-    position: &dyn Fn(usize) -> String,
-) -> Result<Vec<Change>, Failure> {
+    place: fn(usize, &UserName) -> String,
+) -> Result<(), Failure> {
     let progress = Progress::new(label);
-    let now = Timestamp::now();
-    let changes = reconcile(store, desired, options, now, &|done, of| progress.show(done, of));
+    let show = |done, of| progress.show(done, of);
+    let done = reconcile_into(store, desired, changes, options, Timestamp::now(), &show);
     progress.end();
-    changes.map_err(|e| match e {
-        ReconcileError::User { index, why } => {
-            let failure = match (&why, desired.get(index).map(|user| &user.name)) {
-                (StoreError::UserExists, Some(name)) => {
+    done.map_err(|e| match e {
+        ReconcileError::User { position, name, why } => {
+            let failure = match why {
+                StoreError::UserExists => {
                     Failure::new(Exit::UserExists, format_args!("there is a user {name}"))
                         .hint("--on-conflict skip leaves them, and replace replaces them")
                 }
-                (StoreError::NoSuchUser, Some(name)) => {
+                StoreError::NoSuchUser => {
                     Failure::new(Exit::NoSuchUser, format_args!("there is no user {name}"))
                         .hint("--create adds users who do not exist")
                 }
-                _ => why.into(),
+                why => why.into(),
             };
-            failure.about(position(index))
+            failure.about(place(position, &name))
         }
-        ReconcileError::Groups { index, why } => {
-            Failure::new(Exit::BadInput, why).about(position(index))
+        ReconcileError::Groups { position, name, why } => {
+            Failure::new(Exit::BadInput, why).about(place(position, &name))
         }
         other => other.into(),
     })
@@ -54,56 +59,28 @@ pub(super) fn record_many(report: &mut Report, changes: &[Change]) -> Result<(),
     Ok(())
 }
 
-/// The users of an input, and their line numbers.
-#[derive(Default)]
-pub(super) struct Lines {
-    pub(super) users: Vec<DesiredUser>,
-    numbers: Vec<usize>,
+/// Names the place of a user whose position is its line number.
+pub(super) fn line_of(position: usize, _: &UserName) -> String {
+    format!("line {position}")
 }
 
-/// The treatment of a second line for the same user.
-pub(super) enum Duplicates {
-    Refuse,
-    KeepFirst,
-    KeepLast,
-}
+/// The users of an input. Their positions are their line numbers.
+#[derive(Default)]
+pub(super) struct Lines(Vec<(usize, DesiredUser)>);
 
 impl Lines {
     pub(super) fn add(&mut self, number: usize, user: DesiredUser) {
-        self.users.push(user);
-        self.numbers.push(number);
+        self.0.push((number, user));
+    }
+}
+
+impl DesiredUsers for Lines {
+    fn count(&self) -> usize {
+        self.0.len()
     }
 
-    pub(super) fn position(&self, index: usize) -> String {
-        format!("line {}", self.numbers.get(index).copied().unwrap_or_default())
-    }
-
-    /// Keeps one line for each user.
-    pub(super) fn remove_duplicates(&mut self, duplicates: &Duplicates) -> Result<(), Failure> {
-        let mut kept = BTreeMap::new();
-        for (index, user) in self.users.iter().enumerate() {
-            match (kept.get(&user.name), duplicates) {
-                (None, _) | (Some(_), Duplicates::KeepLast) => {
-                    kept.insert(&user.name, index);
-                }
-                (Some(_), Duplicates::KeepFirst) => {}
-                (Some(first), Duplicates::Refuse) => {
-                    let (name, first) = (&user.name, self.position(*first));
-                    let why = format_args!("{name} stands in {first} already");
-                    return Err(Failure::new(Exit::BadInput, why)
-                        .about(self.position(index))
-                        .hint("--on-conflict skip takes the first of them, and replace the last"));
-                }
-            }
-        }
-        if kept.len() < self.users.len() {
-            let kept: BTreeSet<_> = kept.into_values().collect();
-            let mut index = 0..;
-            self.users.retain(|_| index.next().is_some_and(|index| kept.contains(&index)));
-            let mut index = 0..;
-            self.numbers.retain(|_| index.next().is_some_and(|index| kept.contains(&index)));
-        }
-        Ok(())
+    fn visit(&self, visit: &mut Visit<'_>) -> Result<(), ReconcileError> {
+        self.0.iter().try_for_each(|(number, user)| visit(*number, user))
     }
 }
 

@@ -6,6 +6,7 @@
 mod advice;
 mod commands;
 mod complete;
+mod duplicates;
 mod exit;
 mod ineffective;
 mod input;
@@ -18,6 +19,7 @@ mod progress;
 mod report;
 mod secret;
 mod single;
+mod spool;
 mod startup;
 mod table;
 mod terminal;

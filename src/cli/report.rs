@@ -4,14 +4,15 @@
 //! A change is reported after its commit. `docs/commands.md` describes the formats. Decides nothing
 //! about users.
 
-use std::fmt::Write as _;
-use std::io::{self, BufWriter, Write};
+use std::fmt::{self, Write as _};
+use std::io::{self, BufRead, BufWriter, Write};
 use std::ops::ControlFlow;
 
 use serde::Serialize;
 
 use super::exit::{Exit, Failure, cannot_print, say};
 use super::output::{self, Inputs};
+use super::spool::ReportSpool;
 use super::terminal;
 use crate::admin::{Change, ChangeKind, FieldChange};
 use crate::config::OutputSettings;
@@ -37,10 +38,49 @@ struct AuditLog {
     bulk: Option<Bulk>,
 }
 
-/// The number of changes of each kind by one command.
+/// The number of changes by one command.
 struct Bulk {
     command: &'static str,
-    counts: [(ChangeKind, u64); 3],
+    counts: Counts,
+}
+
+/// The number of changes of each kind.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Counts {
+    added: u64,
+    changed: u64,
+    removed: u64,
+    unchanged: u64,
+}
+
+impl Counts {
+    pub(super) fn add(&mut self, kind: ChangeKind) {
+        *match kind {
+            ChangeKind::Added => &mut self.added,
+            ChangeKind::Changed => &mut self.changed,
+            ChangeKind::Removed => &mut self.removed,
+            ChangeKind::Unchanged => &mut self.unchanged,
+        } += 1;
+    }
+}
+
+/// Writes them for people, e.g. `2 added, 1 unchanged`.
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { added, changed, removed, unchanged } = *self;
+        let kinds = [
+            (added, ChangeKind::Added),
+            (changed, ChangeKind::Changed),
+            (removed, ChangeKind::Removed),
+            (unchanged, ChangeKind::Unchanged),
+        ];
+        let mut separator = "";
+        for (count, kind) in kinds.into_iter().filter(|(count, _)| *count > 0) {
+            write!(f, "{separator}{count} {kind}")?;
+            separator = ", ";
+        }
+        if separator.is_empty() { f.write_str("nothing to do") } else { Ok(()) }
+    }
 }
 
 impl Report {
@@ -79,8 +119,7 @@ impl Report {
         if settings.audit_log.is_none()
             && let Some(audit) = &mut report.audit
         {
-            let kinds = [ChangeKind::Added, ChangeKind::Changed, ChangeKind::Removed];
-            audit.bulk = Some(Bulk { command, counts: kinds.map(|kind| (kind, 0)) });
+            audit.bulk = Some(Bulk { command, counts: Counts::default() });
         }
         Ok(report)
     }
@@ -105,16 +144,36 @@ impl Report {
     ) -> Result<(), Failure> {
         self.audit(change)?;
         if self.json {
-            let object = ChangeJson {
-                name: change.name.as_str(),
-                changed: change.kind != ChangeKind::Unchanged,
-                outcome: change.kind.to_string(),
-                changes: change.fields.iter().map(ToString::to_string).collect(),
-                password: generated.map(Password::reveal),
-                dry_run: self.dry_run,
-            };
-            self.print(&json(&object)?)?;
+            self.print(&json(&ChangeJson::new(change, generated, self.dry_run))?)?;
         }
+        Ok(())
+    }
+
+    /// Returns a spool for the reports of changes that are not committed yet.
+    pub(super) fn spool(&self) -> ReportSpool {
+        let lists = self.audit.as_ref().is_some_and(|audit| audit.bulk.is_none());
+        ReportSpool::new(self.json, lists)
+    }
+
+    /// Reports the changes of a spool after their commit, and their number.
+    pub(super) fn publish(&mut self, spool: ReportSpool) -> Result<(), Failure> {
+        let counts = spool.counts;
+        let (objects, lines) = spool.into_readers().map_err(|e| cannot_report(&e))?;
+        // Every change is audited, also if standard output fails.
+        let audited = match &mut self.audit {
+            Some(AuditLog { bulk: Some(bulk), .. }) => {
+                bulk.counts = counts;
+                Ok(())
+            }
+            Some(audit) => lines.map_or(Ok(()), |lines| audit.write_lines(lines)),
+            None => Ok(()),
+        };
+        let printed = objects.map_or(Ok(0), |mut objects| io::copy(&mut objects, &mut self.out));
+        let flushed = self.flush();
+        audited.map_err(|e| cannot_audit(&e))?;
+        printed.map_err(cannot_print)?;
+        flushed?;
+        self.say(&counts.to_string());
         Ok(())
     }
 
@@ -144,22 +203,14 @@ impl Report {
 impl AuditLog {
     fn record(&mut self, change: &Change) -> io::Result<()> {
         if let Some(bulk) = &mut self.bulk {
-            for (kind, count) in &mut bulk.counts {
-                *count += u64::from(*kind == change.kind);
-            }
+            bulk.counts.add(change.kind);
             return Ok(());
         }
-        if change.kind == ChangeKind::Unchanged {
-            return Ok(());
-        }
-        let mut line = format!("action={} user={}", change.kind, quoted(change.name.as_str()));
-        // Writing to a string cannot fail.
-        let _ = write!(line, " by={}", caller());
-        if !change.fields.is_empty() {
-            let fields: Vec<_> = change.fields.iter().map(audit_field).collect();
-            let _ = write!(line, " changes=\"{}\"", fields.join(","));
-        }
-        self.write(&line)
+        audit_line(change).map_or(Ok(()), |line| self.write(&line))
+    }
+
+    fn write_lines(&mut self, lines: impl BufRead) -> io::Result<()> {
+        lines.lines().try_for_each(|line| self.write(&line?))
     }
 
     fn write(&mut self, line: &str) -> io::Result<()> {
@@ -168,9 +219,9 @@ impl AuditLog {
 
     fn flush(&mut self) -> io::Result<()> {
         if let Some(Bulk { command, counts }) = self.bulk.take()
-            && counts.iter().any(|(_, count)| *count > 0)
+            && let Counts { added, changed, removed, .. } = counts
+            && added + changed + removed > 0
         {
-            let [added, changed, removed] = counts.map(|(_, count)| count);
             self.write(&format!(
                 "action={command} added={added} changed={changed} removed={removed} by={}",
                 caller()
@@ -183,6 +234,22 @@ impl AuditLog {
 /// Returns the user id of the caller.
 fn caller() -> u32 {
     rustix::process::getuid().as_raw()
+}
+
+/// Formats the line of a change for the audit log, without its time. Returns `None` for an unchanged
+/// user.
+pub(super) fn audit_line(change: &Change) -> Option<String> {
+    if change.kind == ChangeKind::Unchanged {
+        return None;
+    }
+    let mut line = format!("action={} user={}", change.kind, quoted(change.name.as_str()));
+    // Writing to a string cannot fail.
+    let _ = write!(line, " by={}", caller());
+    if !change.fields.is_empty() {
+        let fields: Vec<_> = change.fields.iter().map(audit_field).collect();
+        let _ = write!(line, " changes=\"{}\"", fields.join(","));
+    }
+    Some(line)
 }
 
 /// Escapes a changed field for the quoted list of the audit log. A comma of a new name separates no
@@ -198,7 +265,7 @@ pub(super) fn json(object: &impl Serialize) -> Result<String, Failure> {
 
 /// A change as JSON.
 #[derive(Serialize)]
-struct ChangeJson<'a> {
+pub(super) struct ChangeJson<'a> {
     name: &'a str,
     changed: bool,
     outcome: String,
@@ -207,6 +274,26 @@ struct ChangeJson<'a> {
     password: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     dry_run: bool,
+}
+
+impl<'a> ChangeJson<'a> {
+    pub(super) fn new(change: &'a Change, generated: Option<&'a Password>, dry_run: bool) -> Self {
+        Self {
+            name: change.name.as_str(),
+            changed: change.kind != ChangeKind::Unchanged,
+            outcome: change.kind.to_string(),
+            changes: change.fields.iter().map(ToString::to_string).collect(),
+            password: generated.map(Password::reveal),
+            dry_run,
+        }
+    }
+}
+
+fn cannot_report(e: &io::Error) -> Failure {
+    Failure::new(
+        Exit::Failed,
+        format_args!("the change was made, but its report cannot be read: {e}"),
+    )
 }
 
 fn cannot_audit(e: &io::Error) -> Failure {
@@ -249,14 +336,9 @@ pub(super) fn describe(fields: &[FieldChange]) -> Option<String> {
 
 /// Counts the changes of each kind.
 pub(super) fn summary(changes: &[Change]) -> String {
-    let kinds =
-        [ChangeKind::Added, ChangeKind::Changed, ChangeKind::Removed, ChangeKind::Unchanged];
-    let counted = kinds.into_iter().filter_map(|kind| {
-        let count = changes.iter().filter(|change| change.kind == kind).count();
-        (count > 0).then(|| format!("{count} {kind}"))
-    });
-    let counted: Vec<_> = counted.collect();
-    if counted.is_empty() { "nothing to do".to_owned() } else { counted.join(", ") }
+    let mut counts = Counts::default();
+    changes.iter().for_each(|change| counts.add(change.kind));
+    counts.to_string()
 }
 
 /// Writes a line for each user that has one, without collecting them.

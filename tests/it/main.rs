@@ -15,6 +15,7 @@ mod forward;
 mod frameworks;
 mod framing;
 mod gate;
+mod import;
 mod layers;
 mod legacy;
 mod load;

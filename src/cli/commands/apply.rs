@@ -16,6 +16,7 @@ use crate::cli::output::Inputs;
 use crate::cli::report::{Report, diff, summary};
 use crate::cli::secret::{generate, password_in};
 use crate::config::{HashingSettings, OutputSettings};
+use crate::domain::UserName;
 use crate::formats::desired_state::{self, Entry, EntryPassword};
 use crate::fs::folder;
 use crate::store::{self, Location, Problem, StoreError, UserStore};
@@ -100,11 +101,10 @@ impl Apply {
             ..ReconcileOptions::new(IfMissing::Add, IfExists::Compare)
         };
         let (_folder, store) = open(location, self.dry_run)?;
-        let position = |index: usize| match desired.get(index) {
-            Some(user) => format!("user {}", user.name),
-            None => String::new(),
-        };
-        let changes = reconcile_many(&*store, &desired, &options, "applying", &position)?;
+        let mut changes = Vec::new();
+        let place = |_, name: &UserName| format!("user {name}");
+        let users = desired.as_slice();
+        reconcile_many(&*store, &users, &mut changes, &options, "applying", place)?;
         let mut recorded = Ok(());
         for (n, change) in changes.iter().enumerate() {
             let generated = match desired.get(n).map(|user| &user.password) {

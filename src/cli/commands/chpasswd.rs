@@ -5,7 +5,7 @@ use clap::Args;
 use crate::admin::{DesiredPassword, DesiredUser, IfExists, IfMissing, ReconcileOptions};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::input::{FailureList, Input, bad_line, lines, refuse_utf16};
-use crate::cli::many::{Lines, Warnings, reconcile_many, record_many};
+use crate::cli::many::{Lines, Warnings, line_of, reconcile_many};
 use crate::cli::output::Inputs;
 use crate::cli::report::Report;
 use crate::config::{HashingSettings, OutputSettings};
@@ -36,7 +36,7 @@ impl Chpasswd {
 
     pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
         let policy = self.hashing.policy()?;
-        let input = Input::stdin("name:password lines");
+        let input = Input::stdin("name:password lines")?;
         let name = input.name.clone();
         let input = input.read_secret()?;
         refuse_utf16(&name, &input)?;
@@ -62,9 +62,9 @@ impl Chpasswd {
         };
         let options = ReconcileOptions::new(missing, IfExists::Replace);
         let options = ReconcileOptions { cost: policy.cost, ..options };
-        let position = |index| desired.position(index);
-        let changes = reconcile_many(&*store, &desired.users, &options, "hashing", &position)?;
-        record_many(&mut report, &changes)
+        let mut changes = report.spool();
+        reconcile_many(&*store, &desired, &mut changes, &options, "hashing", line_of)?;
+        report.publish(changes)
     }
 }
 
