@@ -29,11 +29,11 @@ pub mod testing {
         AccessRequest, AuthConfig, Authenticator, Counters, Decision, Grant, Limit, Rejection,
     };
     pub use crate::domain::{
-        Account, BadRecord, Cost, Credentials, EncodedCredentials, GroupName, Groups, HashError,
-        LegacyError, LegacyHash, LegacyParams, LegacyScheme, NameError, Password, PasswordError,
-        PasswordHash, User, UserName,
+        Account, BadRecord, Cost, CredentialVersion, Credentials, EncodedCredentials, GroupName,
+        Groups, HashError, LegacyError, LegacyHash, LegacyParams, LegacyScheme, NameError,
+        Password, PasswordError, PasswordHash, StoredHash, User, UserName,
     };
-    pub use crate::formats::htpasswd;
+    pub use crate::formats::{ImportedHash, htpasswd};
     pub use crate::hashing::legacy_text;
     pub use crate::http::{
         AcceptedBytes, Delays, ExtAuthzPrefix, Framing, HttpConfig, Listener, Network,

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::thread;
 
 use super::reconcile::ReconcileError;
-use crate::domain::{Cost, Groups, Password, PasswordHash, UserName};
+use crate::domain::{Cost, Groups, LegacyHash, Password, StoredHash, UserName};
 use crate::time::Timestamp;
 
 /// The desired state of one user.
@@ -73,7 +73,9 @@ pub enum DesiredPassword {
     /// This one for a new user, the current one for an existing user.
     Initial(Password),
     /// The one with this hash.
-    Hash(PasswordHash),
+    Hash(StoredHash),
+    /// The one with this hash of a legacy scheme, which is wrapped in bcrypt.
+    Legacy(LegacyHash),
 }
 
 /// A change of the groups of a user.

@@ -12,7 +12,10 @@ use super::desired::{
     DesiredPassword, DesiredUser, DesiredUsers, GroupsEdit, IfExists, IfGone, IfMissing,
     ReconcileOptions,
 };
-use crate::domain::{Account, Groups, Password, PasswordHash, TooManyGroups, UserName};
+use crate::domain::{
+    Account, CredentialVersion, Groups, LegacyHash, Password, PasswordHash, StoredHash,
+    TooManyGroups, UserName, WrappedHash,
+};
 use crate::hashing::{self, BcryptKey, HashingError, pool};
 use crate::store::{StoreError, Transaction, UserStore};
 use crate::time::Timestamp;
@@ -102,7 +105,7 @@ pub fn reconcile_into(
         match plan(&mut *transaction, desired, changes, &computed, options, now, progress) {
             Ok(Plan::NeedsHashes(jobs)) => {
                 drop(transaction);
-                let run = |jobs: &[HashJob]| run_batch(jobs, options);
+                let run = |jobs: &[HashJob]| run_batch(jobs, options, now);
                 computed.extend(pool::run(&jobs, options.threads, run, progress)?);
             }
             Ok(Plan::Complete { changed }) => {
@@ -199,9 +202,7 @@ fn plan(
                     progress(done, of);
                 }
             }
-            Err(Blocked::NeedsHash { password, compare }) => {
-                jobs.push(HashJob { position, password, compare });
-            }
+            Err(Blocked::NeedsHash(needed)) => jobs.push(HashJob { position, needed: *needed }),
             Err(Blocked::Groups(why)) => {
                 let name = Box::new(user.name.clone());
                 return Err(ReconcileError::Groups { position, name, why });
@@ -247,13 +248,17 @@ fn prune(
 
 /// The reason why a user cannot be reconciled in this transaction.
 enum Blocked {
-    /// The password has to be hashed first, unless it matches the hash `compare`.
-    NeedsHash {
-        password: Password,
-        compare: Option<PasswordHash>,
-    },
+    /// A hash has to be computed first.
+    NeedsHash(Box<NeededHash>),
     Groups(TooManyGroups),
     Store(StoreError),
+}
+
+/// A hash that a plan needs.
+struct NeededHash {
+    source: HashSource,
+    /// Hash only if the source does not match this one.
+    compare: Option<StoredHash>,
 }
 
 impl From<StoreError> for Blocked {
@@ -266,9 +271,9 @@ impl From<StoreError> for Blocked {
 #[derive(Default)]
 struct Computed {
     /// A stored hash, and true if the password matches it.
-    compared: Option<(PasswordHash, bool)>,
+    compared: Option<(StoredHash, bool)>,
     /// A new hash of the password.
-    fresh: Option<PasswordHash>,
+    fresh: Option<StoredHash>,
 }
 
 impl DesiredUser {
@@ -334,15 +339,23 @@ impl DesiredUser {
             (DesiredPassword::Password(password) | DesiredPassword::Initial(password), _) => {
                 let compare = options.existing == IfExists::Compare;
                 let old = before.filter(|_| compare).and_then(|before| before.hash.as_ref().ok());
-                Ok(hash_of(password, old, computed)?)
+                Ok(hash_of(&HashSource::Password(password.clone()), old, computed)?)
+            }
+            (DesiredPassword::Legacy(hash), _) => {
+                Ok(hash_of(&HashSource::Legacy(hash.clone()), None, computed)?)
             }
         };
+        let version = before.filter(|before| before.hash == hash);
+        let credential_version = version
+            .map_or_else(CredentialVersion::generate, |before| Ok(before.credential_version))
+            .map_err(|e| StoreError::failed_by(format!("there are no random numbers: {e}"), e))?;
         let (created, changed) = self.times.unwrap_or_else(|| {
             before.map_or((now, now), |before| (before.created, before.changed))
         });
         Ok(Account {
             name: self.name.clone(),
             hash,
+            credential_version,
             groups,
             locked: self.locked.unwrap_or(before.is_some_and(|before| before.locked)),
             expires: self.expires.unwrap_or(before.and_then(|before| before.expires)),
@@ -352,13 +365,51 @@ impl DesiredUser {
     }
 }
 
-/// Returns the hash of a password: `old` if the password matches it, or the fresh one.
+/// The source of a new hash.
+#[derive(Clone)]
+enum HashSource {
+    Password(Password),
+    Legacy(LegacyHash),
+}
+
+impl HashSource {
+    fn key(&self) -> BcryptKey {
+        match self {
+            Self::Password(password) => password.into(),
+            Self::Legacy(hash) => BcryptKey::of_legacy(hash),
+        }
+    }
+
+    /// Returns the key to compare with a stored hash.
+    fn key_for(&self, hash: &StoredHash) -> BcryptKey {
+        match self {
+            Self::Password(password) => {
+                let key = BcryptKey::of_candidate(password.reveal().as_bytes(), hash);
+                key.unwrap_or_else(BcryptKey::dummy)
+            }
+            Self::Legacy(legacy) => BcryptKey::of_legacy(legacy),
+        }
+    }
+
+    fn stored(&self, bcrypt: PasswordHash, now: Timestamp) -> StoredHash {
+        let wrapped = match self {
+            Self::Password(_) => None,
+            Self::Legacy(hash) => {
+                Some(WrappedHash { params: hash.params().clone(), imported: now })
+            }
+        };
+        StoredHash { bcrypt, wrapped }
+    }
+}
+
+/// Returns the hash to store: `old` if the password matches it, or the fresh one.
 fn hash_of(
-    password: &Password,
-    old: Option<&PasswordHash>,
+    source: &HashSource,
+    old: Option<&StoredHash>,
     computed: Option<&Computed>,
-) -> Result<PasswordHash, Blocked> {
-    let blocked = |compare| Err(Blocked::NeedsHash { password: password.clone(), compare });
+) -> Result<StoredHash, Blocked> {
+    let blocked =
+        |compare| Err(Blocked::NeedsHash(Box::new(NeededHash { source: source.clone(), compare })));
     if let Some(old) = old {
         let compared = computed.and_then(|computed| computed.compared.as_ref());
         match compared.filter(|(hash, _)| hash == old) {
@@ -370,13 +421,11 @@ fn hash_of(
     computed.and_then(|computed| computed.fresh.clone()).map_or_else(|| blocked(None), Ok)
 }
 
-/// A hash to compute for a user. It owns its password, since the desired users are read again and
-/// not kept.
+/// A hash to compute for a user. It owns its source, since the desired users are read again and not
+/// kept.
 struct HashJob {
     position: usize,
-    password: Password,
-    /// Hash only if the password does not match this one.
-    compare: Option<PasswordHash>,
+    needed: NeededHash,
 }
 
 /// Computes the hashes of some users at once: first the comparisons, and then new hashes for the
@@ -384,28 +433,31 @@ struct HashJob {
 fn run_batch(
     jobs: &[HashJob],
     options: &ReconcileOptions,
+    now: Timestamp,
 ) -> Result<Vec<(usize, Computed)>, HashingError> {
     let mut computed: BTreeMap<usize, Computed> = BTreeMap::new();
-    let to_compare = jobs.iter().filter_map(|job| Some((job, job.compare.as_ref()?)));
-    let (to_compare, pairs): (Vec<_>, Vec<_>) =
-        to_compare.map(|(job, hash)| (job, (BcryptKey::from(&job.password), hash))).unzip();
-    for (job, matches) in to_compare.into_iter().zip(hashing::verify_all(&pairs)?) {
-        let compared = job.compare.clone().map(|hash| (hash, matches));
-        computed.insert(job.position, Computed { compared, fresh: None });
+    let to_compare = jobs.iter().filter_map(|job| {
+        let hash = job.needed.compare.as_ref()?;
+        Some(((job.position, hash), (job.needed.source.key_for(hash), &hash.bcrypt)))
+    });
+    let (to_compare, pairs): (Vec<_>, Vec<_>) = to_compare.unzip();
+    for ((position, hash), matches) in to_compare.into_iter().zip(hashing::verify_all(&pairs)?) {
+        let compared = Some((hash.clone(), matches));
+        computed.insert(position, Computed { compared, fresh: None });
     }
     let to_hash = jobs.iter().filter(|job| {
         let compared = computed.get(&job.position).and_then(|computed| computed.compared.as_ref());
         !compared.is_some_and(|(_, matches)| *matches)
     });
     let (to_hash, keys): (Vec<_>, Vec<_>) =
-        to_hash.map(|job| (job.position, BcryptKey::from(&job.password))).unzip();
+        to_hash.map(|job| (job, job.needed.source.key())).unzip();
     let fresh = if options.dry_run {
         vec![PasswordHash::dummy(options.cost); keys.len()]
     } else {
         hashing::hash_all(&keys, options.cost)?
     };
-    for (position, hash) in to_hash.into_iter().zip(fresh) {
-        computed.entry(position).or_default().fresh = Some(hash);
+    for (job, hash) in to_hash.into_iter().zip(fresh) {
+        computed.entry(job.position).or_default().fresh = Some(job.needed.source.stored(hash, now));
     }
     Ok(computed.into_iter().collect())
 }

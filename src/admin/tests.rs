@@ -7,7 +7,9 @@ use std::thread;
 use std::time::Instant;
 
 use super::*;
-use crate::domain::{Account, Cost, GroupName, Groups, Password, TooManyGroups, UserName};
+use crate::domain::{
+    Account, Cost, GroupName, Groups, LegacyHash, Password, TooManyGroups, UserName,
+};
 use crate::hashing;
 use crate::store::{self, StoreError, UserStore};
 use crate::time::Timestamp;
@@ -167,6 +169,60 @@ fn fields_that_are_not_given_stay_unchanged() {
 }
 
 /// L-05
+/// A stream of a user whose password has changed is closed, also if they were removed meanwhile.
+#[test]
+fn credential_version_changes_with_the_password_alone() {
+    let place = TestStore::new();
+    let version = |desired: DesiredUser| {
+        place.reconcile(&[desired], &upsert()).unwrap();
+        place.all().remove(0).credential_version
+    };
+    let keep = || DesiredUser::new(name("ann"), DesiredPassword::Keep);
+    let first = version(user("ann", "one"));
+    for kept in [
+        keep(),
+        user("ann", "one"),
+        DesiredUser { locked: Some(true), ..keep() },
+        DesiredUser { groups: GroupsEdit::Set(groups(&["staff"])), ..keep() },
+        DesiredUser { expires: Some(Some(at(5))), ..keep() },
+    ] {
+        assert_eq!(version(kept.clone()), first, "{kept:?}");
+    }
+    let second = version(user("ann", "two"));
+    assert_ne!(second, first);
+    let hash = hashing::hash(&Password::parse("two").unwrap(), upsert().cost).unwrap();
+    let third = version(DesiredUser::new(name("ann"), DesiredPassword::Hash(hash.into())));
+    assert_ne!(third, second, "the hash may be one of another password");
+    remove(&*place.store(), &[name("ann")], IfGone::Refuse).unwrap();
+    let again = version(user("ann", "one"));
+    assert!(![first, second, third].contains(&again));
+}
+
+/// H-01
+#[test]
+fn legacy_hashes_are_wrapped_at_the_given_cost() {
+    let place = TestStore::new();
+    let hashes = ["{SHA}piGucRdTwGb7+i3S1svNik60+fw=", "$1$28772684$UKwa6G6ujOWr8LWclVweg1"];
+    let desired: Vec<_> = (0..5)
+        .map(|n| {
+            let hash = LegacyHash::parse(hashes[n % 2]).unwrap();
+            DesiredUser::new(name(&format!("user-{n}")), DesiredPassword::Legacy(hash))
+        })
+        .collect();
+    let changes = place.reconcile(&desired, &upsert()).unwrap();
+    assert_eq!(kinds(&changes), [ChangeKind::Added; 5]);
+    let mut seen = BTreeSet::new();
+    for (n, user) in place.all().into_iter().enumerate() {
+        let hash = user.hash.clone().unwrap();
+        assert_eq!(hash.cost(), upsert().cost);
+        let wrapped = hash.wrapped.as_ref().unwrap();
+        assert_eq!(wrapped.params, *LegacyHash::parse(hashes[n % 2]).unwrap().params());
+        assert_eq!(wrapped.imported, at(1000));
+        assert!(is_password(&user, "open-sesame") && !is_password(&user, "open-sesamE"));
+        assert!(seen.insert(hash.bcrypt.as_str().to_owned()), "each has its own salt");
+    }
+}
+
 #[test]
 fn all_users_are_reconciled_or_none() {
     let place = TestStore::new();
@@ -371,7 +427,7 @@ fn change_that_cannot_be_recorded_is_rolled_back() {
 fn changes_of_an_abandoned_plan_are_forgotten() {
     let place = TestStore::new();
     let hash = hashing::hash(&Password::parse("one").unwrap(), upsert().cost).unwrap();
-    let ann = DesiredUser::new(name("ann"), DesiredPassword::Hash(hash));
+    let ann = DesiredUser::new(name("ann"), DesiredPassword::Hash(hash.into()));
     let changes = place.reconcile(&[ann, user("bob", "one")], &upsert()).unwrap();
     assert_eq!(kinds(&changes), [ChangeKind::Added, ChangeKind::Added]);
 }

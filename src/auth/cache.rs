@@ -85,7 +85,7 @@ mod tests {
 
     fn entry(keyed: &Keyed) -> CacheEntry {
         CacheEntry {
-            hash: keyed.hash(&PasswordHash::dummy(Cost::DEFAULT)),
+            hash: keyed.hash(&PasswordHash::dummy(Cost::DEFAULT).into()),
             revision: Revision(1),
             expires: None,
             grant: Arc::new(Grant {

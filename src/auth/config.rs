@@ -31,6 +31,8 @@ pub struct AuthConfig {
     pub audit_hits: bool,
     /// Replace a hash that costs less than [`AuthConfig::cost`] when its user logs in.
     pub rehash: bool,
+    /// Replace an imported hash of a legacy scheme when its user logs in.
+    pub upgrade: bool,
 }
 
 impl AuthConfig {
@@ -57,6 +59,7 @@ impl Default for AuthConfig {
             user_limit: Self::USER_LIMIT,
             audit_hits: false,
             rehash: false,
+            upgrade: true,
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use crate::domain::{EncodedCredentials, PasswordHash, UserName, encode_credentials};
+use crate::domain::{EncodedCredentials, StoredHash, UserName, encode_credentials};
 
 /// BLAKE3 in keyed mode, with a key for each kind of input.
 pub(super) struct Keyed {
@@ -58,8 +58,19 @@ impl Keyed {
         self.encoded(EncodedCredentials::new(encoded.as_bytes()))
     }
 
-    pub(super) fn hash(&self, hash: &PasswordHash) -> HashDigest {
-        HashDigest(digest(&self.hashes, hash.as_str().as_bytes()))
+    /// Returns the digest of a hash with the parameters that decide which passwords match it.
+    pub(super) fn hash(&self, hash: &StoredHash) -> HashDigest {
+        let bcrypt = hash.bcrypt.as_str();
+        HashDigest(match &hash.wrapped {
+            None => digest(&self.hashes, bcrypt.as_bytes()),
+            Some(wrapped) => {
+                let params = &wrapped.params;
+                // No part contains a line feed.
+                let parts = [bcrypt, params.scheme().name(), params.salt()].join("\n");
+                let rounds = params.rounds().map_or(String::new(), |rounds| rounds.to_string());
+                digest(&self.hashes, format!("{parts}\n{rounds}").as_bytes())
+            }
+        })
     }
 
     pub(super) fn user(&self, user: &UserName) -> UserDigest {
@@ -75,6 +86,28 @@ fn digest(key: &[u8; 32], input: &[u8]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::LegacyScheme;
+    use crate::store::contract::wrapped_hash;
+
+    /// H-03: a record that has lost its parameters matches other passwords.
+    #[test]
+    fn digest_of_a_hash_depends_on_its_parameters() {
+        let keyed = Keyed::new().unwrap();
+        let wrapped = |scheme, salt, rounds| wrapped_hash(scheme, salt, rounds);
+        let hashes = [
+            wrapped(LegacyScheme::Apr1, "salt", None),
+            wrapped(LegacyScheme::Apr1, "pepper", None),
+            wrapped(LegacyScheme::Md5Crypt, "salt", None),
+            wrapped(LegacyScheme::Sha512Crypt, "salt", None),
+            wrapped(LegacyScheme::Sha512Crypt, "salt", Some(5000)),
+            StoredHash { wrapped: None, ..wrapped(LegacyScheme::Apr1, "salt", None) },
+        ];
+        for (n, one) in hashes.iter().enumerate() {
+            for (m, other) in hashes.iter().enumerate() {
+                assert_eq!(keyed.hash(one) == keyed.hash(other), n == m, "{one:?} {other:?}");
+            }
+        }
+    }
 
     /// B-05, B-03
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -11,7 +12,9 @@ use super::hash_meter::HashMeter;
 use super::keyed::{Key, Keyed};
 use super::throttle::{LoginAttempt, Source, Throttle};
 use super::{AuthConfig, Grant, Outcome, OwnLine};
-use crate::domain::{Cost, Credentials, Groups, PasswordHash, PresentedPassword, User, UserName};
+use crate::domain::{
+    Cost, Credentials, Groups, PasswordHash, PresentedPassword, StoredHash, User, UserName,
+};
 use crate::hashing::{self, BcryptKey, HashingError, needs_rehash};
 use crate::store::{Revision, StoreError, UserReader};
 use crate::text::quoted;
@@ -30,26 +33,31 @@ pub(super) struct Attempt {
 pub(super) struct Verifier {
     pub(super) store: Box<dyn UserReader>,
     /// The hash for unknown users, so that they take as long as known ones.
-    pub(super) dummy: PasswordHash,
+    pub(super) dummy: StoredHash,
     pub(super) keyed: Keyed,
     cache: OwnLine<Mutex<Cache>>,
     throttle: Mutex<Throttle>,
     pub(super) hashes: HashMeter,
     pub(super) audit: Audit,
     rehash: bool,
+    upgrade: bool,
+    /// The last replacement of a hash has failed, and the log has said so.
+    replacing_fails: AtomicBool,
 }
 
 impl Verifier {
     pub(super) fn new(store: Box<dyn UserReader>, config: &AuthConfig) -> io::Result<Self> {
         Ok(Self {
             store,
-            dummy: PasswordHash::dummy(config.cost),
+            dummy: PasswordHash::dummy(config.cost).into(),
             keyed: Keyed::new()?,
             cache: OwnLine(Mutex::new(Cache::new(config.cache_entries, config.cache_lifetime))),
             throttle: Mutex::new(Throttle::new(config.source_limit, config.user_limit)),
             hashes: HashMeter::expecting(config.cost),
             audit: Audit::start(config.audit_hits)?,
             rehash: config.rehash,
+            upgrade: config.upgrade,
+            replacing_fails: AtomicBool::new(false),
         })
     }
 
@@ -222,7 +230,8 @@ impl Verifier {
         if let (Some(entry), Some(key)) = (&entry, attempt.keys.get(candidate)) {
             self.cache().insert(*key, entry.clone(), Instant::now());
         }
-        if self.rehash && needs_rehash(hash, self.dummy.cost().get()) {
+        let is_weak = self.rehash && needs_rehash(&hash.bcrypt, self.dummy.cost().get());
+        if is_weak || (self.upgrade && hash.wrapped.is_some()) {
             outdated.push(OutdatedHash { attempt, hash: hash.clone(), entry });
         }
         Outcome::Verified(grant)
@@ -235,27 +244,36 @@ impl Verifier {
         Outcome::Unavailable
     }
 
-    /// Replaces hashes by ones of the configured cost, if they are still those of their users.
+    /// Replaces hashes by bcrypt of the configured cost, if they are still those of their users.
     fn rehash(&self, outdated: &[OutdatedHash<'_>]) {
-        // The octets may have matched an imported hash although the normalized form is too long.
+        // A password that bcrypt does not read completely keeps its imported hash.
         let with_key = outdated.iter().filter_map(|outdated| {
             let password = outdated.attempt.credentials.password.password().ok()?;
             Some((outdated, BcryptKey::from(&password)))
         });
         let (outdated, keys): (Vec<_>, Vec<_>) = with_key.unzip();
-        let strong = hashing::hash_all(&keys, self.dummy.cost());
-        let strong = strong.inspect_err(|e| {
+        let fresh = hashing::hash_all(&keys, self.dummy.cost());
+        let fresh = fresh.inspect_err(|e| {
             self.audit.failure(&format_args!("cannot rehash passwords: {e}"));
         });
-        for (outdated, strong) in outdated.into_iter().zip(strong.unwrap_or_default()) {
-            let user = &outdated.attempt.credentials.user;
-            let quoted = quoted(user.as_str());
-            match self.replace(outdated, strong) {
-                Ok(true) => log::info!("user {quoted} has a stronger hash now"),
-                Ok(false) => {}
-                Err(e) => self
-                    .audit
-                    .failure(&format_args!("cannot rehash the password of user {quoted}: {e}")),
+        for (outdated, fresh) in outdated.into_iter().zip(fresh.unwrap_or_default()) {
+            let user = quoted(outdated.attempt.credentials.user.as_str());
+            match self.replace(outdated, fresh.into()) {
+                Ok(replaced) => {
+                    if replaced {
+                        log::info!("user {user} has a stronger hash now");
+                    }
+                    self.replacing_fails.store(false, Ordering::Relaxed);
+                }
+                // Once, since every login of a user with such a hash would fail so.
+                Err(e) => {
+                    if !self.replacing_fails.swap(true, Ordering::Relaxed) {
+                        let what = "cannot replace the hash of user";
+                        self.audit.failure(&format_args!(
+                            "{what} {user}, further failures are not logged: {e}"
+                        ));
+                    }
+                }
             }
         }
     }
@@ -265,11 +283,11 @@ impl Verifier {
     pub(super) fn replace(
         &self,
         outdated: &OutdatedHash<'_>,
-        strong: PasswordHash,
+        fresh: StoredHash,
     ) -> Result<bool, StoreError> {
         let OutdatedHash { attempt, hash, entry } = outdated;
-        let digest = self.keyed.hash(&strong);
-        let replaced = self.store.replace_hash(&attempt.credentials.user, hash, strong)?;
+        let digest = self.keyed.hash(&fresh);
+        let replaced = self.store.replace_hash(&attempt.credentials.user, hash, fresh)?;
         // The new hash covers the normalized password, the last candidate.
         if let (true, Some(entry), Some(key)) = (replaced, entry, attempt.keys.last()) {
             self.cache().insert(*key, CacheEntry { hash: digest, ..entry.clone() }, Instant::now());
@@ -285,29 +303,30 @@ struct Begun<'a> {
     attempt: &'a Attempt,
     is_known: bool,
     /// The hash of the user, or the dummy hash.
-    hash: PasswordHash,
+    hash: StoredHash,
 }
 
 /// A hash to replace by a better one of the same password.
 pub(super) struct OutdatedHash<'a> {
     pub(super) attempt: &'a Attempt,
-    pub(super) hash: PasswordHash,
+    pub(super) hash: StoredHash,
     pub(super) entry: Option<CacheEntry>,
 }
 
-/// A candidate for a password as the key of a hash. A candidate that bcrypt does not read completely
-/// takes the same time and matches no hash.
+/// A candidate for a password as the key of a hash. A candidate that cannot be the password takes the
+/// same time and matches no hash.
 struct CandidateKey(Option<BcryptKey>);
 
 impl CandidateKey {
-    fn pair<'a>(&self, hash: &'a PasswordHash) -> (BcryptKey, &'a PasswordHash) {
-        (self.0.clone().unwrap_or_else(BcryptKey::dummy), hash)
+    fn pair<'a>(&self, hash: &'a StoredHash) -> (BcryptKey, &'a PasswordHash) {
+        (self.0.clone().unwrap_or_else(BcryptKey::dummy), &hash.bcrypt)
     }
 }
 
 /// Returns the candidates for a password as keys of a hash.
-fn keys(password: &PresentedPassword, _: &PasswordHash) -> Vec<CandidateKey> {
-    password.candidates().map(|octets| CandidateKey(BcryptKey::of_octets(octets))).collect()
+fn keys(password: &PresentedPassword, hash: &StoredHash) -> Vec<CandidateKey> {
+    let candidates = password.candidates();
+    candidates.map(|octets| CandidateKey(BcryptKey::of_candidate(octets, hash))).collect()
 }
 
 /// The result of comparing the candidates for a password with a hash.
@@ -342,7 +361,7 @@ pub(crate) fn check(
     credentials: &Credentials,
 ) -> Result<Outcome, StoreError> {
     let before = store.find(&credentials.user)?.map(|user| user.hash);
-    let dummy = PasswordHash::dummy(Cost::DEFAULT);
+    let dummy = PasswordHash::dummy(Cost::DEFAULT).into();
     let hash = before.as_ref().unwrap_or(&dummy);
     let keys = keys(&credentials.password, hash);
     let pairs: Vec<_> = keys.iter().map(|key| key.pair(hash)).collect();
@@ -366,7 +385,7 @@ type Granted = (User, Arc<Groups>, usize);
 fn decide(
     store: &dyn UserReader,
     name: &UserName,
-    before: Option<&PasswordHash>,
+    before: Option<&StoredHash>,
     compared: Comparison,
 ) -> Result<Result<Granted, Outcome>, StoreError> {
     // The hash took long, so the decision rests on the record as it is now. A refusal does not
@@ -389,7 +408,7 @@ fn decide(
 }
 
 /// Returns the user if the password matched their hash, and they may log in now.
-fn admit(user: Option<User>, verified: &PasswordHash) -> Result<User, Outcome> {
+fn admit(user: Option<User>, verified: &StoredHash) -> Result<User, Outcome> {
     match user {
         None => Err(Outcome::UnknownUser),
         Some(user) if user.hash != *verified => Err(Outcome::WrongPassword),

@@ -35,7 +35,7 @@ pub(super) fn fix(problem: &Problem, store: &Location) -> Option<String> {
             let user = shell_operand(user.as_str());
             Some(format!("resttool {command} --database {store} {user}"))
         }
-        Problem::WeakHash { user, .. } => {
+        Problem::TooManyRounds { user, .. } | Problem::WeakHash { user, .. } => {
             Some(format!("resttool passwd --database {store} {}", shell_operand(user.as_str())))
         }
     }

@@ -16,7 +16,7 @@ use super::spool::ReportSpool;
 use super::terminal;
 use crate::admin::{Change, ChangeKind, FieldChange};
 use crate::config::OutputSettings;
-use crate::domain::{Account, GroupName, Password};
+use crate::domain::{Account, GroupName, Password, StoredHash};
 use crate::store::UserStore;
 use crate::text::{printable, quoted};
 use crate::time::Timestamp;
@@ -177,6 +177,16 @@ impl Report {
         Ok(())
     }
 
+    /// Reports the number of users of the input that were skipped, after the changes of the others.
+    pub(super) fn skipped(&mut self, count: usize) -> Result<(), Failure> {
+        if self.json {
+            self.print(&json(&SkippedJson { skipped: count })?)?;
+            self.flush_output()?;
+        }
+        self.say(&format!("{count} skipped"));
+        Ok(())
+    }
+
     /// Writes a line to standard output.
     pub(super) fn print(&mut self, line: &str) -> Result<(), Failure> {
         writeln!(self.out, "{line}").map_err(cannot_print)
@@ -296,6 +306,12 @@ fn cannot_report(e: &io::Error) -> Failure {
     )
 }
 
+/// The number of skipped users as JSON.
+#[derive(Serialize)]
+struct SkippedJson {
+    skipped: usize,
+}
+
 fn cannot_audit(e: &io::Error) -> Failure {
     Failure::new(
         Exit::Failed,
@@ -368,6 +384,8 @@ pub(super) struct UserJson<'a> {
     locked: bool,
     expires_at: Option<String>,
     /// `null` if the hash is unusable.
+    scheme: Option<&'static str>,
+    /// `null` if the hash is unusable.
     cost: Option<u8>,
     created_at: String,
     updated_at: String,
@@ -380,6 +398,7 @@ impl<'a> UserJson<'a> {
             groups: account.groups.iter().map(GroupName::as_str).collect(),
             locked: account.locked,
             expires_at: account.expires.map(|time| time.to_string()),
+            scheme: account.hash.as_ref().ok().map(StoredHash::scheme),
             cost: account.hash.as_ref().ok().map(|hash| hash.cost().get()),
             created_at: account.created.to_string(),
             updated_at: account.changed.to_string(),

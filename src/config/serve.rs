@@ -153,6 +153,16 @@ pub(crate) struct ServeSettings {
     )]
     rehash: bool,
 
+    /// Keep the imported hash of a user who logs in, instead of replacing it by bcrypt of the password
+    #[arg(
+        long,
+        env = "RESTTOOL_NO_UPGRADE",
+        value_parser = BoolishValueParser::new(),
+        help_heading = "Hashing",
+        hide_short_help = true
+    )]
+    no_upgrade: bool,
+
     /// Cache at most this many verified passwords; 0 disables the cache
     #[arg(
         long,
@@ -299,6 +309,7 @@ impl ServeSettings {
             user_limit: self.user_failures.0,
             audit_hits: self.audit_hits,
             rehash: self.rehash,
+            upgrade: !self.no_upgrade,
         })
     }
 

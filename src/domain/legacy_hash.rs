@@ -63,6 +63,11 @@ impl LegacyScheme {
         Self::ALL.into_iter().find(|scheme| scheme.name() == name)
     }
 
+    /// Returns the scheme of a hash, well-formed or not.
+    pub(crate) fn of_hash(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scheme| text.starts_with(scheme.ident()))
+    }
+
     /// Returns the characters that every hash of the scheme begins with.
     pub(crate) fn ident(self) -> &'static str {
         match self {
@@ -91,7 +96,7 @@ impl LegacyScheme {
     }
 }
 
-/// What the digest of a password depends on, besides the password.
+/// The parameters of a legacy hash: the digest depends on them and on the password.
 ///
 /// The rounds are at most [`LegacyParams::MAX_ROUNDS`]. The salt is part of a hash, so `Debug` does
 /// not show it.

@@ -10,6 +10,7 @@ mod invisible;
 mod legacy_hash;
 mod password;
 mod password_hash;
+mod stored_hash;
 mod user;
 mod user_name;
 
@@ -19,7 +20,8 @@ pub use groups::{GroupName, Groups, TooManyGroups};
 pub use legacy_hash::{LegacyError, LegacyHash, LegacyParams, LegacyScheme};
 pub use password::{Password, PasswordError, PresentedPassword};
 pub use password_hash::{Cost, HashError, PasswordHash};
-pub use user::{Account, BadRecord, User};
+pub use stored_hash::{StoredHash, WrappedHash};
+pub use user::{Account, BadRecord, CredentialVersion, User};
 pub use user_name::{NameError, UserName};
 
 /// The longest raw name or password in bytes. Longer input is refused before any work is spent on

@@ -2,14 +2,14 @@
 
 use std::time::SystemTime;
 
-use super::{Groups, HashError, PasswordHash, UserName};
+use super::{Groups, HashError, StoredHash, UserName};
 use crate::time::Timestamp;
 
 /// The part of a user record that decides a login.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct User {
     /// The hash of the password.
-    pub hash: PasswordHash,
+    pub hash: StoredHash,
     /// Refused even with the right password.
     pub locked: bool,
     /// Refused from this time on.
@@ -30,7 +30,9 @@ pub struct Account {
     /// The name, unique in a store.
     pub name: UserName,
     /// The hash of the password, or the problem with the stored value.
-    pub hash: Result<PasswordHash, BadRecord>,
+    pub hash: Result<StoredHash, BadRecord>,
+    /// The version of the password.
+    pub credential_version: CredentialVersion,
     /// The groups of the user.
     pub groups: Groups,
     /// Refused even with the right password.
@@ -48,6 +50,37 @@ impl Account {
     #[must_use]
     pub fn has_expired(&self, now: SystemTime) -> bool {
         has_passed(self.expires, now)
+    }
+}
+
+/// A version of a user's password. Users that were added one after the other under the same name
+/// have different versions too.
+///
+/// It changes with the password, and not when the same password gets another hash at a login.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct CredentialVersion(i64);
+
+impl CredentialVersion {
+    /// Generates a new random version.
+    ///
+    /// # Errors
+    /// Fails if the random source of the system cannot be read.
+    pub fn generate() -> Result<Self, getrandom::Error> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random)?;
+        Ok(Self(i64::from_le_bytes(random)))
+    }
+
+    /// Returns a stored version.
+    #[must_use]
+    pub fn from_number(number: i64) -> Self {
+        Self(number)
+    }
+
+    /// Returns the version as a number.
+    #[must_use]
+    pub fn number(self) -> i64 {
+        self.0
     }
 }
 

@@ -1,15 +1,16 @@
 //! The format of Apache's htpasswd: one `name:hash` line per user.
 //!
 //! Lines are read as Apache reads them. Blank lines and lines that begin with `#` are comments, and
-//! so is the text after a second colon. Only bcrypt hashes are accepted.
+//! so is the text after a second colon.
 
-use crate::domain::{HashError, NameError, PasswordHash, UserName};
+use super::imported_hash::{ImportedHash, ImportedHashError};
+use crate::domain::{NameError, PasswordHash, UserName};
 
 /// Parses a line. Returns `None` for a blank line or a comment.
 ///
 /// # Errors
 /// Fails with the reason why the line is invalid.
-pub fn parse(line: &str) -> Result<Option<(UserName, PasswordHash)>, HtpasswdError> {
+pub fn parse(line: &str) -> Result<Option<(UserName, ImportedHash)>, HtpasswdError> {
     let line = line.trim_matches([' ', '\t', '\r', '\n']);
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
@@ -19,9 +20,8 @@ pub fn parse(line: &str) -> Result<Option<(UserName, PasswordHash)>, HtpasswdErr
         return Err(HtpasswdError::NoColon);
     };
     let name = UserName::parse(name).map_err(HtpasswdError::Name)?;
-    match PasswordHash::parse(hash) {
+    match ImportedHash::parse(hash) {
         Ok(hash) => Ok(Some((name, hash))),
-        Err(HashError::NotBcrypt) => Err(HtpasswdError::Scheme(name, scheme(hash))),
         Err(why) => Err(HtpasswdError::Hash(name, why)),
     }
 }
@@ -34,34 +34,6 @@ pub fn line(name: &UserName, hash: &PasswordHash) -> Option<String> {
     (!name.starts_with('#')).then(|| format!("{name}:{}", hash.as_str()))
 }
 
-/// Names the scheme of a hash that is not a bcrypt hash.
-fn scheme(hash: &str) -> &'static str {
-    const SCHEMES: [(&str, &str); 13] = [
-        ("$apr1$", "apr1 (MD5)"),
-        ("{SHA}", "SHA-1"),
-        ("{SSHA}", "salted SHA-1"),
-        ("{PLAIN}", "plain text"),
-        ("{MD5}", "MD5"),
-        ("$1$", "MD5 crypt"),
-        ("$5$", "SHA-256 crypt"),
-        ("$6$", "SHA-512 crypt"),
-        ("$7$", "scrypt"),
-        ("$y$", "yescrypt"),
-        ("$gy$", "gost-yescrypt"),
-        ("$argon2", "Argon2"),
-        ("$sha1$", "SHA-1 crypt"),
-    ];
-    let of_crypt = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '/';
-    let known = SCHEMES.iter().find(|(begin, _)| hash.starts_with(begin)).map(|(_, name)| *name);
-    known.unwrap_or(if hash.is_empty() {
-        "none at all"
-    } else if hash.len() == 13 && hash.chars().all(of_crypt) {
-        "DES crypt"
-    } else {
-        "plain text, or one that is not known"
-    })
-}
-
 /// The reason why a line is refused. It contains no part of a hash.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HtpasswdError {
@@ -71,22 +43,28 @@ pub enum HtpasswdError {
     /// The name is invalid.
     #[error("what stands before the colon can't be a user's name: {0}")]
     Name(#[source] NameError),
-    /// The hash of this user has another scheme than bcrypt.
-    #[error("the hash of {0} is no bcrypt hash; its scheme is {1}")]
-    Scheme(UserName, &'static str),
-    /// The bcrypt hash of this user is unusable.
+    /// The hash of this user cannot be imported.
     #[error("the hash of {0} can't be used: {1}")]
-    Hash(UserName, #[source] HashError),
+    Hash(UserName, #[source] ImportedHashError),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{HashError, LegacyError, LegacyScheme, PasswordError, StoredHash};
 
     const HASH: &str = "$2y$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 
     fn user(name: &str) -> Option<(UserName, PasswordHash)> {
         Some((UserName::parse(name).unwrap(), PasswordHash::parse(HASH).unwrap()))
+    }
+
+    /// Parses a line with a bcrypt hash.
+    fn parse_bcrypt(line: &str) -> Result<Option<(UserName, PasswordHash)>, HtpasswdError> {
+        Ok(parse(line)?.map(|(name, hash)| match hash {
+            ImportedHash::Stored(StoredHash { bcrypt, wrapped: None }) => (name, bcrypt),
+            other => panic!("{other:?}"),
+        }))
     }
 
     /// L-05
@@ -103,49 +81,92 @@ mod tests {
             ("# a comment".into(), None),
             (format!("#roy:{HASH}"), None),
         ] {
-            assert_eq!(parse(&line), Ok(expected), "{line}");
+            assert_eq!(parse_bcrypt(&line), Ok(expected), "{line}");
         }
     }
 
-    /// L-05, C-05, C-06, C-08
+    /// H-01
+    #[test]
+    fn line_may_hold_a_hash_of_a_legacy_scheme() {
+        for (hash, scheme) in [
+            ("$apr1$r31.....$HqJZimcKQFAMYayBlzkrA/", LegacyScheme::Apr1),
+            ("$1$28772684$iEwNOgGugqO9.bIz5sk8k/", LegacyScheme::Md5Crypt),
+            ("{SHA}VBPuJHI7uixaa6LQGWx4s+5GKNE=", LegacyScheme::Sha),
+            ("{SSHA}AZKja92fbuuB9SpRlHqaoXxbTc43Mzc2MDM1Ng==", LegacyScheme::Ssha),
+            (
+                "$5$saltstring$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5",
+                LegacyScheme::Sha256Crypt,
+            ),
+        ] {
+            match parse(&format!("roy:{hash}:a comment")).unwrap() {
+                Some((_, ImportedHash::Legacy(parsed))) => {
+                    assert_eq!(parsed.params().scheme(), scheme);
+                    assert_eq!(*parsed.canonical_text(), hash);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        match parse("roy:{PLAIN}open sesame").unwrap() {
+            Some((_, ImportedHash::Plain(password))) => {
+                assert_eq!(password.reveal(), "open sesame")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// L-05, C-05, C-06, C-08, H-05
     #[test]
     fn invalid_line_is_refused_with_its_problem() {
         let roy = || UserName::parse("roy").unwrap();
-        assert_eq!(parse("roy"), Err(HtpasswdError::NoColon));
-        assert_eq!(parse(&format!(":{HASH}")), Err(HtpasswdError::Name(NameError::Empty)));
+        let refused = |line: &str| parse(line).unwrap_err();
+        assert_eq!(refused("roy"), HtpasswdError::NoColon);
+        assert_eq!(refused(&format!(":{HASH}")), HtpasswdError::Name(NameError::Empty));
         let spaces = HtpasswdError::Name(NameError::Spaces);
-        assert_eq!(parse(&format!("roy :{HASH}")), Err(spaces));
+        assert_eq!(refused(&format!("roy :{HASH}")), spaces);
         for (hash, scheme) in [
-            ("$apr1$K5aLM5SK$J2yNyxL1kpwL1WYbGsSPR.", "apr1 (MD5)"),
-            ("{SHA}VBPuJHI7uixaa6LQGWx4s+5GKNE=", "SHA-1"),
             ("rl7XqzpPWxLAY", "DES crypt"),
-            ("$5$salt$digest", "SHA-256 crypt"),
-            ("$6$salt$digest", "SHA-512 crypt"),
+            ("{SMD5}aaaa", "salted MD5"),
+            ("$y$j9T$salt$digest", "yescrypt"),
             ("$argon2id$v=19$m=65536,t=2,p=1$c2FsdA$aGFzaA", "Argon2"),
             ("open-sesame", "plain text, or one that is not known"),
             ("", "none at all"),
         ] {
-            let error = HtpasswdError::Scheme(roy(), scheme);
-            assert_eq!(parse(&format!("roy:{hash}")), Err(error), "{hash}");
-        }
-        for (hash, why) in [
-            (HASH.replacen("2y", "2x", 1), HashError::Flawed),
-            (HASH.replacen("05", "16", 1), HashError::Cost(16)),
-            (HASH.replacen("C.E", "C/E", 1), HashError::Padding),
-            (HASH[..59].to_owned(), HashError::Length(59)),
-        ] {
+            let error = ImportedHashError::Scheme(scheme);
+            assert!(error.is_unsupported());
             assert_eq!(
-                parse(&format!("roy:{hash}")),
-                Err(HtpasswdError::Hash(roy(), why)),
+                refused(&format!("roy:{hash}")),
+                HtpasswdError::Hash(roy(), error),
                 "{hash}"
             );
+        }
+        for (hash, why) in [
+            (HASH.replacen("2y", "2x", 1), HashError::Flawed.into()),
+            (HASH.replacen("05", "16", 1), HashError::Cost(16).into()),
+            (HASH.replacen("C.E", "C/E", 1), HashError::Padding.into()),
+            (HASH[..59].to_owned(), HashError::Length(59).into()),
+            ("$apr1$salt$".to_owned(), LegacyError::DigestLength(0).into()),
+            ("{SHA}open-sesame".to_owned(), LegacyError::Base64.into()),
+            (format!("{{PLAIN}}{}", "p".repeat(73)), PasswordError::TooLong.into()),
+            ("{PLAIN}".to_owned(), PasswordError::Empty.into()),
+        ] {
+            let why: ImportedHashError = why;
+            assert!(!why.is_unsupported());
+            assert_eq!(refused(&format!("roy:{hash}")), HtpasswdError::Hash(roy(), why), "{hash}");
         }
     }
 
     ///
     #[test]
     fn error_contains_no_part_of_the_hash() {
-        for line in ["roy:open-sesame", "roy:$2y$05$secret", "open-sesame"] {
+        for line in [
+            "roy:open-sesame",
+            "roy:$2y$05$secret",
+            "open-sesame",
+            "roy:$apr1$secret$sesame",
+            "roy:{SHA}sesame",
+            "roy:{PLAIN}sesame\u{7}",
+            "roy:$6$rounds=sesame$secret$",
+        ] {
             let error = parse(line).unwrap_err();
             let shown = format!("{error} {error:?}");
             assert!(!shown.contains("sesame") && !shown.contains("secret"), "{shown}");
@@ -157,7 +178,7 @@ mod tests {
         let (name, hash) = user("roy").unwrap();
         let written = line(&name, &hash).unwrap();
         assert_eq!(written, format!("roy:{HASH}"));
-        assert_eq!(parse(&written), Ok(user("roy")));
+        assert_eq!(parse_bcrypt(&written), Ok(user("roy")));
         assert_eq!(line(&UserName::parse("#roy").unwrap(), &hash), None);
     }
 
@@ -166,9 +187,9 @@ mod tests {
         #[test]
         fn user_of_a_line_is_written_and_read_back(name in "\\PC{0,20}", rest in "(:\\PC{0,20})?") {
             let given = format!("{name}:{HASH}{rest}");
-            if let Ok(Some((name, hash))) = parse(&given) {
+            if let Ok(Some((name, hash))) = parse_bcrypt(&given) {
                 let written = line(&name, &hash).unwrap();
-                assert_eq!(parse(&written), Ok(Some((name, hash))));
+                assert_eq!(parse_bcrypt(&written), Ok(Some((name, hash))));
             }
         }
 

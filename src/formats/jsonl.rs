@@ -6,8 +6,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 
+use super::imported_hash::{ImportedHash, ImportedHashError};
 use crate::domain::{
-    Account, BadRecord, GroupName, Groups, HashError, NameError, PasswordHash, UserName,
+    Account, BadRecord, GroupName, Groups, LegacyError, LegacyParams, LegacyScheme, NameError,
+    StoredHash, UserName, WrappedHash,
 };
 use crate::text::printable;
 use crate::time::Timestamp;
@@ -16,11 +18,23 @@ use crate::time::Timestamp;
 struct Written<'a> {
     name: &'a str,
     hash: &'a str,
+    #[serde(flatten)]
+    wrapped: Option<WrittenParams<'a>>,
     groups: Vec<&'a str>,
     locked: bool,
     expires_at: Option<String>,
     created_at: String,
     updated_at: String,
+}
+
+/// The parameters of a wrapped hash.
+#[derive(Serialize)]
+struct WrittenParams<'a> {
+    scheme: &'static str,
+    salt: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rounds: Option<u32>,
+    imported_at: String,
 }
 
 /// The fields of a line. Missing fields are those of a new user.
@@ -29,6 +43,10 @@ struct Written<'a> {
 struct Read {
     name: String,
     hash: String,
+    scheme: Option<String>,
+    salt: Option<String>,
+    rounds: Option<u32>,
+    imported_at: Option<String>,
     #[serde(default)]
     groups: Vec<String>,
     #[serde(default)]
@@ -38,15 +56,34 @@ struct Read {
     updated_at: Option<String>,
 }
 
+/// The user of a line.
+#[derive(Clone, Debug)]
+pub(crate) struct ImportedUser {
+    pub(crate) name: UserName,
+    pub(crate) hash: ImportedHash,
+    pub(crate) groups: Groups,
+    pub(crate) locked: bool,
+    pub(crate) expires: Option<Timestamp>,
+    pub(crate) created: Timestamp,
+    pub(crate) changed: Timestamp,
+}
+
 /// Formats the line of a user, without a line end.
 ///
 /// # Errors
 /// Fails if the hash is unusable, since an import would refuse it.
 pub(crate) fn line(account: &Account) -> Result<String, BadRecord> {
     let hash = account.hash.as_ref().map_err(|why| *why)?;
+    let wrapped = hash.wrapped.as_ref().map(|wrapped| WrittenParams {
+        scheme: wrapped.params.scheme().name(),
+        salt: wrapped.params.salt(),
+        rounds: wrapped.params.rounds(),
+        imported_at: wrapped.imported.to_string(),
+    });
     let written = Written {
         name: account.name.as_str(),
-        hash: hash.as_str(),
+        hash: hash.bcrypt.as_str(),
+        wrapped,
         groups: account.groups.iter().map(GroupName::as_str).collect(),
         locked: account.locked,
         expires_at: account.expires.map(|time| time.to_string()),
@@ -62,28 +99,48 @@ pub(crate) fn line(account: &Account) -> Result<String, BadRecord> {
 ///
 /// # Errors
 /// Fails with the reason why the line is invalid.
-pub(crate) fn parse(line: &str, now: Timestamp) -> Result<Option<Account>, JsonlError> {
+pub(crate) fn parse(line: &str, now: Timestamp) -> Result<Option<ImportedUser>, JsonlError> {
     if line.trim().is_empty() {
         return Ok(None);
     }
     let read: Read = serde_json::from_str(line).map_err(|e| JsonlError::Json(describe(&e)))?;
     let name = UserName::parse(&read.name).map_err(JsonlError::Name)?;
-    let hash = PasswordHash::parse(&read.hash).map_err(|e| JsonlError::Hash(name.clone(), e))?;
+    let hash = ImportedHash::parse(&read.hash).map_err(|e| JsonlError::Hash(name.clone(), e))?;
     let field = |field, why: &dyn fmt::Display| JsonlError::Field(field, why.to_string());
     let groups = read.groups.iter().map(|group| GroupName::parse(group));
     let groups = groups.collect::<Result<Vec<_>, _>>().map_err(|e| field("groups", &e))?;
     let timestamp = |name, text: Option<&str>| {
         text.map(Timestamp::parse).transpose().map_err(|e| field(name, &e))
     };
-    Ok(Some(Account {
+    let hash = match (&read.scheme, hash) {
+        (None, _) if read.salt.is_some() || read.rounds.is_some() => {
+            let unused = if read.salt.is_some() { "salt" } else { "rounds" };
+            return Err(field(unused, &"it belongs to a scheme"));
+        }
+        (None, hash) => hash,
+        (Some(scheme), ImportedHash::Stored(StoredHash { bcrypt, .. })) => {
+            let params = params(scheme, read.salt.as_deref().unwrap_or_default(), read.rounds)
+                .map_err(|e| field("scheme", &e))?;
+            let imported = timestamp("imported_at", read.imported_at.as_deref())?.unwrap_or(now);
+            let wrapped = Some(WrappedHash { params, imported });
+            ImportedHash::Stored(StoredHash { bcrypt, wrapped })
+        }
+        (Some(_), _) => return Err(field("scheme", &"only a bcrypt hash wraps another one")),
+    };
+    Ok(Some(ImportedUser {
         name,
-        hash: Ok(hash),
+        hash,
         groups: Groups::new(groups).map_err(|e| field("groups", &e))?,
         locked: read.locked,
         expires: timestamp("expires_at", read.expires_at.as_deref())?,
         created: timestamp("created_at", read.created_at.as_deref())?.unwrap_or(now),
         changed: timestamp("updated_at", read.updated_at.as_deref())?.unwrap_or(now),
     }))
+}
+
+fn params(scheme: &str, salt: &str, rounds: Option<u32>) -> Result<LegacyParams, LegacyError> {
+    let scheme = LegacyScheme::from_name(scheme).ok_or(LegacyError::Scheme)?;
+    LegacyParams::new(scheme, salt, rounds)
 }
 
 /// Describes an error of serde without parts of the line, which may be a hash.
@@ -111,7 +168,7 @@ pub(crate) enum JsonlError {
     #[error("\"name\" can't be a user's name: {0}")]
     Name(#[source] NameError),
     #[error("the hash of {0} can't be used: {1}")]
-    Hash(UserName, #[source] HashError),
+    Hash(UserName, #[source] ImportedHashError),
     #[error("\"{0}\": {1}")]
     Field(&'static str, String),
 }
@@ -119,6 +176,8 @@ pub(crate) enum JsonlError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{CredentialVersion, HashError, PasswordHash};
+    use crate::store::contract::wrapped_hash;
 
     const HASH: &str = "$2y$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 
@@ -129,12 +188,72 @@ mod tests {
     fn roy() -> Account {
         Account {
             name: UserName::parse("roy").unwrap(),
-            hash: Ok(PasswordHash::parse(HASH).unwrap()),
+            hash: Ok(PasswordHash::parse(HASH).unwrap().into()),
+            credential_version: CredentialVersion::default(),
             groups: Groups::new(["staff", "admin"].map(|g| GroupName::parse(g).unwrap())).unwrap(),
             locked: true,
             expires: Some(timestamp(1_800_000_000)),
             created: timestamp(1),
             changed: timestamp(2),
+        }
+    }
+
+    /// Reads the record of a user.
+    fn read(line: &str) -> Result<Option<Account>, JsonlError> {
+        let read = parse(line, timestamp(9))?;
+        Ok(read.map(|ImportedUser { name, hash, groups, locked, expires, created, changed }| {
+            let ImportedHash::Stored(hash) = hash else { panic!("{hash:?}") };
+            Account { name, hash: Ok(hash), groups, locked, expires, created, changed, ..roy() }
+        }))
+    }
+
+    /// H-09
+    #[test]
+    fn wrapped_hash_is_written_with_its_parameters() {
+        for (hash, expected) in [
+            (
+                wrapped_hash(LegacyScheme::Apr1, "salt", None),
+                r#","scheme":"apr1","salt":"salt","imported_at":"2023-11-14T22:13:20Z","groups""#,
+            ),
+            (
+                wrapped_hash(LegacyScheme::Sha512Crypt, "s\"lt", Some(5000)),
+                r#","scheme":"sha512-crypt","salt":"s\"lt","rounds":5000,"imported_at":"#,
+            ),
+            (wrapped_hash(LegacyScheme::Sha, "", None), r#","scheme":"sha","salt":"","#),
+        ] {
+            let user = Account { hash: Ok(hash), ..roy() };
+            let written = line(&user).unwrap();
+            assert!(written.contains(expected), "{written}");
+            assert_eq!(read(&written), Ok(Some(user)));
+        }
+    }
+
+    /// H-01, H-05
+    #[test]
+    fn hash_may_be_of_a_legacy_scheme() {
+        let line = |fields: &str| format!(r#"{{"name":"roy",{fields}}}"#);
+        let apr1 = r#""hash":"$apr1$r31.....$HqJZimcKQFAMYayBlzkrA/""#;
+        let user = parse(&line(apr1), timestamp(9)).unwrap().unwrap();
+        assert!(matches!(user.hash, ImportedHash::Legacy(_)));
+        let user = parse(&line(r#""hash":"{PLAIN}open-sesame""#), timestamp(9)).unwrap().unwrap();
+        assert!(matches!(user.hash, ImportedHash::Plain(_)));
+        for (fields, why) in [
+            (
+                r#""hash":"rl7XqzpPWxLAY""#.to_owned(),
+                "the hash of roy can't be used: its scheme is DES crypt",
+            ),
+            (
+                format!(r#"{apr1},"scheme":"apr1","salt":"a""#),
+                "\"scheme\": only a bcrypt hash wraps another one",
+            ),
+            (format!(r#""hash":"{HASH}","scheme":"md4""#), "\"scheme\": its scheme is not known"),
+            (
+                format!(r#""hash":"{HASH}","scheme":"sha512-crypt","salt":"a","rounds":1000001"#),
+                "\"scheme\": it has 1000001 rounds, and at most 1000000 are permitted",
+            ),
+            (format!(r#""hash":"{HASH}","salt":"a""#), "\"salt\": it belongs to a scheme"),
+        ] {
+            assert_eq!(parse(&line(&fields), timestamp(9)).unwrap_err().to_string(), why);
         }
     }
 
@@ -145,9 +264,9 @@ mod tests {
             r#"{{"name":"roy","hash":"{HASH}","groups":["admin","staff"],"locked":true,"expires_at":"2027-01-15T08:00:00Z","created_at":"1970-01-01T00:00:01Z","updated_at":"1970-01-01T00:00:02Z"}}"#
         );
         assert_eq!(written, expected);
-        assert_eq!(parse(&written, timestamp(9)), Ok(Some(roy())));
+        assert_eq!(read(&written), Ok(Some(roy())));
         let bare = Account { expires: None, groups: Groups::default(), locked: false, ..roy() };
-        assert_eq!(parse(&line(&bare).unwrap(), timestamp(9)), Ok(Some(bare)));
+        assert_eq!(read(&line(&bare).unwrap()), Ok(Some(bare)));
         let bad = BadRecord::Hash(HashError::Flawed);
         assert_eq!(line(&Account { hash: Err(bad), ..roy() }), Err(bad));
     }
@@ -163,8 +282,8 @@ mod tests {
             changed: timestamp(9),
             ..roy()
         };
-        assert_eq!(parse(&least, timestamp(9)), Ok(Some(expected)));
-        assert_eq!(parse("  \r", timestamp(9)), Ok(None));
+        assert_eq!(read(&least), Ok(Some(expected)));
+        assert_eq!(read("  \r"), Ok(None));
     }
 
     /// L-05, X-01
@@ -177,11 +296,11 @@ mod tests {
             (r#"{"name":"a:b","hash":"H"}"#, "\"name\" can't be a user's name: it holds a colon, which HTTP Basic can't carry".to_owned()),
             (
                 r#"{"name":"roy","hash":"open-sesame"}"#,
-                format!("the hash of roy can't be used: {}", HashError::NotBcrypt),
+                "the hash of roy can't be used: its scheme is plain text, or one that is not known".to_owned(),
             ),
             (
                 r#"{"name":"roy","hash":"H","password":"open-sesame"}"#,
-                "unknown field `password`, expected one of `name`, `hash`, `groups`, `locked`, `expires_at`, `created_at`, `updated_at`".to_owned(),
+                "unknown field `password`, expected one of `name`, `hash`, `scheme`, `salt`, `rounds`, `imported_at`, `groups`, `locked`, `expires_at`, `created_at`, `updated_at`".to_owned(),
             ),
             (
                 r#"{"name":"roy","hash":"H","locked":"open-sesame"}"#,
@@ -215,7 +334,7 @@ mod tests {
             let [expires, created, changed] = times.map(timestamp);
             let groups = Groups::new(groups).unwrap();
             let user = Account { name, groups, locked, expires: Some(expires), created, changed, ..roy() };
-            assert_eq!(parse(&line(&user).unwrap(), timestamp(9)), Ok(Some(user)));
+            assert_eq!(read(&line(&user).unwrap()), Ok(Some(user)));
         }
 
         #[test]

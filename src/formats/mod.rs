@@ -4,4 +4,7 @@
 
 pub mod desired_state;
 pub mod htpasswd;
+mod imported_hash;
 pub mod jsonl;
+
+pub use imported_hash::ImportedHash;

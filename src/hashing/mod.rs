@@ -7,20 +7,19 @@
 
 mod calibrate;
 mod lanes;
-#[allow(dead_code, reason = "wired by the next commits")]
-pub(crate) mod legacy;
+mod legacy;
 pub(crate) mod pool;
 
 use std::collections::BTreeMap;
 
 use bcrypt::{BcryptError, Version};
-
 use zeroize::Zeroizing;
 
-use crate::domain::{Cost, HashError, Password, PasswordHash};
+use crate::domain::{Cost, HashError, LegacyHash, Password, PasswordHash, StoredHash};
 use lanes::LaneInput;
 
 pub(crate) use calibrate::{TooSlow, calibrate, time_of_hash};
+pub(crate) use legacy::max_rounds;
 pub use legacy::text as legacy_text;
 
 /// The most hashes that a thread computes at once.
@@ -35,6 +34,23 @@ impl BcryptKey {
     pub(crate) fn of_octets(octets: &[u8]) -> Option<Self> {
         let is_read = (1..=Password::MAX_BYTES).contains(&octets.len()) && !octets.contains(&0);
         is_read.then(|| Self(Zeroizing::new(octets.to_owned())))
+    }
+
+    /// Returns the key that a stored hash covers if this candidate is the password. Takes the time of
+    /// a legacy digest if the hash is wrapped. Returns `None` if the candidate cannot be the password.
+    pub(crate) fn of_candidate(candidate: &[u8], hash: &StoredHash) -> Option<Self> {
+        match &hash.wrapped {
+            None => Self::of_octets(candidate),
+            Some(wrapped) => {
+                let is_bounded = legacy::is_bounded(&wrapped.params, candidate.len(), hash.cost());
+                is_bounded.then(|| Self(legacy::key_for(&wrapped.params, candidate)))
+            }
+        }
+    }
+
+    /// Returns the key that wraps an imported hash.
+    pub(crate) fn of_legacy(hash: &LegacyHash) -> Self {
+        Self(legacy::key_of(hash))
     }
 
     #[cfg(test)]
@@ -159,10 +175,18 @@ pub(crate) fn needs_rehash(hash: &PasswordHash, minimum: u8) -> bool {
     hash.cost().get() < minimum
 }
 
+/// Returns the rounds of a wrapped hash, if they take longer than [`max_rounds`] permits for its cost.
+#[must_use]
+pub(crate) fn exceeds_ceiling(hash: &StoredHash) -> Option<u32> {
+    let rounds = hash.wrapped.as_ref()?.params.effective_rounds()?;
+    (rounds > max_rounds(hash.cost())).then_some(rounds)
+}
+
 /// Returns true if a hash is one of this password.
 #[cfg(test)]
-pub(crate) fn is_hash_of(hash: &PasswordHash, password: &str) -> bool {
-    verify(&(&Password::parse(password).unwrap()).into(), hash).unwrap()
+pub(crate) fn is_hash_of(hash: &StoredHash, password: &str) -> bool {
+    let key = BcryptKey::of_candidate(password.as_bytes(), hash).unwrap();
+    verify(&key, &hash.bcrypt).unwrap()
 }
 
 #[cfg(test)]

@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::{Revision, StoreError, UserStore, all};
-use crate::domain::{Account, Cost, GroupName, Groups, PasswordHash, User, UserName};
+use crate::domain::{
+    Account, Cost, CredentialVersion, GroupName, Groups, LegacyParams, LegacyScheme, PasswordHash,
+    StoredHash, User, UserName, WrappedHash,
+};
 use crate::time::Timestamp;
 
 /// A fresh store of a backend.
@@ -56,12 +59,19 @@ pub(crate) fn groups(names: &[&str]) -> Groups {
     Groups::new(names.iter().map(|name| GroupName::parse(name).unwrap())).unwrap()
 }
 
-pub(crate) fn hash() -> PasswordHash {
-    PasswordHash::dummy(Cost::DEFAULT)
+pub(crate) fn hash() -> StoredHash {
+    PasswordHash::dummy(Cost::DEFAULT).into()
 }
 
-fn other_hash() -> PasswordHash {
-    PasswordHash::dummy(Cost::new(5).unwrap())
+fn other_hash() -> StoredHash {
+    PasswordHash::dummy(Cost::new(5).unwrap()).into()
+}
+
+/// Returns a hash that wraps one of this scheme.
+pub(crate) fn wrapped_hash(scheme: LegacyScheme, salt: &str, rounds: Option<u32>) -> StoredHash {
+    let params = LegacyParams::new(scheme, salt, rounds).unwrap();
+    let imported = Timestamp::from_seconds(1_700_000_000).unwrap();
+    StoredHash { wrapped: Some(WrappedHash { params, imported }), ..other_hash() }
 }
 
 pub(crate) fn account(of: &str) -> Account {
@@ -69,6 +79,7 @@ pub(crate) fn account(of: &str) -> Account {
     Account {
         name: name(of),
         hash: Ok(hash()),
+        credential_version: CredentialVersion::default(),
         groups: Groups::default(),
         locked: false,
         expires: None,
@@ -122,12 +133,18 @@ pub(crate) fn record_is_read_as_it_was_put(backend: &impl Backend) {
     };
     let changed = Account {
         hash: Ok(other_hash()),
+        credential_version: CredentialVersion::from_number(i64::MIN),
         groups: groups(&["staff"]),
         locked: false,
         expires: None,
         ..roy.clone()
     };
-    for expected in [roy, changed] {
+    // H-09: the parameters of a wrapped hash come and go with it.
+    let with_hash = |hash| Account { hash: Ok(hash), ..roy.clone() };
+    let apr1 = with_hash(wrapped_hash(LegacyScheme::Apr1, "salt", None));
+    let ssha = with_hash(wrapped_hash(LegacyScheme::Ssha, "c2FsdA==", None));
+    let sha512 = with_hash(wrapped_hash(LegacyScheme::Sha512Crypt, "salt", Some(9999)));
+    for expected in [roy.clone(), changed, apr1, ssha, sha512, roy] {
         let mut transaction = one.begin().unwrap();
         transaction.put(&expected).unwrap();
         assert_eq!(transaction.find(&name("roy")).unwrap().as_ref(), Some(&expected));
@@ -208,7 +225,16 @@ pub(crate) fn hash_is_replaced_only_if_it_is_still_the_old_one(backend: &impl Ba
     assert!(!replace(other_hash(), other_hash()));
     assert_eq!(all(&*store), std::slice::from_ref(&roy));
     assert!(replace(hash(), other_hash()));
-    assert_eq!(all(&*store), [Account { hash: Ok(other_hash()), ..roy }]);
+    assert_eq!(all(&*store), [Account { hash: Ok(other_hash()), ..roy.clone() }]);
+    // H-04: the same bcrypt hash under other parameters is another hash.
+    let [old, new] = ["salt", "pepper"].map(|salt| wrapped_hash(LegacyScheme::Apr1, salt, None));
+    let wrapped = Account { hash: Ok(new.clone()), ..roy.clone() };
+    put(&*store, &wrapped).unwrap();
+    assert!(!replace(old, hash()));
+    assert!(!replace(other_hash(), hash()));
+    assert_eq!(all(&*store), [wrapped]);
+    assert!(replace(new, hash()));
+    assert_eq!(all(&*store), [roy]);
 }
 
 /// Returns the revision without relying on an earlier reading.

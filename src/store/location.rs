@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::owned::OwnedStore;
 use super::owner::Owner;
 use super::sqlite::{self, SqliteStore};
-use super::{Problem, StoreError, UserStore};
+use super::{Findings, StoreError, UserStore};
 use crate::domain::Cost;
 use crate::fs::absolute;
 use crate::text::{printable, shell_word};
@@ -95,11 +95,11 @@ pub fn backup(location: &Location, out: &mut (dyn io::Write + Send)) -> Result<(
     as_owner(owner.as_ref(), || sqlite::backup(path, out))
 }
 
-/// Returns the problems of a store, hashes that cost less than `minimum` included. Changes nothing.
+/// Checks a store. Hashes that cost less than `minimum` are problems. Changes nothing.
 ///
 /// # Errors
 /// Fails if the system fails, or if another process keeps the store locked.
-pub fn check(location: &Location, minimum: Cost) -> Result<Vec<Problem>, StoreError> {
+pub fn check(location: &Location, minimum: Cost) -> Result<Findings, StoreError> {
     let Location::File(path) = location;
     // As the caller, since root sees more than the owner. Files that other users may have written
     // are not read.
@@ -108,7 +108,7 @@ pub fn check(location: &Location, minimum: Cost) -> Result<Vec<Problem>, StoreEr
         let owner = Owner::of(path)?;
         return as_owner(owner.as_ref(), || sqlite::check_content(path, minimum));
     }
-    Ok(problems)
+    Ok(problems.into())
 }
 
 /// Returns the user that root has to become to use the store. Checks the files first, since root

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::lease::{LEASE, Lease};
 use super::{Revision, StoreError, Transaction, UserReader, UserStore, Visibility};
-use crate::domain::{Account, Groups, PasswordHash, User, UserName};
+use crate::domain::{Account, Groups, StoredHash, User, UserName};
 
 /// A call of the store, as the hook sees it before it takes effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,8 +158,8 @@ impl UserReader for MockStore {
     fn replace_hash(
         &self,
         name: &UserName,
-        old: &PasswordHash,
-        new: PasswordHash,
+        old: &StoredHash,
+        new: StoredHash,
     ) -> Result<bool, StoreError> {
         super::replace_hash(self, name, old, new)
     }

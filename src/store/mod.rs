@@ -22,10 +22,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::domain::{Account, BadRecord, Groups, PasswordHash, User, UserName};
+use crate::domain::{Account, BadRecord, Groups, StoredHash, User, UserName};
 use crate::text::{printable, quoted};
 pub use location::{Location, backup, check, open, open_or_create};
-pub use problem::{FileProblem, FileProblemKind, Problem};
+pub use problem::{FileProblem, FileProblemKind, Findings, NotUpgraded, Problem};
 
 /// The time after which a call fails as busy. A reader waits for it in all, a writer for the next
 /// commit of another writer.
@@ -77,8 +77,8 @@ pub trait UserReader: Send + Sync {
     fn replace_hash(
         &self,
         name: &UserName,
-        old: &PasswordHash,
-        new: PasswordHash,
+        old: &StoredHash,
+        new: StoredHash,
     ) -> Result<bool, StoreError>;
 
     /// Brings all committed changes into the file that can be moved or copied alone, as far as
@@ -291,8 +291,8 @@ fn describe_record(user: &UserName, why: &BadRecord) -> String {
 fn replace_hash(
     store: &(impl UserStore + ?Sized),
     name: &UserName,
-    old: &PasswordHash,
-    new: PasswordHash,
+    old: &StoredHash,
+    new: StoredHash,
 ) -> Result<bool, StoreError> {
     let mut transaction = store.begin()?;
     match transaction.find(name)? {

@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::lease::LEASE;
 use super::owner::Owner;
 use super::{Revision, StoreError, Transaction, UserReader, UserStore, Visibility};
-use crate::domain::{Account, Groups, PasswordHash, User, UserName};
+use crate::domain::{Account, Groups, StoredHash, User, UserName};
 
 /// A value on a thread that acts as its owner. It is made, used and dropped there.
 struct OnThread<T> {
@@ -139,8 +139,8 @@ impl<S: OwnableStore> UserReader for OwnedStore<S> {
     fn replace_hash(
         &self,
         name: &UserName,
-        old: &PasswordHash,
-        new: PasswordHash,
+        old: &StoredHash,
+        new: StoredHash,
     ) -> Result<bool, StoreError> {
         super::replace_hash(self, name, old, new)
     }

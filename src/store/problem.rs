@@ -5,6 +5,31 @@ use std::path::PathBuf;
 
 use crate::domain::{BadRecord, Cost, UserName};
 use crate::text::{printable, quoted};
+use crate::time::Timestamp;
+
+/// The result of a check.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Findings {
+    /// The problems.
+    pub problems: Vec<Problem>,
+    /// The users whose imported hash no login has replaced yet.
+    pub not_upgraded: NotUpgraded,
+}
+
+impl From<Vec<Problem>> for Findings {
+    fn from(problems: Vec<Problem>) -> Self {
+        Self { problems, not_upgraded: NotUpgraded::default() }
+    }
+}
+
+/// Users whose hash wraps one of a legacy scheme.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct NotUpgraded {
+    /// Their number.
+    pub users: u64,
+    /// The time of the first import.
+    pub since: Option<Timestamp>,
+}
 
 /// A problem of a store.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,6 +60,13 @@ pub enum Problem {
         /// The problem of the record.
         why: BadRecord,
     },
+    /// The rounds of a wrapped hash take longer than 5 % of its bcrypt hash.
+    TooManyRounds {
+        /// The user of the hash.
+        user: UserName,
+        /// The rounds.
+        rounds: u32,
+    },
     /// A hash costs less than the minimum.
     WeakHash {
         /// The user of the hash.
@@ -51,7 +83,9 @@ impl Problem {
     #[must_use]
     pub fn user(&self) -> Option<&UserName> {
         match self {
-            Self::BadRecord { user, .. } | Self::WeakHash { user, .. } => Some(user),
+            Self::BadRecord { user, .. }
+            | Self::TooManyRounds { user, .. }
+            | Self::WeakHash { user, .. } => Some(user),
             _ => None,
         }
     }
@@ -75,6 +109,13 @@ impl fmt::Display for Problem {
             Self::File(problem) => f.write_str(&problem.describe("it")),
             Self::BadName(why) => f.write_str(why),
             Self::BadRecord { user, why } => f.write_str(&super::describe_record(user, why)),
+            Self::TooManyRounds { user, rounds } => {
+                let user = quoted(user.as_str());
+                write!(
+                    f,
+                    "the imported hash of user {user} has {rounds} rounds, so that the time of a login tells that there is this user"
+                )
+            }
             Self::WeakHash { user, cost, minimum } => {
                 let (cost, minimum) = (cost.get(), minimum.get());
                 let user = quoted(user.as_str());

@@ -293,7 +293,7 @@ fn file_that_is_no_store_is_refused_by_every_command_unchanged() {
     fs::remove_file(&database).unwrap();
     home.add("roy", "open-sesame");
     home.sql("PRAGMA user_version = 7");
-    refused("its schema is version 7, and this resttool knows up to 2", "use a newer resttool");
+    refused("its schema is version 7, and this resttool knows up to 3", "use a newer resttool");
     home.sql("PRAGMA user_version = 2");
     fs::set_permissions(&database, fs::Permissions::from_mode(0o644)).unwrap();
     refused(

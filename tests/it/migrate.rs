@@ -48,7 +48,7 @@ fn exported(store: &TempStore) -> PathBuf {
 /// L-05
 #[test]
 #[ignore = "needs htpasswd (apache2-utils)"]
-fn htpasswd_file_is_imported_and_other_schemes_are_refused() {
+fn htpasswd_file_is_imported_with_every_scheme_but_des() {
     let store = store();
     let file = store.folder().join("htpasswd");
     let add = |options: &str, name: &str, password: &str| {
@@ -70,17 +70,29 @@ fn htpasswd_file_is_imported_and_other_schemes_are_refused() {
         assert_eq!(resttool(&store, &verify, "wrong").code, 3, "{name}");
     }
     for (option, scheme) in [
-        ("-im", "apr1 (MD5)"),
-        ("-is", "SHA-1"),
-        ("-id", "DES crypt"),
-        ("-i2", "SHA-256 crypt"),
-        ("-i5", "SHA-512 crypt"),
-        ("-ip", "plain text, or one that is not known"),
+        ("-im", "apr1"),
+        ("-is", "sha"),
+        ("-i2", "sha256-crypt"),
+        ("-i5", "sha512-crypt"),
+        ("-i5 -r 1234", "sha512-crypt"),
     ] {
+        fs::write(&file, "# from Apache\n").unwrap();
+        add(option, "eve", "open:\u{e9}");
+        let import = format!("{import} --on-conflict replace --quiet --cost 10");
+        assert_eq!(resttool(&store, &import, ""), Completed::new(0, "", ""), "{option}");
+        let list = resttool(&store, &format!("userlist eve --scheme {scheme} --json"), "");
+        assert_eq!(list.stdout.lines().count(), 1, "{option}");
+        let verify = "verify eve --password-stdin";
+        assert_eq!(resttool(&store, verify, "open:\u{e9}").code, 0, "{option}");
+        assert_eq!(resttool(&store, verify, "open:e\u{301}").code, 3, "{option}");
+    }
+    for (option, scheme) in [("-id", "DES crypt"), ("-ip", "plain text, or one that is not known")]
+    {
         fs::write(&file, "# from Apache\n").unwrap();
         add(option, "eve", "open");
         let why = format!(
-            "resttool: cannot {import}: line 2: the hash of eve is no bcrypt hash; its scheme is {scheme}\n"
+            "resttool: cannot {import}: line 2: the hash of eve can't be used: its scheme is {scheme}\n\
+             hint: --skip-unsupported imports the other users; add these with useradd and another password\n"
         );
         assert_eq!(resttool(&store, &import, ""), Completed::new(7, "", &why), "{option}");
     }

@@ -146,19 +146,19 @@ fn userlist_prints_a_table_or_json_without_hashes() {
     home.0.sql("UPDATE users SET hash = 'x' WHERE name = 'eve'");
     home.0.sql("UPDATE users SET created = 0, changed = 60");
     let table = "\
-NAME  GROUPS       STATE                       COST      CREATED               CHANGED
-ann   admin,staff  active                      5         1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
-bob   -            until 2099-01-31T00:00:00Z  5         1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
-ci-1  staff        locked                      5         1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
-ci-2  -            locked, expired             5         1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
-dan   -            expired                     12        1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
-eve   -            active                      unusable  1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
+NAME  GROUPS       STATE                       SCHEME  COST      CREATED               CHANGED
+ann   admin,staff  active                      bcrypt  5         1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
+bob   -            until 2099-01-31T00:00:00Z  bcrypt  5         1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
+ci-1  staff        locked                      bcrypt  5         1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
+ci-2  -            locked, expired             bcrypt  5         1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
+dan   -            expired                     bcrypt  12        1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
+eve   -            active                      -       unusable  1970-01-01T00:00:00Z  1970-01-01T00:01:00Z
 ";
     assert_eq!(home.run("userlist --long", ""), Completed::new(0, table, ""));
     // W-19: the first columns, at their full width in a pipe.
     let short: String = table.lines().map(|line| format!("{}\n", line[..47].trim_end())).collect();
     assert_eq!(home.run("userlist", ""), Completed::new(0, &short, ""));
-    let ann = r#"{"name":"ann","groups":["admin","staff"],"locked":false,"expires_at":null,"cost":5,"created_at":"1970-01-01T00:00:00Z","updated_at":"1970-01-01T00:01:00Z"}"#;
+    let ann = r#"{"name":"ann","groups":["admin","staff"],"locked":false,"expires_at":null,"scheme":"bcrypt","cost":5,"created_at":"1970-01-01T00:00:00Z","updated_at":"1970-01-01T00:01:00Z"}"#;
     assert_eq!(home.done("userlist ann --json", ""), format!("{ann}\n"));
     assert_eq!(home.user("eve")["cost"], serde_json::Value::Null);
     for (words, expected) in [
@@ -170,6 +170,8 @@ eve   -            active                      unusable  1970-01-01T00:00:00Z  1
         ("--expired", "ci-2 dan"),
         ("--locked --expired", "ci-2"),
         ("--cost-below 12", "ann bob ci-1 ci-2"),
+        ("--scheme bcrypt --group staff", "ann ci-1"),
+        ("--scheme legacy", ""),
         ("* --cost-below 13 --group admin", "ann"),
     ] {
         let lines = home.done(&format!("userlist --json {words}"), "");
@@ -523,9 +525,16 @@ fn docs_show_the_keys_of_every_json_object() {
     let docs = include_str!("../../docs/commands.md");
     let shown = docs.lines().map(str::trim).filter(|line| line.starts_with("{\""));
     let shown: Vec<_> = shown.map(|line| keys(&json(line))).collect();
+    let des = home.done("import - --skip-unsupported --json", "dan:rqXexS6ZhobKA");
+    let check = home.run("check --json", "").stdout;
+    home.done("import - --quiet --cost 4", "ann:{SHA}piGucRdTwGb7+i3S1svNik60+fw=");
+    let not_upgraded = home.run("check --json --cost 4", "").stdout;
+    home.done("userdel ann", "");
     let printed = [
         home.done("export --format jsonl", ""),
-        home.run("check --json", "").stdout,
+        des,
+        check,
+        not_upgraded,
         home.done("usermod roy --lock --json", ""),
         home.done("userlist --json", ""),
         home.run("verify roy --password-stdin --json", "wrong").stdout,

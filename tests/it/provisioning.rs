@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::cli::{Completed, ServerProcess, finish};
+use crate::support::client::Request;
 use crate::support::store::TempStore;
 
 /// Returns the code blocks of a section, each after its language.
@@ -112,6 +113,67 @@ impl Machine {
         let verify = format!("resttool verify {user} --password-file /run/secrets/roy || echo no");
         self.shell(&verify).stdout.is_empty()
     }
+}
+
+/// H-01, H-04: each line of the guide, from a mixed file to bcrypt only.
+#[test]
+fn htpasswd_page_leads_from_a_mixed_file_to_bcrypt() {
+    let machine = Machine::new();
+    let old = "\
+ann:$apr1$r31.....$Hm1OIgTN82PzLwE0zV.OK/
+bob:{SHA}piGucRdTwGb7+i3S1svNik60+fw=
+# of an old server
+dan:rqXexS6ZhobKA
+eve:$2y$08$46sw5gztEHm6rEhUfHJ4w.jqpJekZ1RoZb8RnWOPqbgUP/dkmbDJq
+roy:$6$saltstring$W5umj01Px6Sa6a5RBrDBZa62w9BLKXptWXO07RCAgb1pn7MTi1oEqjBrcBGbSQkgvfVjlyeqiplrfibUzudsX0
+";
+    fs::write(machine.path("etc/nginx/htpasswd"), old).unwrap();
+    fs::create_dir_all(machine.path("var/lib/resttool")).unwrap();
+    let page = |section| {
+        let blocks = blocks_of("docs/htpasswd.md", section).into_iter();
+        blocks.filter(|(kind, _)| kind == "sh").map(|(_, text)| text).collect::<Vec<_>>()
+    };
+    let counted = machine.shell(&page("## 1. Look at the file")[0]).stdout;
+    let counted: Vec<_> = counted.split_whitespace().collect();
+    for scheme in ["$apr1$", "{SHA}", "$2y$", "$6$", "rqXexS6ZhobKA"] {
+        assert!(counted.contains(&scheme), "{scheme}: {counted:?}");
+    }
+    let [import, add] = &page("## 2. Import it")[..] else { panic!() };
+    let said = machine.shell(&format!("RESTTOOL_COST=10 {import}")).stderr;
+    let skipped = blocks_of("docs/htpasswd.md", "## 2. Import it");
+    let skipped = &skipped.iter().find(|(kind, _)| kind == "text").unwrap().1;
+    assert!(said.contains(skipped.as_str()), "{said}");
+    machine.shell(add);
+    assert_eq!(machine.names(), ["ann", "bob", "dan", "eve", "roy"]);
+
+    let [serve, watch] = &page("## 3. Let them log in")[..] else { panic!() };
+    let mut command = machine.command("sh");
+    command.arg("-euc").arg(format!("exec {} --port 0 --cost 4", serve.trim()));
+    let server = ServerProcess::start(command);
+    let login = |user: &str| {
+        Request::get("/rest-auth").basic(user, "open-sesame").send(server.address).status
+    };
+    assert_eq!(["eve", "roy", "nobody"].map(login), [200, 200, 401]);
+    // The worker replaces the hash of roy before it refuses another attempt.
+    while !machine.shell("resttool userlist --scheme sha512-crypt --json").stdout.is_empty() {
+        assert_eq!(login("nobody"), 401);
+    }
+    let watched = machine.shell(watch);
+    assert!(watched.stdout.starts_with("NAME"), "{}", watched.stdout);
+    let expected =
+        "2 users have an imported hash that no login has replaced yet, the first since 2";
+    assert!(watched.stderr.contains(expected), "{}", watched.stderr);
+
+    let [rest, shred, export] = &page("## 4. Finish")[..] else { panic!() };
+    let listed = machine.shell(rest).stdout;
+    assert!(listed.contains("\nann ") && listed.contains("\nbob "), "{listed}");
+    machine.shell(shred);
+    assert!(!machine.path("etc/nginx/htpasswd").exists());
+    let said = machine.shell(export).stderr;
+    assert!(!said.contains("imported hash"), "ann is locked: {said}");
+    let file = fs::read_to_string(machine.path("etc/nginx/htpasswd")).unwrap();
+    assert!(file.lines().all(|line| line.contains(":$2y$")), "{file}");
+    assert_eq!(file.lines().count(), 4);
 }
 
 #[test]

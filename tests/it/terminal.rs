@@ -286,7 +286,7 @@ fn userlist_fits_the_terminal() {
     let wide = "NAME  GROUPS                STATE\nroy   administrators,staff  active\n";
     assert_eq!(shown(&mut list(&[]), 80), wide);
     let long = shown(&mut list(&["--long"]), 28);
-    assert!(long.contains("administrators,staff  active  4     20"), "{long}");
+    assert!(long.contains("administrators,staff  active  bcrypt  4     20"), "{long}");
 }
 
 /// Starts a server whose log is a terminal, and returns what it has said when `until` is there.

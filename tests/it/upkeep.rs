@@ -94,7 +94,7 @@ fn check_names_problems_with_fixes_and_changes_nothing() {
     assert_eq!(problems(&store, ""), [(open, format!("chmod 600 {shown}"))]);
     fs::set_permissions(&database, fs::Permissions::from_mode(0o600)).unwrap();
     store.sql("PRAGMA user_version = 9");
-    let newer = "its schema is version 9, and this resttool knows up to 2".to_owned();
+    let newer = "its schema is version 9, and this resttool knows up to 3".to_owned();
     assert_eq!(problems(&store, ""), [(newer, "use a newer resttool".to_owned())]);
     fs::write(&database, "something else").unwrap();
     assert_eq!(problems(&store, "")[0].0, "it is no resttool store");

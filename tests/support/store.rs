@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use resttool::testing::{
-    DesiredPassword, DesiredUser, Groups, IfExists, IfGone, IfMissing, Location, Password, Policy,
-    ReconcileOptions, Timestamp, UserName, UserStore, open_store, reconcile, remove_user,
+    CredentialVersion, DesiredPassword, DesiredUser, Groups, IfExists, IfGone, IfMissing, Location,
+    Password, Policy, ReconcileOptions, Timestamp, UserName, UserStore, open_store, reconcile,
+    remove_user,
 };
 use tempfile::TempDir;
 
@@ -42,7 +43,7 @@ impl TempStore {
 
     /// Adds a user with this hash.
     pub fn add_hash(&self, user: &str, hash: &str) {
-        let password = DesiredPassword::Hash(PasswordHash::parse(hash).unwrap());
+        let password = DesiredPassword::Hash(PasswordHash::parse(hash).unwrap().into());
         self.insert(DesiredUser::new(name(user), password));
     }
 
@@ -98,7 +99,8 @@ pub fn account(user: &str, password: &str) -> Account {
     let now = Timestamp::now();
     Account {
         name: name(user),
-        hash: Ok(hash_of(password)),
+        hash: Ok(hash_of(password).into()),
+        credential_version: CredentialVersion::default(),
         groups: Groups::default(),
         locked: false,
         expires: None,

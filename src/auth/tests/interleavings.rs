@@ -112,7 +112,7 @@ const OLD: &str = "$2y$04$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui"
 const NEW: &str = "$2y$04$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 
 fn with_hash(hash: &str) -> Account {
-    Account { hash: Ok(PasswordHash::parse(hash).unwrap()), ..account("roy") }
+    Account { hash: Ok(PasswordHash::parse(hash).unwrap().into()), ..account("roy") }
 }
 
 /// Replaces bcrypt, which is slower. The password `old` matches one hash, and any other password
@@ -169,7 +169,7 @@ impl Change {
             Self::Remove => return drop(remove(store, &[name()], IfGone::Refuse)),
             Self::NewHash => {
                 let hash = PasswordHash::parse(NEW).unwrap();
-                DesiredUser::new(name(), DesiredPassword::Hash(hash))
+                DesiredUser::new(name(), DesiredPassword::Hash(hash.into()))
             }
             Self::Lock => DesiredUser { locked: Some(true), ..keep() },
             Self::Expire => DesiredUser { expires: Some(Timestamp::from_seconds(0)), ..keep() },

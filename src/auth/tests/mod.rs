@@ -18,12 +18,13 @@ use super::cache::CacheEntry;
 use super::verifier::{Attempt, OutdatedHash, Verifier};
 use super::*;
 use crate::domain::{
-    Account, BadRecord, Cost, Credentials, EncodedCredentials, HashError, Password, PasswordHash,
+    Account, BadRecord, Cost, Credentials, EncodedCredentials, HashError, LegacyHash, Password,
+    PasswordHash, StoredHash, WrappedHash,
 };
 use crate::hashing::{self, BcryptKey};
 use crate::store::contract::account;
 use crate::store::mock::{Call, MockStore};
-use crate::store::{StoreError, UserReader as _, UserStore as _};
+use crate::store::{StoreError, UserReader as _, UserStore as _, all};
 use crate::time::Timestamp;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -53,7 +54,7 @@ fn granted() -> Decision {
 /// Returns the user roy with this password.
 fn roy(password: &str) -> Account {
     let hash = hashing::hash(&Password::parse(password).unwrap(), cost(4)).unwrap();
-    Account { hash: Ok(hash), ..account("roy") }
+    Account { hash: Ok(hash.into()), ..account("roy") }
 }
 
 fn locked(roy: Account) -> Account {
@@ -330,10 +331,10 @@ fn rehash_replaces_only_the_hash_that_the_password_matched() {
         hashing::is_hash_of(&user.hash, password) && user.hash.cost().get() == cost && user.locked
     };
     let attempt = attempt(&verifier, "right");
-    let replace = |weak: &PasswordHash| {
+    let replace = |weak: &StoredHash| {
         let strong = hashing::hash(&Password::parse("right").unwrap(), cost(5)).unwrap();
         let outdated = OutdatedHash { attempt: &attempt, hash: weak.clone(), entry: None };
-        verifier.replace(&outdated, strong).unwrap()
+        verifier.replace(&outdated, strong.into()).unwrap()
     };
     let weak = put("right");
     assert!(replace(&weak));
@@ -396,7 +397,7 @@ fn no_failure_becomes_a_grant_and_a_bad_record_takes_no_hash() {
 fn imported(octets: &[u8]) -> Account {
     let key = BcryptKey::of_octets(octets).unwrap();
     let hash = hashing::hash_all(&[key], cost(4)).unwrap().remove(0);
-    Account { hash: Ok(hash), ..roy("replaced") }
+    Account { hash: Ok(hash.into()), ..roy("replaced") }
 }
 
 /// H-08: imported hashes cover the octets as they were typed.
@@ -474,7 +475,7 @@ fn attempts_of_equal_cost_share_a_batch() {
     let store = MockStore::default();
     for (user, cost_of_hash) in [("ann", 5), ("bob", 4), ("cid", 5)] {
         let hash = hashing::hash(&Password::parse("right").unwrap(), cost(cost_of_hash)).unwrap();
-        store.put(Account { hash: Ok(hash), ..account(user) });
+        store.put(Account { hash: Ok(hash.into()), ..account(user) });
     }
     let mut verifier = Verifier::new(Box::new(store), &config()).unwrap();
     thread_local! { static BATCHES: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) } }
@@ -600,5 +601,160 @@ fn rehashed_password_stays_in_the_cache() {
     assert_eq!(store.find(&name()).unwrap().unwrap().hash.cost(), cost(5));
     assert_eq!(decide(&authenticator, "right"), granted());
     assert_eq!(authenticator.counters().hashes, 2);
+    assert_eq!(count(&authenticator, "cached"), 1);
+}
+
+/// Returns the user roy with an imported hash.
+fn wrapped(legacy: &str) -> Account {
+    let legacy = LegacyHash::parse(legacy).unwrap();
+    let key = BcryptKey::of_legacy(&legacy);
+    let bcrypt = hashing::hash_all(&[key], cost(4)).unwrap().remove(0);
+    let imported = Timestamp::from_seconds(0).unwrap();
+    let wrapped = Some(WrappedHash { params: legacy.params().clone(), imported });
+    Account { hash: Ok(StoredHash { bcrypt, wrapped }), ..account("roy") }
+}
+
+/// `open-sesame` by `openssl passwd`, Apache's `htpasswd`, Python's hashlib and Perl's `crypt`.
+const SESAME: [&str; 6] = [
+    "$apr1$r31.....$Hm1OIgTN82PzLwE0zV.OK/",
+    "$1$28772684$UKwa6G6ujOWr8LWclVweg1",
+    "{SHA}piGucRdTwGb7+i3S1svNik60+fw=",
+    "{SSHA}O+Oyukq0vnKtJlV8v2y8+/B3PldwZXBwZXIxMg==",
+    "$5$saltstring$YMEFb732kZl0jCjPG5sl3fA/cc3yVEA9XjUgdVtTwUD",
+    "$6$rounds=1000$saltstring$bXtjwWGhHv00QEFtV7pSDYAHSjHeOb4PkJhpsO558p6O6nPDZLduVOXR4RlGN3qwtFdC19Ci02mCKp4sXlq9b0",
+];
+
+fn hash_in(store: &MockStore) -> StoredHash {
+    store.find(&name()).unwrap().unwrap().hash
+}
+
+/// An authenticator with one worker, which replaces a hash before it takes the next attempt.
+fn with_one_worker(store: &MockStore, config: AuthConfig) -> Authenticator {
+    let config = AuthConfig { workers: NonZeroUsize::MIN, ..config };
+    Authenticator::new(Box::new(store.clone()), &config).unwrap()
+}
+
+/// H-01, H-04
+#[test]
+fn imported_hash_is_replaced_at_the_first_login() {
+    for legacy in SESAME {
+        let store = MockStore::default();
+        let roy = wrapped(legacy);
+        store.put(roy.clone());
+        let authenticator = with_one_worker(&store, AuthConfig { cost: cost(5), ..config() });
+        assert_eq!(decide(&authenticator, "wrong"), Decision::Denied);
+        assert_eq!(hash_in(&store), roy.hash.clone().unwrap(), "{legacy}");
+        assert_eq!(decide(&authenticator, "open-sesame"), granted(), "{legacy}");
+        assert_eq!(decide(&authenticator, "wrong again"), Decision::Denied);
+        let mut accounts = all(&store);
+        let now = accounts.remove(0);
+        let hash = now.hash.clone().unwrap();
+        assert_eq!((hash.wrapped.is_none(), hash.cost()), (true, cost(5)));
+        assert!(hashing::is_hash_of(&hash, "open-sesame"));
+        assert_eq!(Account { hash: roy.hash.clone(), ..now }, roy, "everything else is unchanged");
+        assert_eq!(decide(&authenticator, "open-sesame"), granted());
+        assert_eq!(authenticator.counters().hashes, 3, "it is in the cache");
+    }
+}
+
+#[test]
+fn imported_hash_is_kept_without_upgrades() {
+    let store = MockStore::default();
+    store.put(wrapped(SESAME[0]));
+    let authenticator = with_one_worker(&store, AuthConfig { upgrade: false, ..config() });
+    let before = hash_in(&store);
+    assert_eq!(decide(&authenticator, "open-sesame"), granted());
+    assert_eq!(decide(&authenticator, "wrong"), Decision::Denied);
+    assert_eq!(hash_in(&store), before);
+    assert_eq!(decide(&authenticator, "open-sesame"), granted());
+    assert_eq!(count(&authenticator, "cached"), 1);
+}
+
+/// H-04: also while the replacement is computed.
+#[test]
+fn imported_hash_that_was_changed_meanwhile_is_not_replaced() {
+    for change in [roy("another"), wrapped(SESAME[1]), locked(wrapped(SESAME[0]))] {
+        let mock: Arc<Mutex<Option<MockStore>>> = Arc::default();
+        let (of_hook, account) = (Arc::clone(&mock), change.clone());
+        let store = MockStore::with_hook(move |call| {
+            // The only transaction is that of the upgrade.
+            if call == Call::Begin {
+                of_hook.lock().unwrap().as_ref().unwrap().put(account.clone());
+            }
+            Ok(())
+        });
+        *mock.lock().unwrap() = Some(store.clone());
+        store.put(wrapped(SESAME[0]));
+        let authenticator = with_one_worker(&store, config());
+        assert_eq!(decide(&authenticator, "open-sesame"), granted());
+        assert_eq!(decide(&authenticator, "wrong"), Decision::Denied);
+        assert_eq!(all(&store), [change]);
+    }
+}
+
+/// H-03
+#[test]
+fn digest_of_an_old_file_is_no_password() {
+    let legacy = LegacyHash::parse(SESAME[0]).unwrap();
+    let key = BcryptKey::of_legacy(&legacy);
+    let (mark, base64) = key.octets().split_at(1);
+    assert_eq!((mark, base64.len()), (&b"\x01"[..], 44));
+    let of_file = legacy.canonical_text();
+    let presented = [key.octets(), base64, of_file.as_bytes(), &of_file.as_bytes()[6..]];
+    let user = wrapped(SESAME[0]);
+    let hash = user.hash.clone().unwrap();
+    let cleared = Account { hash: Ok(StoredHash { wrapped: None, ..hash }), ..user.clone() };
+    for user in [user, cleared.clone()] {
+        let store = MockStore::default();
+        store.put(user);
+        let authenticator = on(&store);
+        for octets in presented {
+            assert_eq!(decide_on(&authenticator, &encode(octets)), Decision::Denied);
+        }
+    }
+    let store = MockStore::default();
+    store.put(cleared);
+    assert_eq!(decide(&on(&store), "open-sesame"), Decision::Denied);
+}
+
+/// H-07
+#[test]
+fn long_password_of_an_imported_hash_keeps_working() {
+    for length in [73, 100, 1024] {
+        let long = "p".repeat(length);
+        let params = LegacyHash::parse(SESAME[0]).unwrap().params().clone();
+        let store = MockStore::default();
+        store.put(wrapped(&hashing::legacy_text(&params, long.as_bytes())));
+        let before = hash_in(&store);
+        let authenticator = with_one_worker(&store, config());
+        assert_eq!(decide(&authenticator, &long[..72]), Decision::Denied);
+        assert_eq!(decide(&authenticator, &long), granted(), "{length}");
+        assert_eq!(decide(&authenticator, "wrong"), Decision::Denied);
+        assert_eq!(hash_in(&store), before);
+        assert_eq!(decide(&authenticator, &long), granted());
+        assert_eq!(authenticator.counters().hashes, 3);
+    }
+}
+
+/// H-01: the login succeeds, and so do the next ones.
+#[test]
+fn store_that_cannot_be_written_to_grants_all_the_same() {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&begun);
+    let store = MockStore::with_hook(move |call| match call {
+        Call::Begin => {
+            counter.fetch_add(1, Ordering::SeqCst);
+            Err(StoreError::failed("attempt to write a readonly database"))
+        }
+        _ => Ok(()),
+    });
+    store.put(wrapped(SESAME[0]));
+    let before = hash_in(&store);
+    let authenticator = with_one_worker(&store, config());
+    for _ in 0..2 {
+        assert_eq!(decide(&authenticator, "open-sesame"), granted());
+        assert_eq!(decide(&authenticator, "wrong"), Decision::Denied);
+    }
+    assert_eq!((hash_in(&store), begun.load(Ordering::SeqCst)), (before, 1));
     assert_eq!(count(&authenticator, "cached"), 1);
 }

@@ -143,7 +143,7 @@ impl Apply {
                 warnings.add(&entry.name, policy.judge(&password, Some(&entry.name))?);
                 Ok(DesiredPassword::Password(password))
             }
-            EntryPassword::Hash(hash) => Ok(DesiredPassword::Hash(hash.clone())),
+            EntryPassword::Hash(hash) => Ok(DesiredPassword::Hash(hash.clone().into())),
             EntryPassword::Generate => generate().map(DesiredPassword::Initial),
         }
     }

@@ -8,7 +8,7 @@ use crate::cli::exit::{Exit, Failure, print_list, say};
 use crate::cli::report::json;
 use crate::config::{CostSetting, JsonSetting, QuietSetting};
 use crate::domain::UserName;
-use crate::store::{self, Location, Problem};
+use crate::store::{self, Findings, Location, NotUpgraded, Problem};
 
 /// Check the database for problems and suggest fixes; exits with 0 if none were found, 1 otherwise
 #[derive(Args, Debug)]
@@ -38,10 +38,15 @@ impl Check {
     }
 
     pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
-        let problems = store::check(location, self.minimum.cost()?)?;
+        let Findings { problems, not_upgraded } = store::check(location, self.minimum.cost()?)?;
         for problem in &problems {
             // A reader may leave after the first problem, and then there is one.
             self.show(problem, location).map_err(|e| e.exiting(Exit::Failed))?;
+        }
+        let NotUpgraded { users, since } = not_upgraded;
+        if let (true, Some(since)) = (self.json.json, since) {
+            let object = NotUpgradedJson { not_upgraded: users, since: since.to_string() };
+            print_list(&json(&object)?)?;
         }
         let number = match problems.len() {
             0 if self.quiet.quiet => return Ok(()),
@@ -50,6 +55,9 @@ impl Check {
             n => format!("{n} problems"),
         };
         say(&format!("resttool: found {number} in {location}"));
+        if let Some(note) = describe(not_upgraded) {
+            say(&format!("resttool: {note}"));
+        }
         if problems.is_empty() { Ok(()) } else { Err(Failure::reported(Exit::Failed)) }
     }
 
@@ -70,6 +78,25 @@ impl Check {
             None => Ok(()),
         }
     }
+}
+
+/// Describes users with imported hashes, which is no problem: the hashes are as slow to guess against
+/// as any.
+fn describe(NotUpgraded { users, since }: NotUpgraded) -> Option<String> {
+    let since = since?;
+    let users = match users {
+        1 => "1 user has".to_owned(),
+        n => format!("{n} users have"),
+    };
+    Some(format!(
+        "{users} an imported hash that no login has replaced yet, the first since {since}; 'resttool userlist --scheme legacy' lists them"
+    ))
+}
+
+#[derive(Serialize)]
+struct NotUpgradedJson {
+    not_upgraded: u64,
+    since: String,
 }
 
 #[derive(Serialize)]

@@ -43,7 +43,7 @@ impl Export {
     pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
         let now = SystemTime::now();
         let store = store::open(location)?;
-        let mut skipped = 0;
+        let (mut skipped, mut wrapped) = (0, 0);
         let line = |user: &Account| {
             let unusable = |why| StoreError::BadRecord { user: user.name.clone(), why };
             match self.format {
@@ -54,7 +54,11 @@ impl Export {
                 }
                 UserFormat::Htpasswd => {
                     let hash = user.hash.as_ref().map_err(|why| unusable(*why))?;
-                    htpasswd::line(&user.name, hash).map(Some).ok_or_else(|| {
+                    if hash.wrapped.is_some() {
+                        wrapped += 1;
+                        return Ok(None);
+                    }
+                    htpasswd::line(&user.name, &hash.bcrypt).map(Some).ok_or_else(|| {
                         let why = "a line that begins with # is a comment";
                         Failure::new(Exit::Failed, format_args!("user {}: {why}", user.name))
                     })
@@ -76,6 +80,15 @@ impl Export {
         if skipped > 0 {
             say(&format!(
                 "resttool: warning: skipped {skipped} locked or expired users, which the htpasswd format cannot represent"
+            ));
+        }
+        if wrapped > 0 {
+            let users = match wrapped {
+                1 => "1 user".to_owned(),
+                n => format!("{n} users"),
+            };
+            say(&format!(
+                "resttool: warning: skipped {users} with an imported hash that no login has replaced yet; --format jsonl keeps them"
             ));
         }
         if !self.quiet.quiet && !to_stdout {

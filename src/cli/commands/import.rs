@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 
 use crate::admin::{
     DesiredPassword, DesiredUser, DesiredUsers, GroupsEdit, IfExists, IfMissing, ReconcileError,
@@ -15,11 +15,12 @@ use crate::cli::many::{line_of, reconcile_many};
 use crate::cli::options::UserFormat;
 use crate::cli::output::Inputs;
 use crate::cli::report::Report;
-use crate::config::OutputSettings;
-use crate::domain::{Account, Cost};
+use crate::config::{CostSetting, OutputSettings};
+use crate::domain::{Cost, LegacyParams, UserName};
+use crate::formats::ImportedHash;
 use crate::formats::htpasswd::{self, HtpasswdError};
-use crate::formats::jsonl::{self, JsonlError};
-use crate::hashing::needs_rehash;
+use crate::formats::jsonl::{self, ImportedUser, JsonlError};
+use crate::hashing::{max_rounds, needs_rehash};
 use crate::store::{self, Location};
 use crate::text::printable;
 use crate::time::Timestamp;
@@ -27,11 +28,16 @@ use crate::time::Timestamp;
 /// Import users with their hashes from a file, in one transaction
 #[derive(Args, Debug)]
 #[command(
-    after_long_help = "htpasswd cuts passwords off after 72 bytes, and resttool refuses longer ones. Users with such a
+    after_long_help = "Hashes of old schemes ($apr1$, $1$, $5$, $6$, {SHA}, {SSHA}) and passwords in the clear ({PLAIN})
+are hashed with bcrypt, one after the other on each core. The users keep their passwords, and the
+first login of each replaces the hash by one of bcrypt alone.
+
+htpasswd cuts passwords off after 72 bytes before it hashes them with bcrypt. Users with such a
 password are imported, but their logins are refused: give them another one with passwd.
 
 Examples:
   resttool import /etc/nginx/htpasswd
+  resttool import /etc/nginx/htpasswd --on-conflict skip --skip-unsupported   without DES crypt
   resttool import users.jsonl --format jsonl --on-conflict replace
   resttool export --database old.db | resttool import - --on-conflict skip"
 )]
@@ -47,6 +53,22 @@ pub(in crate::cli) struct Import {
     /// the last
     #[arg(long, value_name = "ACTION", default_value = "fail")]
     on_conflict: OnConflict,
+
+    /// Skip users with a hash of an unsupported scheme, and name them
+    #[arg(long)]
+    skip_unsupported: bool,
+
+    /// Accept hashes of up to this many rounds, so that the time of a login may tell that a user
+    /// exists [default: 5 * 2^cost]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = value_parser!(u32).range(1000..=i64::from(LegacyParams::MAX_ROUNDS))
+    )]
+    max_rounds: Option<u32>,
+
+    #[command(flatten)]
+    cost: CostSetting,
 
     #[command(flatten)]
     output: OutputSettings,
@@ -77,12 +99,32 @@ impl Import {
             OnConflict::Replace => (IfExists::Replace, Duplicates::KeepLast),
         };
         let input = Input::open(&self.file, "users")?;
-        let users = ImportedUsers::read(input, self.format, duplicates)?;
-        let options = ReconcileOptions::new(IfMissing::Add, existing);
+        let cost = self.cost.cost()?;
+        let parser = Parser {
+            format: self.format,
+            now: Timestamp::now(),
+            skip_unsupported: self.skip_unsupported,
+            cost,
+            max_rounds: self.max_rounds,
+        };
+        let users = ImportedUsers::read(input, parser, duplicates)?;
+        if users.tally.to_hash > 0 {
+            let users = plural(
+                users.tally.to_hash,
+                "1 user has no bcrypt hash",
+                "users have no bcrypt hash",
+            );
+            report.say(&format!("{users}: hashing with bcrypt of cost {}", cost.get()));
+        }
+        let options = ReconcileOptions { cost, ..ReconcileOptions::new(IfMissing::Add, existing) };
         let store = store::open_or_create(location)?;
         let mut changes = report.spool();
         reconcile_many(&*store, &users, &mut changes, &options, "importing", line_of)?;
-        report.publish(changes)
+        report.publish(changes)?;
+        if self.skip_unsupported {
+            report.skipped(users.skipped)?;
+        }
+        Ok(())
     }
 }
 
@@ -92,6 +134,9 @@ struct ImportedUsers {
     input: ReadInput,
     parser: Parser,
     count: usize,
+    tally: Tally,
+    /// The number of lines with an unsupported hash that are skipped.
+    skipped: usize,
     /// The numbers of lines that are left out in favor of another line for the same user, in order.
     left_out: Vec<usize>,
 }
@@ -101,13 +146,20 @@ impl ImportedUsers {
     ///
     /// # Errors
     /// Fails with all bad lines, or with the first duplicate that is refused.
-    fn read(input: Input, format: UserFormat, duplicates: Duplicates) -> Result<Self, Failure> {
-        let parser = Parser { format, now: Timestamp::now() };
-        let (mut index, mut weak) = (LineIndex::default(), 0);
+    fn read(input: Input, parser: Parser, duplicates: Duplicates) -> Result<Self, Failure> {
+        let (mut index, mut tally, mut skipped) = (LineIndex::default(), Tally::default(), 0);
         let input = input.each_line(|number, line| {
-            if let Some(user) = parser.parse(line).map_err(|why| bad_line(number, why))? {
-                index.add(number, &user.name);
-                weak += usize::from(has_weak_hash(&user));
+            match parser.parse(line) {
+                Ok(Some(user)) => {
+                    index.add(number, &user.name);
+                    tally.add(&user);
+                }
+                Ok(None) => {}
+                Err(why) if parser.skips(&why) => {
+                    skipped += 1;
+                    say(&format!("resttool: warning: skipped line {number}: {why}"));
+                }
+                Err(why) => return Err(why.failure(number)),
             }
             Ok(())
         })?;
@@ -116,16 +168,39 @@ impl ImportedUsers {
             Ok(left_out) => left_out,
             Err(second) => return Err(parser.duplicate(&input, &second)?),
         };
-        let users = Self { input, parser, count: lines - left_out.len(), left_out };
-        if weak > 0 && !users.left_out.is_empty() {
-            weak = 0;
+        let count = lines - left_out.len();
+        let mut users = Self { input, parser, count, tally, skipped, left_out };
+        if users.tally != Tally::default() && !users.left_out.is_empty() {
+            let mut tally = Tally::default();
             users.visit(&mut |_, user| {
-                weak += usize::from(has_weak_hash(user));
+                tally.add(user);
                 Ok(())
             })?;
+            users.tally = tally;
         }
-        warn_about_weak_hashes(weak);
+        warn_about_weak_hashes(users.tally.weak);
         Ok(users)
+    }
+}
+
+/// The numbers of users with some kinds of hashes.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct Tally {
+    /// The bcrypt hashes that cost less than advised.
+    weak: usize,
+    /// The passwords and legacy hashes, which have to be hashed.
+    to_hash: usize,
+}
+
+impl Tally {
+    fn add(&mut self, user: &DesiredUser) {
+        match &user.password {
+            DesiredPassword::Hash(hash) => {
+                self.weak += usize::from(needs_rehash(&hash.bcrypt, Cost::ADVISED.get()));
+            }
+            DesiredPassword::Password(_) | DesiredPassword::Legacy(_) => self.to_hash += 1,
+            DesiredPassword::Keep | DesiredPassword::Initial(_) => {}
+        }
     }
 }
 
@@ -143,6 +218,7 @@ impl DesiredUsers for ImportedUsers {
             match self.parser.parse(line) {
                 Ok(Some(user)) => visit(number, &user),
                 Ok(None) => Ok(()),
+                Err(why) if self.parser.skips(&why) => Ok(()),
                 Err(_) => Err(ReconcileError::Desired(has_changed())),
             }
         })
@@ -153,16 +229,44 @@ impl DesiredUsers for ImportedUsers {
 struct Parser {
     format: UserFormat,
     now: Timestamp,
+    skip_unsupported: bool,
+    /// The cost of new hashes.
+    cost: Cost,
+    /// The limit of rounds, if it is not the one of the cost.
+    max_rounds: Option<u32>,
 }
 
 impl Parser {
     /// Returns `None` for a line without a user.
     fn parse(&self, line: &str) -> Result<Option<DesiredUser>, BadLine> {
-        Ok(match self.format {
+        let user = match self.format {
             UserFormat::Htpasswd => htpasswd::parse(line)?
-                .map(|(name, hash)| DesiredUser::new(name, DesiredPassword::Hash(hash))),
-            UserFormat::Jsonl => jsonl::parse(line, self.now)?.and_then(copy_of),
-        })
+                .map(|(name, hash)| DesiredUser::new(name, desired_password(hash))),
+            UserFormat::Jsonl => jsonl::parse(line, self.now)?.map(copy_of),
+        };
+        user.map(|user| self.check_rounds(&user).map(|()| user)).transpose()
+    }
+
+    /// Refuses a hash whose rounds take too long.
+    fn check_rounds(&self, user: &DesiredUser) -> Result<(), BadLine> {
+        let (params, cost) = match &user.password {
+            DesiredPassword::Legacy(hash) => (Some(hash.params()), self.cost),
+            DesiredPassword::Hash(hash) => {
+                (hash.wrapped.as_ref().map(|wrapped| &wrapped.params), hash.cost())
+            }
+            _ => (None, self.cost),
+        };
+        let rounds = params.and_then(LegacyParams::effective_rounds).unwrap_or(0);
+        let most = max_rounds(cost);
+        if rounds > most.max(self.max_rounds.unwrap_or(0)) {
+            return Err(BadLine::Rounds { user: user.name.clone(), rounds, most, cost });
+        }
+        Ok(())
+    }
+
+    /// Returns true if a line is skipped because of this.
+    fn skips(&self, why: &BadLine) -> bool {
+        self.skip_unsupported && why.is_unsupported()
     }
 
     /// Makes the failure of a duplicate, whose name is read again.
@@ -186,41 +290,75 @@ impl Parser {
 
 /// The reason why a line is invalid.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
 enum BadLine {
+    #[error(transparent)]
     Htpasswd(#[from] HtpasswdError),
+    #[error(transparent)]
     Jsonl(#[from] JsonlError),
+    #[error(
+        "the hash of {user} has {rounds} rounds, and {most} take 5 % of the time of bcrypt of cost {}",
+        cost.get()
+    )]
+    Rounds { user: UserName, rounds: u32, most: u32, cost: Cost },
 }
 
-fn has_weak_hash(user: &DesiredUser) -> bool {
-    match &user.password {
-        DesiredPassword::Hash(hash) => needs_rehash(hash, Cost::ADVISED.get()),
-        DesiredPassword::Keep | DesiredPassword::Password(_) | DesiredPassword::Initial(_) => false,
+impl BadLine {
+    fn is_unsupported(&self) -> bool {
+        match self {
+            Self::Htpasswd(HtpasswdError::Hash(_, why)) | Self::Jsonl(JsonlError::Hash(_, why)) => {
+                why.is_unsupported()
+            }
+            _ => false,
+        }
+    }
+
+    fn failure(self, number: usize) -> Failure {
+        let failure = bad_line(number, &self);
+        match self {
+            Self::Rounds { rounds, .. } => failure.hint(format!(
+                "--max-rounds {rounds} accepts them, but the time of a login may tell then that a user exists"
+            )),
+            _ if self.is_unsupported() => failure.hint(
+                "--skip-unsupported imports the other users; add these with useradd and another password",
+            ),
+            _ => failure,
+        }
     }
 }
 
 /// Warns once about hashes that cost less than advised.
 fn warn_about_weak_hashes(count: usize) {
     let minimum = Cost::ADVISED.get();
-    let users = match count {
-        0 => return,
-        1 => "1 user has a hash".to_owned(),
-        n => format!("{n} users have hashes"),
-    };
+    if count == 0 {
+        return;
+    }
+    let users = plural(count, "1 user has a hash", "users have hashes");
     say(&format!(
         "resttool: warning: {users} of a cost below {minimum}; 'resttool serve --rehash' replaces such hashes at the next login"
     ));
 }
 
 /// Desires the whole record.
-fn copy_of(account: Account) -> Option<DesiredUser> {
-    Some(DesiredUser {
-        groups: GroupsEdit::Set(account.groups),
-        locked: Some(account.locked),
-        expires: Some(account.expires),
-        times: Some((account.created, account.changed)),
-        ..DesiredUser::new(account.name, DesiredPassword::Hash(account.hash.ok()?))
-    })
+fn copy_of(user: ImportedUser) -> DesiredUser {
+    DesiredUser {
+        groups: GroupsEdit::Set(user.groups),
+        locked: Some(user.locked),
+        expires: Some(user.expires),
+        times: Some((user.created, user.changed)),
+        ..DesiredUser::new(user.name, desired_password(user.hash))
+    }
+}
+
+fn desired_password(hash: ImportedHash) -> DesiredPassword {
+    match hash {
+        ImportedHash::Stored(hash) => DesiredPassword::Hash(hash),
+        ImportedHash::Legacy(hash) => DesiredPassword::Legacy(hash),
+        ImportedHash::Plain(password) => DesiredPassword::Password(password),
+    }
+}
+
+fn plural(count: usize, one: &str, many: &str) -> String {
+    if count == 1 { one.to_owned() } else { format!("{count} {many}") }
 }
 
 #[cfg(test)]
@@ -237,7 +375,14 @@ mod tests {
 
     fn import(path: &Path, store: &MockStore) -> Result<(), ReconcileError> {
         let input = Input::open(path, "users").unwrap();
-        let users = ImportedUsers::read(input, UserFormat::Htpasswd, Duplicates::Refuse).unwrap();
+        let parser = Parser {
+            format: UserFormat::Htpasswd,
+            now: Timestamp::now(),
+            skip_unsupported: false,
+            cost: Cost::DEFAULT,
+            max_rounds: None,
+        };
+        let users = ImportedUsers::read(input, parser, Duplicates::Refuse).unwrap();
         let options = ReconcileOptions::new(IfMissing::Add, IfExists::Refuse);
         let now = Timestamp::now();
         reconcile_into(store, &users, &mut Vec::new(), &options, now, &|_, _| {})

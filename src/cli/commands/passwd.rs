@@ -56,7 +56,7 @@ impl Passwd {
             return Err(StoreError::NoSuchUser.into());
         }
         let password = match secret {
-            NewSecret::Hash(hash) => DesiredPassword::Hash(hash),
+            NewSecret::Hash(hash) => DesiredPassword::Hash(hash.into()),
             NewSecret::Password(input) => {
                 let password = input.new_password(&policy, Some(&name))?;
                 DesiredPassword::Password(password)

@@ -93,7 +93,7 @@ impl Useradd {
             return Err(StoreError::UserExists.into());
         }
         let password = match secret {
-            NewSecret::Hash(hash) => DesiredPassword::Hash(hash),
+            NewSecret::Hash(hash) => DesiredPassword::Hash(hash.into()),
             NewSecret::Password(_) if exists && existing == IfExists::Skip => DesiredPassword::Keep,
             NewSecret::Password(input) => {
                 let password = input.new_password(&policy, Some(&name))?;

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::time::SystemTime;
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use wildmatch::WildMatch;
 
 use crate::cli::exit::{Failure, cannot_list, print_list};
@@ -13,7 +14,7 @@ use crate::cli::report::{UserJson, json, write_each};
 use crate::cli::table::table;
 use crate::cli::terminal;
 use crate::config::JsonSetting;
-use crate::domain::{Account, GroupName};
+use crate::domain::{Account, GroupName, LegacyScheme, StoredHash};
 use crate::hashing::needs_rehash;
 use crate::store::{self, Location};
 
@@ -25,7 +26,8 @@ use crate::store::{self, Location};
   resttool userlist 'ci-*'
   resttool userlist --group admin --json
   resttool userlist --long
-  resttool userlist --cost-below 12   users with a weak hash")]
+  resttool userlist --cost-below 12   users with a weak hash
+  resttool userlist --scheme legacy   users with an imported hash that no login has replaced yet")]
 pub(in crate::cli) struct Userlist {
     /// List users whose name matches; * stands for any text, ? for any character
     pattern: Option<String>,
@@ -46,7 +48,11 @@ pub(in crate::cli) struct Userlist {
     #[arg(long, value_name = "N")]
     cost_below: Option<u8>,
 
-    /// List cost, creation and change too, and cut nothing
+    /// List users whose hash has this scheme; legacy stands for all but bcrypt
+    #[arg(long, value_name = "SCHEME", value_parser = schemes())]
+    scheme: Option<String>,
+
+    /// List scheme, cost, creation and change too, and cut nothing
     #[arg(long, short)]
     long: bool,
 
@@ -68,7 +74,13 @@ impl Userlist {
                 && (!self.locked || user.locked)
                 && (!self.expired || user.has_expired(now))
                 && self.cost_below.is_none_or(|minimum| {
-                    user.hash.as_ref().is_ok_and(|hash| needs_rehash(hash, minimum))
+                    user.hash.as_ref().is_ok_and(|hash| needs_rehash(&hash.bcrypt, minimum))
+                })
+                && self.scheme.as_ref().is_none_or(|scheme| {
+                    user.hash.as_ref().is_ok_and(|hash| match scheme.as_str() {
+                        LEGACY => hash.wrapped.is_some(),
+                        scheme => hash.scheme() == scheme,
+                    })
                 })
         };
         let store = store::open(location)?;
@@ -97,14 +109,23 @@ impl Userlist {
     }
 }
 
-const HEAD: [&str; 6] = ["NAME", "GROUPS", "STATE", "COST", "CREATED", "CHANGED"];
+/// Stands for all schemes of wrapped hashes.
+const LEGACY: &str = "legacy";
+
+/// Returns the names of all schemes.
+fn schemes() -> PossibleValuesParser {
+    let names = LegacyScheme::ALL.into_iter().map(LegacyScheme::name);
+    PossibleValuesParser::new([StoredHash::BCRYPT, LEGACY].into_iter().chain(names))
+}
+
+const HEAD: [&str; 7] = ["NAME", "GROUPS", "STATE", "SCHEME", "COST", "CREATED", "CHANGED"];
 
 /// Returns the columns of a list that is not long.
-fn short([name, groups, state, ..]: [String; 6]) -> [String; 3] {
+fn short([name, groups, state, ..]: [String; 7]) -> [String; 3] {
     [name, groups, state]
 }
 
-fn row(user: &Account, now: SystemTime) -> [String; 6] {
+fn row(user: &Account, now: SystemTime) -> [String; 7] {
     let groups = if user.groups.is_empty() { "-".to_owned() } else { user.groups.to_string() };
     let state = match (user.locked, user.has_expired(now), user.expires) {
         (true, true, _) => "locked, expired".to_owned(),
@@ -113,10 +134,10 @@ fn row(user: &Account, now: SystemTime) -> [String; 6] {
         (false, false, Some(end)) => format!("until {end}"),
         (false, false, None) => "active".to_owned(),
     };
-    let cost = user
-        .hash
-        .as_ref()
-        .map_or_else(|_| "unusable".to_owned(), |hash| hash.cost().get().to_string());
+    let (scheme, cost) = match &user.hash {
+        Ok(hash) => (hash.scheme().to_owned(), hash.cost().get().to_string()),
+        Err(_) => ("-".to_owned(), "unusable".to_owned()),
+    };
     let (created, changed) = (user.created.to_string(), user.changed.to_string());
-    [user.name.to_string(), groups, state, cost, created, changed]
+    [user.name.to_string(), groups, state, scheme, cost, created, changed]
 }

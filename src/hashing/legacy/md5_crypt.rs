@@ -23,8 +23,8 @@ pub(super) fn digest(password: &[u8], salt: &[u8], ident: &str) -> Zeroizing<[u8
     for chunk in password.chunks(DIGEST) {
         hasher.update(alternate.get(..chunk.len()).unwrap_or_default());
     }
-    // Kamp meant the digest here, but it was overwritten by then: a one is a NUL, and a zero is the
-    // first byte of the password.
+    // The original has cleared its digest by then, so that a one stands for a NUL. A zero stands for
+    // the first byte of the password.
     let mut bits = password.len();
     while bits > 0 {
         hasher.update(if bits & 1 == 1 { &[0] } else { password.get(..1).unwrap_or_default() });

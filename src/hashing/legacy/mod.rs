@@ -27,7 +27,7 @@ const MARK: char = '\u{1}';
 const KEY: usize = 45;
 
 /// The rounds per 2^cost of [`max_rounds`].
-const ROUNDS_PER_STEP: u32 = 4;
+const ROUNDS_PER_STEP: u32 = 5;
 
 /// The order of the bytes in the text of a SHA-256-crypt digest (Drepper, step 22).
 const SHA256_ORDER: [usize; 32] = [
@@ -96,7 +96,7 @@ fn encode<const N: usize>(digest: &[u8; N], order: [usize; N]) -> Zeroizing<Stri
     text
 }
 
-/// Returns what bcrypt hashes in place of the password: 45 bytes, none of them NUL.
+/// Returns the key that bcrypt hashes in place of the password: 45 bytes, none of them NUL.
 ///
 /// It is 0x01 and the base64 of a BLAKE3 digest of the legacy hash. 0x01 stands in no password, so
 /// a key is never accepted as one, even if a record has lost its parameters. An attacker who holds
@@ -119,9 +119,10 @@ pub(crate) fn key_of(hash: &LegacyHash) -> Zeroizing<Vec<u8>> {
     wrapping_key(&hash.canonical_text())
 }
 
-/// Returns the SHA-crypt rounds that take at most 5 % of a bcrypt of this cost: 4 times 2^cost.
+/// Returns the SHA-crypt rounds that take at most 5 % of a bcrypt of this cost: 5 times 2^cost, so
+/// that the default of 5000 rounds is permitted from cost 10 on.
 ///
-/// It is a model, so that a refusal depends on no machine. On an EPYC at 2026-11-26, bcrypt took 55
+/// It is a model, so that a refusal depends on no machine. On an EPYC on 2026-11-26, bcrypt took 55
 /// µs per 2^cost, of which 5 % are 2.8 µs. A round took
 ///
 /// | password | SHA-256-crypt | without SHA-NI | SHA-512-crypt | without AVX2 |
@@ -130,7 +131,18 @@ pub(crate) fn key_of(hash: &LegacyHash) -> Zeroizing<Vec<u8>> {
 /// | 64 bytes | 0.16 µs | 0.75 µs | 0.60 µs | 0.68 µs |
 /// | 1024 bytes | 2.1 µs | 11 µs | 6.3 µs | 7.5 µs |
 ///
-/// Longer passwords than 64 bytes exceed the 5 %.
+/// SHA-512-crypt of passwords over about 55 bytes exceeds the 5 %. See [`is_bounded`].
 pub(crate) fn max_rounds(cost: Cost) -> u32 {
     ROUNDS_PER_STEP << cost.get()
+}
+
+/// Returns true if the digest of a candidate of this length takes at most twice the time that
+/// [`max_rounds`] permits. The time of a longer candidate would tell that there is this user.
+///
+/// A round takes time for each 64 bytes. More rounds than permitted, which an administrator has
+/// accepted, limit only candidates over 128 bytes.
+pub(crate) fn is_bounded(params: &LegacyParams, length: usize, cost: Cost) -> bool {
+    let rounds = u64::from(params.effective_rounds().unwrap_or(0));
+    let blocks = length.div_ceil(64) as u64;
+    rounds * blocks <= 2 * rounds.max(u64::from(max_rounds(cost)))
 }

@@ -103,18 +103,43 @@ fn wrapping_key_is_no_password() {
 #[test]
 fn rounds_of_a_cost_double_with_each_step() {
     let rounds = |cost| max_rounds(Cost::new(cost).unwrap());
-    assert_eq!(rounds(10), 4096);
-    assert_eq!(rounds(12), 16_384);
+    assert_eq!(rounds(9), 2560);
+    assert_eq!(rounds(10), 5120);
+    assert_eq!(rounds(12), 20_480);
     for cost in Cost::MIN..Cost::MAX {
         assert_eq!(rounds(cost + 1), 2 * rounds(cost));
     }
     assert!(rounds(Cost::MAX) < LegacyParams::MAX_ROUNDS);
 }
 
+/// H-12: the longer the candidate, the fewer rounds. A short one is always computed.
+#[test]
+fn long_candidates_are_bounded_by_rounds_and_cost() {
+    let bounded = |rounds, length, cost| {
+        let params = LegacyParams::new(LegacyScheme::Sha512Crypt, "salt", rounds).unwrap();
+        is_bounded(&params, length, Cost::new(cost).unwrap())
+    };
+    for (rounds, longest, cost) in [
+        (None, 8 * 64, 12),
+        (None, 2 * 64, 10),
+        (Some(1000), 1024, 11),
+        (Some(20_480), 128, 12),
+        // Permitted by an administrator.
+        (Some(1_000_000), 128, 12),
+        (None, 128, 4),
+    ] {
+        assert!(bounded(rounds, longest, cost), "{rounds:?} {cost}");
+        let longer = longest + 1;
+        assert!(longer > 1024 || !bounded(rounds, longer, cost), "{rounds:?} {cost}");
+    }
+    let apr1 = LegacyParams::new(LegacyScheme::Apr1, "salt", None).unwrap();
+    assert!(is_bounded(&apr1, 1024, Cost::DEFAULT), "its rounds are few and fixed");
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::test_runner::Config::with_cases(64))]
 
-    /// Whatever is computed is parsed, with its parameters, and belongs to its password.
+    /// A computed hash is accepted, and belongs to its password alone.
     #[test]
     fn computed_hash_is_parsed_with_its_parameters(
         index in 0..LegacyScheme::ALL.len(),

@@ -5,16 +5,16 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rusqlite::{Connection, Row};
+use rusqlite::Connection;
 use rustix::fs::OFlags;
 
 use super::connection::{connect_read_only, store_error};
 use super::schema::{APPLICATION_ID, version};
 use super::{companions, exists, real, rows};
-use crate::domain::Cost;
-use crate::hashing::needs_rehash;
+use crate::domain::{Account, Cost, StoredHash, UserName};
+use crate::hashing::{exceeds_ceiling, needs_rehash};
 use crate::store::access::{file_problems, folder_problems};
-use crate::store::{BUSY_TIMEOUT, FileProblem, Problem, StoreError, cannot};
+use crate::store::{BUSY_TIMEOUT, FileProblem, Findings, Problem, StoreError, cannot};
 use crate::text::printable;
 
 /// Returns the problems of the files of the store, without opening them as a database.
@@ -43,20 +43,20 @@ pub(super) fn orphaned_companion(path: &Path) -> Option<Problem> {
     (!path.exists()).then_some(Problem::OrphanedCompanion(companion))
 }
 
-/// Returns the problems of the content of the database.
-pub(in crate::store) fn check_content(
-    path: &Path,
-    minimum: Cost,
-) -> Result<Vec<Problem>, StoreError> {
+/// Checks the content of the database.
+pub(in crate::store) fn check_content(path: &Path, minimum: Cost) -> Result<Findings, StoreError> {
     let path = real(&std::path::absolute(path).map_err(|e| cannot("find", path, e))?)?;
     let connection = connect_read_only(&path)?;
     let checked = connection
         .busy_timeout(BUSY_TIMEOUT)
         .map_err(|e| store_error(e, &path))
         .and_then(|()| version(&connection, &path))
-        .and_then(|_| integrity(&connection, &path))
-        .and_then(|damage| Ok([damage, records(&connection, &path, minimum)?].concat()));
-    checked.or_else(refusal)
+        .and_then(|schema| {
+            let damage = integrity(&connection, &path)?;
+            let Findings { problems, not_upgraded } = records(&connection, &path, schema, minimum)?;
+            Ok(Findings { problems: [damage, problems].concat(), not_upgraded })
+        });
+    checked.or_else(|e| refusal(e).map(Findings::from))
 }
 
 /// Turns a refusal into a problem.
@@ -127,35 +127,40 @@ fn integrity(connection: &Connection, path: &Path) -> Result<Vec<Problem>, Store
 fn records(
     connection: &Connection,
     path: &Path,
+    schema: u32,
     minimum: Cost,
-) -> Result<Vec<Problem>, StoreError> {
+) -> Result<Findings, StoreError> {
     let failed = |e| store_error(e, path);
-    let sql = "SELECT name, hash, locked, expires, created, changed FROM users ORDER BY name";
-    let mut statement = connection.prepare(sql).map_err(failed)?;
+    let sql = rows::all_accounts_of_schema(schema);
+    let mut statement = connection.prepare(&sql).map_err(failed)?;
     let mut rows = statement.query([]).map_err(failed)?;
-    let mut problems = Vec::new();
+    let mut findings = Findings::default();
     while let Some(row) = rows.next().map_err(failed)? {
-        problems.extend(record(row, minimum));
+        match rows::account(row) {
+            Ok(Account { name: user, hash: Err(why), .. })
+            | Err(StoreError::BadRecord { user, why }) => {
+                findings.problems.push(Problem::BadRecord { user, why });
+            }
+            Ok(Account { name, hash: Ok(hash), .. }) => findings.add(name, &hash, minimum),
+            Err(e) => findings.problems.push(Problem::BadName(e.to_string())),
+        }
     }
-    Ok(problems)
+    Ok(findings)
 }
 
-/// Returns the problem of one user's record.
-fn record(row: &Row<'_>, minimum: Cost) -> Option<Problem> {
-    let user = match rows::user_name(row) {
-        Ok(name) => name,
-        Err(e) => return Some(Problem::BadName(e.to_string())),
-    };
-    let fields = rows::flag(row, 2, "lock").map(|_| ()).and_then(|()| {
-        [(3, "expiry"), (4, "time of creation"), (5, "time of change")]
-            .into_iter()
-            .try_for_each(|(column, field)| rows::timestamp(row, column, field).map(|_| ()))
-    });
-    match (rows::hash(row, 1), fields) {
-        (_, Err(why)) | (Err(why), Ok(())) => Some(Problem::BadRecord { user, why }),
-        (Ok(hash), Ok(())) if needs_rehash(&hash, minimum.get()) => {
-            Some(Problem::WeakHash { user, cost: hash.cost(), minimum })
+impl Findings {
+    /// Adds what there is to say about the hash of a user.
+    fn add(&mut self, user: UserName, hash: &StoredHash, minimum: Cost) {
+        if let Some(wrapped) = &hash.wrapped {
+            self.not_upgraded.users += 1;
+            let first = self.not_upgraded.since.get_or_insert(wrapped.imported);
+            *first = wrapped.imported.min(*first);
+            if let Some(rounds) = exceeds_ceiling(hash) {
+                self.problems.push(Problem::TooManyRounds { user: user.clone(), rounds });
+            }
         }
-        (Ok(_), Ok(())) => None,
+        if needs_rehash(&hash.bcrypt, minimum.get()) {
+            self.problems.push(Problem::WeakHash { user, cost: hash.cost(), minimum });
+        }
     }
 }

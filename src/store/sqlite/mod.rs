@@ -29,7 +29,7 @@ use rusqlite::{OptionalExtension, Row};
 use super::lease::Lease;
 use super::owned::{Begin, OwnableStore};
 use super::{Revision, StoreError, Transaction, UserReader, UserStore, Visibility, cannot};
-use crate::domain::{Account, BadRecord, Groups, PasswordHash, User, UserName};
+use crate::domain::{Account, BadRecord, Groups, StoredHash, User, UserName};
 use crate::fs::{FileVersion, beside};
 pub(super) use check::{check_content, check_files, refuse_unsafe};
 use connection::store_error;
@@ -141,7 +141,8 @@ impl UserReader for SqliteStore {
 
     fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
         self.query_user(name, rows::ONE_USER_WITH_GROUPS, |row| {
-            Ok((rows::user(row)?, Arc::new(rows::groups(row, 3)?)))
+            let groups = rows::groups(row, rows::GROUPS_OF_USER)?;
+            Ok((rows::user(row)?, Arc::new(groups)))
         })
     }
 
@@ -161,8 +162,8 @@ impl UserReader for SqliteStore {
     fn replace_hash(
         &self,
         name: &UserName,
-        old: &PasswordHash,
-        new: PasswordHash,
+        old: &StoredHash,
+        new: StoredHash,
     ) -> Result<bool, StoreError> {
         super::replace_hash(self, name, old, new)
     }

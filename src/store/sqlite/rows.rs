@@ -4,7 +4,10 @@
 use rusqlite::Row;
 use rusqlite::types::ValueRef;
 
-use crate::domain::{Account, BadRecord, GroupName, Groups, PasswordHash, User, UserName};
+use crate::domain::{
+    Account, BadRecord, CredentialVersion, GroupName, Groups, LegacyParams, LegacyScheme,
+    PasswordHash, StoredHash, User, UserName, WrappedHash,
+};
 use crate::store::StoreError;
 use crate::text::printable;
 use crate::time::Timestamp;
@@ -16,29 +19,59 @@ macro_rules! groups {
     };
 }
 
+/// The columns of a [`User`].
+macro_rules! user_columns {
+    () => {
+        "hash, scheme, salt, rounds, imported, locked, expires"
+    };
+}
+
 /// The columns of an [`Account`].
 macro_rules! account_columns {
     () => {
-        concat!("SELECT name, hash, locked, expires, created, changed, ", groups!(), " FROM users")
+        concat!(
+            "SELECT ",
+            user_columns!(),
+            ", name, credential_version, created, changed, ",
+            groups!(),
+            " FROM users"
+        )
     };
 }
 
 /// The columns that [`user`] reads.
-pub(super) const ONE_USER: &str = "SELECT hash, locked, expires FROM users WHERE name = ?1";
+pub(super) const ONE_USER: &str =
+    concat!("SELECT ", user_columns!(), " FROM users WHERE name = ?1");
 /// The columns that [`user`] reads, and the groups.
 pub(super) const ONE_USER_WITH_GROUPS: &str =
-    concat!("SELECT hash, locked, expires, ", groups!(), " FROM users WHERE name = ?1");
+    concat!("SELECT ", user_columns!(), ", ", groups!(), " FROM users WHERE name = ?1");
+/// The column of the groups in [`ONE_USER_WITH_GROUPS`].
+pub(super) const GROUPS_OF_USER: usize = 7;
 /// The columns that [`account`] reads, for all users in order.
 pub(super) const ALL_ACCOUNTS: &str = concat!(account_columns!(), " ORDER BY name");
+/// Returns a query of the columns that [`account`] reads, for all users in order, of an older schema
+/// too.
+pub(super) fn all_accounts_of_schema(version: u32) -> String {
+    let (scheme, credentials) = match version {
+        ..3 => ("NULL, NULL, NULL, NULL", "0"),
+        _ => ("scheme, salt, rounds, imported", "credential_version"),
+    };
+    let groups = if version < 2 { "NULL" } else { groups!() };
+    format!(
+        "SELECT hash, {scheme}, locked, expires, name, {credentials}, created, changed, {groups}
+         FROM users ORDER BY name"
+    )
+}
+
 /// The columns that [`account`] reads, for one user.
 pub(super) const ONE_ACCOUNT: &str = concat!(account_columns!(), " WHERE name = ?1");
 
-/// Reads the columns hash, locked and expires.
+/// Reads the columns of a [`User`].
 pub(super) fn user(row: &Row<'_>) -> Result<User, BadRecord> {
     Ok(User {
-        hash: hash(row, 0)?,
-        locked: flag(row, 1, "lock")?,
-        expires: timestamp(row, 2, "expiry")?,
+        hash: hash(row)?,
+        locked: flag(row, 5, "lock")?,
+        expires: timestamp(row, 6, "expiry")?,
     })
 }
 
@@ -49,19 +82,21 @@ pub(super) fn account(row: &Row<'_>) -> Result<Account, StoreError> {
     let rest = || {
         Ok(Account {
             name: name.clone(),
-            hash: hash(row, 1),
-            locked: flag(row, 2, "lock")?,
-            expires: timestamp(row, 3, "expiry")?,
-            created: time(4, "time of creation")?,
-            changed: time(5, "time of change")?,
-            groups: groups(row, 6)?,
+            hash: hash(row),
+            credential_version: version(row, 8)?,
+            locked: flag(row, 5, "lock")?,
+            expires: timestamp(row, 6, "expiry")?,
+            created: time(9, "time of creation")?,
+            changed: time(10, "time of change")?,
+            groups: groups(row, 11)?,
         })
     };
     rest().map_err(|why| StoreError::BadRecord { user: name.clone(), why })
 }
 
+/// Reads the column `name`.
 pub(super) fn user_name(row: &Row<'_>) -> Result<UserName, StoreError> {
-    let text = match row.get_ref(0) {
+    let text = match row.get_ref("name") {
         Ok(ValueRef::Text(text)) => String::from_utf8_lossy(text),
         _ => "".into(),
     };
@@ -72,23 +107,55 @@ pub(super) fn user_name(row: &Row<'_>) -> Result<UserName, StoreError> {
     })
 }
 
-pub(super) fn hash(row: &Row<'_>, column: usize) -> Result<PasswordHash, BadRecord> {
-    match row.get_ref(column) {
+/// Reads the columns hash, scheme, salt, rounds and imported, the first of a row.
+fn hash(row: &Row<'_>) -> Result<StoredHash, BadRecord> {
+    let bcrypt = match row.get_ref(0) {
         Ok(ValueRef::Text(text)) => {
-            PasswordHash::parse(&String::from_utf8_lossy(text)).map_err(BadRecord::Hash)
+            PasswordHash::parse(&String::from_utf8_lossy(text)).map_err(BadRecord::Hash)?
         }
-        _ => Err(BadRecord::Field("hash")),
+        _ => return Err(BadRecord::Field("hash")),
+    };
+    let wrapped = match row.get_ref(1) {
+        Ok(ValueRef::Null) => None,
+        _ => Some(wrapped_hash(row)?),
+    };
+    Ok(StoredHash { bcrypt, wrapped })
+}
+
+fn wrapped_hash(row: &Row<'_>) -> Result<WrappedHash, BadRecord> {
+    let text = |column, field| match row.get_ref(column) {
+        Ok(ValueRef::Text(text)) => std::str::from_utf8(text).map_err(|_| BadRecord::Field(field)),
+        _ => Err(BadRecord::Field(field)),
+    };
+    let scheme = LegacyScheme::from_name(text(1, "scheme")?).ok_or(BadRecord::Field("scheme"))?;
+    let rounds = match row.get_ref(3) {
+        Ok(ValueRef::Null) => None,
+        Ok(ValueRef::Integer(rounds)) => {
+            Some(u32::try_from(rounds).map_err(|_| BadRecord::Field("rounds"))?)
+        }
+        _ => return Err(BadRecord::Field("rounds")),
+    };
+    let params = LegacyParams::new(scheme, text(2, "salt")?, rounds)
+        .map_err(|_| BadRecord::Field("scheme"))?;
+    let imported = timestamp(row, 4, "time of import")?;
+    Ok(WrappedHash { params, imported: imported.ok_or(BadRecord::Field("time of import"))? })
+}
+
+fn version(row: &Row<'_>, column: usize) -> Result<CredentialVersion, BadRecord> {
+    match row.get_ref(column) {
+        Ok(ValueRef::Integer(number)) => Ok(CredentialVersion::from_number(number)),
+        _ => Err(BadRecord::Field("version of the password")),
     }
 }
 
-pub(super) fn flag(row: &Row<'_>, column: usize, field: &'static str) -> Result<bool, BadRecord> {
+fn flag(row: &Row<'_>, column: usize, field: &'static str) -> Result<bool, BadRecord> {
     match row.get_ref(column) {
         Ok(ValueRef::Integer(flag)) => Ok(flag != 0),
         _ => Err(BadRecord::Field(field)),
     }
 }
 
-pub(super) fn timestamp(
+fn timestamp(
     row: &Row<'_>,
     column: usize,
     field: &'static str,

@@ -11,9 +11,10 @@ use crate::store::{Problem, StoreError};
 pub(super) const APPLICATION_ID: i32 = i32::from_be_bytes(*b"rest");
 
 /// The steps from an empty file to the current schema. `user_version` counts those that were made.
-const MIGRATIONS: [&str; 2] = [
+pub(super) const MIGRATIONS: [&str; 3] = [
     include_str!("../../../migrations/sqlite/0001_users.sql"),
     include_str!("../../../migrations/sqlite/0002_groups.sql"),
+    include_str!("../../../migrations/sqlite/0003_schemes.sql"),
 ];
 
 /// The version of the current schema.

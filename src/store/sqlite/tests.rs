@@ -11,11 +11,14 @@ use rusqlite::Connection;
 
 use super::connection::connect;
 use super::create::create_folder;
-use super::schema::migrate;
+use super::schema::{APPLICATION_ID, MIGRATIONS, migrate};
 use super::*;
-use crate::domain::HashError;
-use crate::store::contract::{Backend, account, add, contract, groups, hash, name, remove};
-use crate::store::{FileProblem, FileProblemKind, Problem, all};
+use crate::domain::{Cost, HashError, LegacyScheme, PasswordHash};
+use crate::store::contract::{
+    Backend, account, add, contract, groups, hash, name, put, remove, wrapped_hash,
+};
+use crate::store::{FileProblem, FileProblemKind, Findings, Problem, all};
+use crate::time::Timestamp;
 
 contract!(TempStore);
 
@@ -87,20 +90,67 @@ fn unusable_hash_is_left_as_it_is() {
     assert_eq!(kept.unwrap(), "x");
 }
 
-/// A store from before there were groups.
+/// S-09: stores from before there were groups, and from before there were schemes.
 #[test]
-fn first_schema_is_migrated_to_the_current_one() {
+fn older_schema_is_checked_as_it_is_and_migrated() {
+    for version in 1..MIGRATIONS.len() {
+        let place = TempStore::new();
+        place.put(b"");
+        place.sql(&MIGRATIONS[..version].concat());
+        place.sql(&format!(
+            "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version};
+             INSERT INTO users (name, hash, created, changed) VALUES ('roy', '{}', 1, 2)",
+            hash().bcrypt.as_str()
+        ));
+        let before = fs::read(place.path()).unwrap();
+        assert_eq!(check_content(&place.path(), Cost::DEFAULT).unwrap(), Findings::default());
+        assert_eq!(fs::read(place.path()).unwrap(), before);
+        let store = place.open();
+        let time = |seconds| Timestamp::from_seconds(seconds).unwrap();
+        let mut roy = Account { created: time(1), changed: time(2), ..account("roy") };
+        assert_eq!(all(&store), [roy.clone()], "{version}");
+        roy.groups = groups(&["staff"]);
+        roy.hash = Ok(wrapped_hash(LegacyScheme::Ssha, "c2FsdA==", None));
+        let mut changes = store.begin().unwrap();
+        changes.put(&roy).unwrap();
+        changes.commit().wait().unwrap();
+        assert_eq!(all(&place.open()), [roy]);
+    }
+}
+
+/// H-06: parameters that no import has written are a bad record, and nothing is computed.
+#[test]
+fn invalid_parameters_of_a_wrapped_hash_are_a_bad_record() {
     let place = TempStore::new();
-    drop(place.open());
-    place.sql("DROP TABLE memberships; PRAGMA user_version = 1");
-    place.sql(&format!("INSERT INTO users (name, hash) VALUES ('roy', '{}')", hash().as_str()));
     let store = place.open();
-    let mut roy = all(&store).remove(0);
-    roy.groups = groups(&["staff"]);
-    let mut changes = store.begin().unwrap();
-    changes.put(&roy).unwrap();
-    changes.commit().wait().unwrap();
-    assert_eq!(all(&place.open()), [roy]);
+    let roy = Account {
+        hash: Ok(wrapped_hash(LegacyScheme::Sha512Crypt, "salt", None)),
+        ..account("roy")
+    };
+    put(&store, &roy).unwrap();
+    for (sql, field) in [
+        ("scheme = 'sha3'", "scheme"),
+        ("scheme = 7", "scheme"),
+        ("salt = NULL", "salt"),
+        ("salt = 'a$b'", "scheme"),
+        ("rounds = 1000000000", "scheme"),
+        ("rounds = 1000001", "scheme"),
+        ("rounds = -1", "rounds"),
+        ("imported = NULL", "time of import"),
+    ] {
+        place.sql(&format!("UPDATE users SET {sql}"));
+        match store.find(&name("roy")) {
+            Err(StoreError::BadRecord { why: BadRecord::Field(seen), .. }) => {
+                assert_eq!(seen, field)
+            }
+            other => panic!("{sql}: {other:?}"),
+        }
+        put(&store, &roy).unwrap();
+    }
+    // Without the scheme, the other columns are unused.
+    place.sql("UPDATE users SET scheme = NULL");
+    let bcrypt = roy.hash.unwrap().bcrypt;
+    assert_eq!(store.find(&name("roy")).unwrap().unwrap().hash, bcrypt.into());
 }
 
 /// S-13: a server keeps the store open, so that closing the connection of a command does not
@@ -115,6 +165,7 @@ fn removed_hash_is_nowhere_in_the_files() {
             "$2y$12${}",
             &(unlike[..21].to_owned() + "." + &unlike[..30] + ".")
         ))
+        .map(StoredHash::from)
     };
     let put = |n: usize, what: char| Account {
         hash: Ok(hash_of(n, what).unwrap()),
@@ -179,9 +230,10 @@ fn unusable_record_is_an_error_for_that_user_alone() {
     // As another program could have left the file, without our constraints.
     place.sql(
         "DROP TABLE users;
-         CREATE TABLE users (name PRIMARY KEY, hash, locked DEFAULT 0, expires, created, changed)",
+         CREATE TABLE users (name PRIMARY KEY, hash, locked DEFAULT 0, expires, created, changed,
+             scheme, salt, rounds, imported, credential_version)",
     );
-    let good = hash().as_str().to_owned();
+    let good = hash().bcrypt.as_str().to_owned();
     let bad = [
         ("NULL".into(), BadRecord::Field("hash")),
         ("7".into(), BadRecord::Field("hash")),
@@ -292,11 +344,11 @@ fn foreign_database_and_newer_schema_are_refused() {
 
     fs::remove_file(place.path()).unwrap();
     drop(place.open());
-    place.sql("PRAGMA user_version = 3");
+    place.sql("PRAGMA user_version = 4");
     let newer = fs::read(place.path()).unwrap();
     let problem = place.refused();
-    assert_eq!(problem, Problem::UnknownSchema { version: 3, known: 2 });
-    let why = "its schema is version 3, and this resttool knows up to 2";
+    assert_eq!(problem, Problem::UnknownSchema { version: 4, known: 3 });
+    let why = "its schema is version 4, and this resttool knows up to 3";
     assert_eq!(problem.to_string(), why);
     assert_eq!(fs::read(place.path()).unwrap(), newer);
 }

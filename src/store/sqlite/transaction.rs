@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::backoff::Backoff;
 use super::connection::{checkpoint, connect, is_busy, store_error};
 use super::rows;
-use crate::domain::{Account, PasswordHash, UserName};
+use crate::domain::{Account, LegacyParams, UserName};
 use crate::store::lease::LEASE;
 use crate::store::{BUSY_TIMEOUT, StoreError, Transaction, Visibility};
 
@@ -29,9 +29,9 @@ struct SqliteTransaction {
 /// Begins a transaction when it is this writer's turn.
 pub(super) fn begin(path: PathBuf) -> Result<Box<dyn Transaction>, StoreError> {
     let connection = connect(&path)?;
-    connection
-        .pragma_update(None, "cache_size", -PAGE_CACHE)
-        .and_then(|()| take_turn(&connection))
+    // The pragma reads the schema, which the transaction does anyway.
+    take_turn(&connection)
+        .and_then(|()| connection.pragma_update(None, "cache_size", -PAGE_CACHE))
         .map_err(|e| store_error(e, &path))?;
     Ok(Box::new(SqliteTransaction { path, connection, removed_hash: false }))
 }
@@ -113,29 +113,49 @@ impl Transaction for SqliteTransaction {
 
     fn put(&mut self, account: &Account) -> Result<(), StoreError> {
         let name = account.name.as_str();
-        let hash = account.hash.as_ref().ok().map(PasswordHash::as_str);
+        let hash = account.hash.as_ref().ok();
+        let bcrypt = hash.map(|hash| hash.bcrypt.as_str());
         // `None` for a new user. For an existing user, true if the hash is replaced.
         let replaces_hash = self
             .connection
             .prepare_cached("SELECT hash IS NOT ?2 AND ?2 IS NOT NULL FROM users WHERE name = ?1")
             .and_then(|mut statement| {
-                statement.query_row((name, hash), |row| row.get::<_, bool>(0)).optional()
+                statement.query_row((name, bcrypt), |row| row.get::<_, bool>(0)).optional()
             })
             .map_err(|e| self.error(e))?;
         let sql = match replaces_hash {
             None => {
-                "INSERT INTO users (name, hash, locked, expires, created, changed)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+                "INSERT INTO users (name, hash, scheme, salt, rounds, imported, credential_version,
+                     locked, expires, created, changed)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+            }
+            Some(_) if hash.is_none() => {
+                "UPDATE users SET credential_version = ?7, locked = ?8, expires = ?9, created = ?10,
+                     changed = ?11
+                 WHERE name = ?1"
             }
             Some(_) => {
-                "UPDATE users SET hash = coalesce(?2, hash), locked = ?3, expires = ?4,
-                     created = ?5, changed = ?6
+                "UPDATE users SET hash = ?2, scheme = ?3, salt = ?4, rounds = ?5, imported = ?6,
+                     credential_version = ?7, locked = ?8, expires = ?9, created = ?10, changed = ?11
                  WHERE name = ?1"
             }
         };
-        let Account { locked, expires, created, changed, .. } = account;
-        let times = (expires.map(rows::seconds), rows::seconds(*created), rows::seconds(*changed));
-        self.write(sql, (name, hash, locked, times.0, times.1, times.2))?;
+        let wrapped = hash.and_then(|hash| hash.wrapped.as_ref());
+        let params = wrapped.map(|wrapped| &wrapped.params);
+        let values = rusqlite::params![
+            name,
+            bcrypt,
+            params.map(|params| params.scheme().name()),
+            params.map(LegacyParams::salt),
+            params.and_then(LegacyParams::rounds),
+            wrapped.map(|wrapped| rows::seconds(wrapped.imported)),
+            account.credential_version.number(),
+            account.locked,
+            account.expires.map(rows::seconds),
+            rows::seconds(account.created),
+            rows::seconds(account.changed),
+        ];
+        self.write(sql, values)?;
         if let Some(replaces_hash) = replaces_hash {
             self.removed_hash |= replaces_hash;
             self.write("DELETE FROM memberships WHERE user = ?1", [name])?;
