@@ -680,20 +680,27 @@ def number(value):
 
 
 def svg(rows):
-    """Requests a second with the right password and with none, on a logarithmic scale."""
+    """Requests a second with the right password and with none, on a logarithmic scale; and wrong passwords a second."""
     left, width, height, top = 120, 720, 56, 58
     end = top + height * len(rows)
+    below, low = end + 90, 32
+    bottom = below + low * len(rows)
     decades = 6
     step = (width - left - 90) / decades
+    most = max(row[6] for row in rows)
 
     def x(value):
         import math
         return left + max(0.0, math.log10(max(value, 1))) * step
 
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{end + 40}" viewBox="0 0 {width} {end + 40}" '
-           'font-family="sans-serif" font-size="12" role="img" aria-labelledby="t">',
-           '<title id="t">Requests a second with the right password and without authentication</title>',
-           f'<rect width="{width}" height="{end + 40}" fill="#ffffff"/>',
+    def bar(end_of_bar, y, colour, text):
+        out.append(f'<rect x="{left}" y="{y}" width="{end_of_bar - left:.1f}" height="18" fill="{colour}"/>')
+        out.append(f'<text x="{end_of_bar + 6:.1f}" y="{y + 13}" fill="#222">{text}</text>')
+
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{bottom + 10}" '
+           f'viewBox="0 0 {width} {bottom + 10}" font-family="sans-serif" font-size="12" role="img" aria-labelledby="t">',
+           '<title id="t">Requests a second with the right password and without authentication, and wrong passwords a second</title>',
+           f'<rect width="{width}" height="{bottom + 10}" fill="#ffffff"/>',
            f'<text x="{left}" y="20" font-size="14" fill="#222">Requests a second, bcrypt cost 12 (logarithmic)</text>',
            f'<rect x="{left}" y="30" width="12" height="12" fill="#1f6f8b"/><text x="{left + 18}" y="41" fill="#222">right password</text>',
            f'<rect x="{left + 130}" y="30" width="12" height="12" fill="#b9c7cf"/><text x="{left + 148}" y="41" fill="#222">no authentication</text>']
@@ -701,12 +708,14 @@ def svg(rows):
         at = left + power * step
         out.append(f'<line x1="{at:.1f}" y1="{top}" x2="{at:.1f}" y2="{end}" stroke="#e3e8eb"/>')
         out.append(f'<text x="{at:.1f}" y="{end + 18}" text-anchor="middle" fill="#555">{10 ** power:,}</text>')
-    for n, (name, right, _, free, *_rest) in enumerate(rows):
-        y = top + n * height
+    out.append(f'<text x="{left}" y="{below - 12}" font-size="14" fill="#222">Wrong passwords a second, bcrypt cost 12</text>')
+    for n, (name, right, _, free, _, _, wrong, *_rest) in enumerate(rows):
+        y, lower = top + n * height, below + n * low
         out.append(f'<text x="{left - 10}" y="{y + 32}" text-anchor="end" fill="#222">{name}</text>')
-        for value, offset, colour in ((right, 8, "#1f6f8b"), (free, 28, "#b9c7cf")):
-            out.append(f'<rect x="{left}" y="{y + offset}" width="{x(value) - left:.1f}" height="18" fill="{colour}"/>')
-            out.append(f'<text x="{x(value) + 6:.1f}" y="{y + offset + 13}" fill="#222">{number(value)}</text>')
+        bar(x(right), y + 8, "#1f6f8b", number(right))
+        bar(x(free), y + 28, "#b9c7cf", number(free))
+        out.append(f'<text x="{left - 10}" y="{lower + 14}" text-anchor="end" fill="#222">{name}</text>')
+        bar(left + wrong / most * (width - left - 90), lower, "#1f6f8b", f"{wrong:.1f}")
     out.append("</svg>")
     return "\n".join(out) + "\n"
 

@@ -45,10 +45,18 @@ def basic(user, password):
 
 # Storm
 
-def add_users(tool, folder, users, cost):
+def add_users(folder, users, cost):
+    """Makes a store for each build, with the same users. The older build may not know the newer schema."""
+    folders = {}
+    for tool in (options.parent, compare.TOOL):
+        folders[tool] = folder / f"store-{len(folders)}"
+        folders[tool].mkdir(mode=0o700)
     lines = "".join(f"user-{n}:open-sesame-{n}\n" for n in range(users))
-    subprocess.run([tool, "chpasswd", "--create", "--cost", str(cost), "--quiet", "--database", folder / "users.db"],
+    first, second = (folder / "users.db" for folder in folders.values())
+    subprocess.run([options.parent, "chpasswd", "--create", "--cost", str(cost), "--quiet", "--database", first],
                    input=lines.encode(), check=True)
+    subprocess.run([options.parent, "backup", "--quiet", second, "--database", first], check=True)
+    return folders
 
 
 def storm(server, users):
@@ -91,12 +99,12 @@ def storm(server, users):
 
 
 def measure_storm(bars, folder, options):
-    add_users(compare.TOOL, folder, options.users, options.cost)
+    folders = add_users(folder, options.users, options.cost)
     ratios, most = [], 0
     for _ in range(options.rounds):
         took = {}
         for tool in (options.parent, compare.TOOL):
-            with start(tool, folder, options.cost) as server:
+            with start(tool, folders[tool], options.cost) as server:
                 took[tool], refused, slowest = storm(server, options.users)
             print(f"{options.users} users are in after {took[tool]:.1f} s, the slowest login took {slowest:.2f} s, "
                   f"at most {refused} refusals of one user: {tool}", flush=True)
@@ -131,8 +139,9 @@ def lone(server, n):
 
 
 def measure_lone(bars, folder):
-    add_users(compare.TOOL, folder, 1, 12)
-    with start(options.parent, folder, 12, *NO_LIMITS) as parent, start(compare.TOOL, folder, 12, *NO_LIMITS) as ours:
+    folders = add_users(folder, 1, 12)
+    with (start(options.parent, folders[options.parent], 12, *NO_LIMITS) as parent,
+          start(compare.TOOL, folders[compare.TOOL], 12, *NO_LIMITS) as ours):
         ratios, times = [], []
         for n in range(PAIRS):
             pair = {}

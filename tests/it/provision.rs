@@ -475,6 +475,7 @@ fn names_are_completed_from_the_store() {
     for verb in ["import", "export", "apply", "hash", "check", "backup", "print", "man"] {
         assert_eq!(complete(&[verb]), verb);
     }
+    assert_eq!(complete(&["comp"]), "completions");
 }
 
 /// W-23
