@@ -84,7 +84,8 @@ fn htpasswd_file_is_imported_with_every_scheme_but_des() {
         assert_eq!(list.stdout.lines().count(), 1, "{option}");
         let verify = "verify eve --password-stdin";
         assert_eq!(resttool(&store, verify, "open:\u{e9}").code, 0, "{option}");
-        assert_eq!(resttool(&store, verify, "open:e\u{301}").code, 3, "{option}");
+        assert_eq!(resttool(&store, verify, "open:e\u{301}").code, 0, "{option}: in NFC");
+        assert_eq!(resttool(&store, verify, "open:e").code, 3, "{option}");
     }
     for (option, scheme) in [("-id", "DES crypt"), ("-ip", "plain text, or one that is not known")]
     {
