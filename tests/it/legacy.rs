@@ -244,7 +244,7 @@ fn no_legacy_hash_is_in_a_file_or_a_log() {
     let reader = home.open();
     reader.is_empty().unwrap();
     done(&home, &format!("import - {COST} --on-conflict replace"), FILE);
-    done(&home, "backup copy.db", "");
+    done(&home, &format!("backup {}", home.folder().join("copy.db").display()), "");
     let lines = done(&home, "export --format jsonl", "");
     let serve =
         format!("serve --port 0 --log-level trace --database {}", home.database().display());
