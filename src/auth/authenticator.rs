@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use super::keyed::Key;
 use super::throttle::{LoginAttempt, Refused, Source};
 use super::verifier::{Attempt, Verifier};
 use super::workers::{NotTaken, WorkerJob, Workers};
-use super::{AccessRequest, AuthConfig, Decision, Grant, Outcome};
+use super::{AccessRequest, AuthConfig, Decision, Grant, HistogramSnapshot, Outcome};
 use crate::domain::{EncodedCredentials, GroupName, UserName};
 use crate::store::UserReader;
 
@@ -106,6 +107,7 @@ impl Authenticator {
         if let Some(grant) = keys.iter().filter(|candidate| **candidate != key).find_map(lookup) {
             return self.conclude(Outcome::Cached(grant), peer, None, access);
         }
+        verifier.cache_misses.fetch_add(1, Ordering::Relaxed);
         let attempt = Attempt { credentials, keys, source, revision };
         // Boxed, since its size would count for every request.
         Box::pin(self.verify(peer, attempt, access)).await
@@ -186,7 +188,8 @@ impl Authenticator {
         let answer = answer.shared();
         let workers = self.workers.threads();
         let limit = self.queue_limit.unwrap_or_else(|| verifier.hashes.in_two_seconds(workers));
-        let submitted = self.workers.submit(limit, QueuedAttempt { attempt, pending, reply });
+        let queued_attempt = QueuedAttempt { attempt, pending, reply, since: Instant::now() };
+        let submitted = self.workers.submit(limit, queued_attempt);
         submitted.map_err(|why| match why {
             NotTaken::Full => Outcome::Overloaded,
             NotTaken::Dead => self.worker_failed(),
@@ -224,12 +227,21 @@ impl Authenticator {
     /// Returns the counters since the start.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        let Verifier { audit, hashes, .. } = &*self.verifier;
+        let Verifier { audit, hashes, cache_misses, .. } = &*self.verifier;
+        let (throttled_sources, throttled_users) =
+            self.verifier.throttle().throttled(Instant::now());
         Counters {
             outcomes: audit.counters(),
             waiting: self.workers.waiting(),
+            workers: self.workers.threads(),
             hashes: hashes.count(),
             hash_time: hashes.total(),
+            hash_seconds: hashes.seconds.snapshot(),
+            queue_wait: hashes.waits.snapshot(),
+            cache_entries: self.verifier.cache().len(),
+            cache_misses: cache_misses.load(Ordering::Relaxed),
+            throttled_sources,
+            throttled_users,
         }
     }
 
@@ -254,6 +266,7 @@ pub(super) struct QueuedAttempt {
     attempt: Attempt,
     pending: PendingAttempt,
     reply: oneshot::Sender<Outcome>,
+    since: Instant,
 }
 
 impl WorkerJob for QueuedAttempt {
@@ -268,6 +281,10 @@ fn verify_queued(verifier: &Verifier, queued: &Mutex<Queued>, mut attempts: Vec<
         let mut queued = lock(queued);
         let keys = attempts.iter().filter_map(|queued| queued.attempt.keys.first());
         keys.for_each(|key| drop(queued.remove(key)));
+    }
+    let now = Instant::now();
+    for queued in &attempts {
+        verifier.hashes.waits.add(now.saturating_duration_since(queued.since), 1);
     }
     // All clients that waited for the others have gone.
     attempts.retain(|queued| !queued.reply.is_closed());
@@ -297,13 +314,33 @@ pub struct Counters {
     outcomes: [u64; Outcome::COUNT],
     /// The attempts that wait for a hash worker now.
     pub waiting: usize,
+    /// The hash workers.
+    pub workers: usize,
     /// Computed hashes.
     pub hashes: u64,
     /// The time of the computed hashes, of all workers together.
     pub hash_time: Duration,
+    /// The time of each hash, as an attempt waited for it.
+    pub hash_seconds: HistogramSnapshot,
+    /// The time that each attempt waited for a hash worker.
+    pub queue_wait: HistogramSnapshot,
+    /// The verified passwords in the cache.
+    pub cache_entries: usize,
+    /// The requests with well-formed credentials that the cache did not have.
+    pub cache_misses: u64,
+    /// The sources whose next attempt is refused because of failures.
+    pub throttled_sources: usize,
+    /// The user names whose next attempt from an unknown source is refused because of failures.
+    pub throttled_users: usize,
 }
 
 impl Counters {
+    /// Returns outcome, reason and number of all requests.
+    pub(crate) fn outcomes(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        let labelled = Outcome::LABELS.iter().zip(self.outcomes);
+        labelled.map(|(label, count)| (label.outcome, label.reason, count))
+    }
+
     /// Returns the number of requests whose outcome has this reason in the audit log, or `None` if
     /// there is no such reason.
     #[must_use]

@@ -73,7 +73,11 @@ impl<K: Copy + Eq + Hash, V, S: BuildHasher + Default> Bounded<K, V, S> {
         self.young.clear();
     }
 
-    #[cfg(test)]
+    /// Returns all values, without counting them as used.
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.young.values().chain(self.old.values())
+    }
+
     pub(super) fn len(&self) -> usize {
         self.young.len() + self.old.len()
     }

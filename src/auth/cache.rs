@@ -65,7 +65,6 @@ impl Cache {
         self.entries.remove(key);
     }
 
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::histogram::Histogram;
 use crate::domain::{Cost, PasswordHash};
 use crate::hashing::{self, BcryptKey, HashingError, LANES};
 
@@ -13,6 +14,10 @@ pub(super) struct HashMeter {
     count: AtomicU64,
     /// Nanoseconds of all hashes.
     total: AtomicU64,
+    /// The time of each hash, as an attempt waits for it.
+    pub(super) seconds: Histogram,
+    /// The time that each attempt waited in the queue.
+    pub(super) waits: Histogram,
     /// The time of a hash while many attempts wait, so that all lanes are in use.
     in_lanes: Average,
     /// The time of a hash that is computed alone.
@@ -30,6 +35,8 @@ impl HashMeter {
             compute: hashing::verify_all,
             count: AtomicU64::new(0),
             total: AtomicU64::new(0),
+            seconds: Histogram::default(),
+            waits: Histogram::default(),
             in_lanes: Average(AtomicU64::new(0)),
             alone: Average(AtomicU64::new(60_000 << cost.get())),
         }
@@ -42,7 +49,9 @@ impl HashMeter {
     ) -> Result<Vec<bool>, HashingError> {
         let start = Instant::now();
         let matches = (self.compute)(pairs);
-        let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let took = start.elapsed();
+        self.seconds.add(took, pairs.len());
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let count = pairs.len() as u64;
         self.count.fetch_add(count, Ordering::Relaxed);
         self.total.fetch_add(took, Ordering::Relaxed);

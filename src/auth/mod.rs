@@ -9,6 +9,7 @@ mod bounded;
 mod cache;
 mod config;
 mod hash_meter;
+mod histogram;
 mod keyed;
 mod outcome;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use std::time::Duration;
 use crate::domain::{GroupName, Groups, UserName};
 pub use authenticator::{Authenticator, Counters, Rejection};
 pub use config::AuthConfig;
+pub use histogram::HistogramSnapshot;
 pub(crate) use outcome::Outcome;
 pub(crate) use throttle::Source;
 pub use throttle::{Limit, LimitError};

@@ -165,6 +165,13 @@ impl Throttle {
         }
     }
 
+    /// Returns the number of sources and of user names whose next attempt is refused because of
+    /// failures. Takes a step for each tracked one.
+    pub(super) fn throttled(&self, now: Instant) -> (usize, usize) {
+        let sources = self.sources.as_ref().map_or(0, |counts| counts.throttled(now));
+        (sources, self.users.as_ref().map_or(0, |counts| counts.throttled(now)))
+    }
+
     /// Remembers that the user has logged in from this source.
     pub(super) fn remember(&mut self, attempt: LoginAttempt) {
         match self.known.get(&attempt.user) {
@@ -214,6 +221,14 @@ struct FailureCount {
 impl<K: Copy + Eq + Hash> FailureCounts<K> {
     fn new(limit: Limit) -> Self {
         Self { limit, counts: Bounded::new(TRACKED) }
+    }
+
+    fn throttled(&self, now: Instant) -> usize {
+        let is_throttled = |count: &&FailureCount| {
+            let owed = count.clear.saturating_duration_since(now);
+            owed.saturating_add(self.limit.each()) > self.limit.period
+        };
+        self.counts.values().filter(is_throttled).count()
     }
 
     fn check(&mut self, key: &K, now: Instant) -> Result<(), Refused> {
@@ -393,6 +408,34 @@ mod tests {
         assert_eq!(bench.throttle.check(of, now), Ok(()));
         bench.end(of, Outcome::Right, now);
         assert_eq!(bench.throttle.check(of, now), Ok(()));
+    }
+
+    /// M-02
+    #[test]
+    fn throttled_sources_and_users_are_counted() {
+        let keyed = Keyed::new().unwrap();
+        let user = |name: &str| keyed.user(&UserName::parse(name).unwrap());
+        let limit = |failures| Limit::new(failures, Duration::from_secs(60));
+        let mut throttle = Throttle::new(limit(2), limit(3));
+        let mut now = Instant::now();
+        let fail = |throttle: &mut Throttle, name: &str, last: u8| {
+            let source = Source::of(IpAddr::from([192, 0, 2, last]));
+            let attempt = LoginAttempt { user: user(name), source };
+            throttle.begin(attempt, now);
+            throttle.end(attempt, true, now);
+        };
+        assert_eq!(throttle.throttled(now), (0, 0));
+        for (name, last, expected) in
+            [("roy", 1, (0, 0)), ("roy", 1, (1, 0)), ("roy", 2, (1, 1)), ("ann", 2, (2, 1))]
+        {
+            fail(&mut throttle, name, last);
+            assert_eq!(throttle.throttled(now), expected, "{name} {last}");
+        }
+        // 20 s forgive one of three, and 30 s one of two failures.
+        now += Duration::from_secs(20);
+        assert_eq!(throttle.throttled(now), (2, 0));
+        now += Duration::from_secs(10);
+        assert_eq!(throttle.throttled(now), (0, 0));
     }
 
     /// B-10

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -41,6 +41,8 @@ pub(super) struct Verifier {
     pub(super) audit: Audit,
     rehash: bool,
     upgrade: bool,
+    /// The requests with well-formed credentials that the cache did not have.
+    pub(super) cache_misses: AtomicU64,
     /// The last replacement of a hash has failed, and the log has said so.
     replacing_fails: AtomicBool,
 }
@@ -57,6 +59,7 @@ impl Verifier {
             audit: Audit::start(config.audit_hits)?,
             rehash: config.rehash,
             upgrade: config.upgrade,
+            cache_misses: AtomicU64::new(0),
             replacing_fails: AtomicBool::new(false),
         })
     }

@@ -24,6 +24,7 @@ const RULES: &[(&str, &[&str], Circumstance)] = &[
     ("serve", &["host", "port", "allow_plaintext"], Beside("unix_socket")),
     ("serve", &["unix_socket_mode"], Without("unix_socket")),
     ("serve", &["allow_plaintext"], Beside("tls_cert")),
+    ("serve", &["allow_remote_ops"], Without("ops_listen")),
     ("serve", &["cache_lifetime"], BesideValue("cache_entries", "0")),
     ("useradd", &["cost", "min_length"], Beside("hash_stdin")),
     ("passwd", &["cost", "min_length"], Beside("hash_stdin")),

@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags, fstat, lstat};
 use rustix::io::Errno;
 
 use super::exit::{Exit, Failure};
-use crate::config::ServeSettings;
+use crate::config::{OpsAddress, ServeSettings};
 use crate::fs::{FileId, folder};
 use crate::http::Socket;
 use crate::text::{printable, shell_word};
@@ -21,38 +21,84 @@ use crate::text::{printable, shell_word};
 /// The address to listen on.
 pub(super) enum ListenAddress {
     Tcp(Vec<SocketAddr>),
-    Unix(PathBuf),
+    Unix { path: PathBuf, mode: u32 },
+}
+
+/// An address of the settings, as errors name it.
+struct Named<'a> {
+    /// The address with its option.
+    text: String,
+    /// The option to change.
+    option: &'a str,
 }
 
 impl ListenAddress {
     /// Resolves the address of the settings.
     pub(super) fn of(args: &ServeSettings) -> Result<Self, Failure> {
         match &args.unix_socket {
-            Some(path) => Ok(Self::Unix(path.clone())),
+            Some(path) => Ok(Self::Unix { path: path.clone(), mode: args.unix_socket_mode }),
             None => addresses(args).map(Self::Tcp),
         }
     }
 
-    /// Starts to listen.
+    /// Resolves the address for operators. Only their own machine reaches it, unless the settings
+    /// permit others.
+    pub(super) fn of_operators(address: &OpsAddress, allow_remote: bool) -> Result<Self, Failure> {
+        let (host, port) = match address {
+            OpsAddress::Unix(path) => return Ok(Self::Unix { path: path.clone(), mode: 0o600 }),
+            OpsAddress::Tcp { host, port } => (host, *port),
+        };
+        let shown = printable(host);
+        let addresses = resolve(host, port, "--ops-listen")?;
+        if !allow_remote && !addresses.iter().all(|address| address.ip().is_loopback()) {
+            let why = format!("--ops-listen {shown} can be reached from other machines");
+            return Err(Failure::new(Exit::Usage, why)
+                .hint("listen on 127.0.0.1 or on unix:PATH, or give --allow-remote-ops"));
+        }
+        Ok(Self::Tcp(addresses))
+    }
+
+    /// Starts to listen for clients.
     pub(super) fn listen(&self, args: &ServeSettings) -> Result<(Socket, Listening), Failure> {
+        let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
+        let host = printable(&args.listen.host);
+        let text = format!("{host} port {}", args.listen.port);
+        self.listen_as(scheme, &Named { text, option: "--port" }, "--unix-socket")
+    }
+
+    /// Starts to listen for operators.
+    pub(super) fn listen_for_operators(&self) -> Result<(Socket, Listening), Failure> {
+        let text = match self {
+            Self::Tcp(addresses) => addresses.first().map_or_else(String::new, ToString::to_string),
+            Self::Unix { path, .. } => printable(&path.to_string_lossy()),
+        };
+        self.listen_as("http", &Named { text, option: "--ops-listen" }, "--ops-listen")
+    }
+
+    fn listen_as(
+        &self,
+        scheme: &str,
+        address: &Named<'_>,
+        socket_option: &str,
+    ) -> Result<(Socket, Listening), Failure> {
         match self {
             Self::Tcp(addresses) => {
-                let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
                 let bound = TcpListener::bind(&addresses[..]);
-                let listener = bound.map_err(|e| cannot_listen(args, &e))?;
+                let listener = bound.map_err(|e| cannot_listen(address, &e))?;
                 let address = listener.local_addr().map_err(|e| Failure::new(Exit::Failed, e))?;
                 Ok((
                     listener.into(),
                     Listening { url: format!("{scheme}://{address}"), socket: None },
                 ))
             }
-            Self::Unix(path) => {
+            Self::Unix { path, mode } => {
                 let shown = printable(&path.to_string_lossy());
-                let (listener, file) = socket(path, args.unix_socket_mode).map_err(|e| {
+                let (listener, file) = socket(path, *mode).map_err(|e| {
                     let why = format_args!("cannot listen on {shown}: {e}");
                     match e.kind() {
-                        io::ErrorKind::AddrInUse => Failure::new(Exit::Failed, why)
-                            .hint("another server listens there: choose another --unix-socket"),
+                        io::ErrorKind::AddrInUse => Failure::new(Exit::Failed, why).hint(format!(
+                            "another server listens there: choose another {socket_option}"
+                        )),
                         _ => Failure::new(Exit::Failed, why),
                     }
                 })?;
@@ -151,10 +197,7 @@ fn addresses(args: &ServeSettings) -> Result<Vec<SocketAddr>, Failure> {
         .strip_prefix('[')
         .and_then(|h| h.strip_suffix(']'))
         .unwrap_or(&args.listen.host);
-    let addresses: Vec<_> = (bare, args.listen.port)
-        .to_socket_addrs()
-        .map_err(|e| Failure::new(Exit::Usage, format_args!("--host {host} is no address: {e}")))?
-        .collect();
+    let addresses = resolve(bare, args.listen.port, "--host")?;
     let clear = args.tls_cert.is_none() && !args.allow_plaintext;
     if clear && !addresses.iter().all(|address| address.ip().is_loopback()) {
         return Err(Failure::new(
@@ -166,20 +209,24 @@ fn addresses(args: &ServeSettings) -> Result<Vec<SocketAddr>, Failure> {
     Ok(addresses)
 }
 
-fn cannot_listen(args: &ServeSettings, e: &io::Error) -> Failure {
-    let failure = Failure::new(
-        Exit::Failed,
-        format_args!(
-            "cannot listen on {} port {}: {e}",
-            printable(&args.listen.host),
-            args.listen.port
-        ),
-    );
+/// Resolves a host of this option.
+fn resolve(host: &str, port: u16, option: &str) -> Result<Vec<SocketAddr>, Failure> {
+    let addresses = (host, port).to_socket_addrs();
+    addresses.map(Iterator::collect).map_err(|e| {
+        let host = printable(host);
+        Failure::new(Exit::Usage, format_args!("{option} {host} is no address: {e}"))
+    })
+}
+
+fn cannot_listen(Named { text, option }: &Named<'_>, e: &io::Error) -> Failure {
+    let failure = Failure::new(Exit::Failed, format_args!("cannot listen on {text}: {e}"));
     match e.kind() {
         io::ErrorKind::AddrInUse => {
-            failure.hint("another program listens there: choose another --port")
+            failure.hint(format!("another program listens there: choose another {option}"))
         }
-        io::ErrorKind::PermissionDenied => failure.hint("choose a --port of 1024 or more"),
+        io::ErrorKind::PermissionDenied => {
+            failure.hint(format!("choose a {option} of 1024 or more"))
+        }
         _ => failure,
     }
 }

@@ -15,3 +15,4 @@ pub(crate) use shared::{
     CostSetting, DATABASE_VARIABLE, HashingSettings, JsonSetting, OutputSettings, QuietSetting,
     StoreSettings, default_location,
 };
+pub(crate) use values::OpsAddress;

@@ -8,7 +8,7 @@ use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::{Args, ValueEnum};
 
 use super::CostSetting;
-use super::values::{Failures, cache_lifetime, group_name, octal_mode};
+use super::values::{Failures, OpsAddress, cache_lifetime, group_name, octal_mode};
 use crate::auth::AuthConfig;
 use crate::domain::{GroupName, HashError};
 use crate::http::{Delays, ExtAuthzPrefix, HttpConfig, Network, Realm, RealmError};
@@ -41,6 +41,27 @@ pub(crate) struct ServeSettings {
         hide_short_help = true
     )]
     pub(crate) unix_socket_mode: u32,
+
+    /// Serve health and metrics for operators on this address (HOST:PORT or unix:PATH), also while
+    /// the other listener is busy
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "RESTTOOL_OPS_LISTEN",
+        help_heading = "Operators",
+        hide_short_help = true
+    )]
+    pub(crate) ops_listen: Option<OpsAddress>,
+
+    /// Allow a non-loopback address for operators (figures are sent in the clear)
+    #[arg(
+        long,
+        env = "RESTTOOL_ALLOW_REMOTE_OPS",
+        value_parser = BoolishValueParser::new(),
+        help_heading = "Operators",
+        hide_short_help = true
+    )]
+    pub(crate) allow_remote_ops: bool,
 
     /// Serve TLS with the certificate chain in this PEM file; reloaded when it changes, or on
     /// SIGHUP

@@ -1,6 +1,7 @@
 //! Values of settings, as users write them.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -37,6 +38,33 @@ impl fmt::Display for Failures {
     }
 }
 
+/// The address of the listener for operators.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum OpsAddress {
+    /// A host and a port.
+    Tcp { host: String, port: u16 },
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for OpsAddress {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "expected HOST:PORT or unix:PATH, e.g. 127.0.0.1:9090";
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { Err(EXPECTED) } else { Ok(Self::Unix(path.into())) };
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(EXPECTED)?;
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = bare.unwrap_or(host);
+        if host.is_empty() || (bare.is_none() && host.contains(':')) {
+            return Err(EXPECTED);
+        }
+        Ok(Self::Tcp { host: host.to_owned(), port: port.parse().map_err(|_| EXPECTED)? })
+    }
+}
+
 pub(super) fn cache_lifetime(text: &str) -> Result<Duration, String> {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     parse_duration(text)
@@ -53,4 +81,27 @@ pub(super) fn octal_mode(text: &str) -> Result<u32, String> {
 
 pub(super) fn group_name(text: &str) -> Result<GroupName, String> {
     GroupName::parse(text).map_err(|e| format!("not a valid group name: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ops_address_is_a_host_with_a_port_or_a_socket() {
+        let tcp = |host: &str, port| Ok(OpsAddress::Tcp { host: host.to_owned(), port });
+        for (text, expected) in [
+            ("127.0.0.1:9090", tcp("127.0.0.1", 9090)),
+            ("localhost:0", tcp("localhost", 0)),
+            ("[::1]:9090", tcp("::1", 9090)),
+            ("unix:/run/ops.sock", Ok(OpsAddress::Unix("/run/ops.sock".into()))),
+        ] {
+            assert_eq!(text.parse(), expected, "{text}");
+        }
+        for text in
+            ["", "9090", ":9090", "::1:9090", "localhost", "localhost:http", "unix:", "a:70000"]
+        {
+            assert!(text.parse::<OpsAddress>().is_err(), "{text}");
+        }
+    }
 }

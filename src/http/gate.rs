@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::{Arc, Once};
+use std::time::SystemTime;
 
 use actix_http::RequestHead;
 use actix_web::body::BoxBody;
@@ -18,12 +19,13 @@ use super::response::{
 };
 use super::routing::{self, with};
 use super::{ExtAuthzPrefix, HttpConfig, forward_auth};
-use crate::auth::{AccessRequest, Authenticator, Decision, Rejection};
+use crate::auth::{AccessRequest, Authenticator, Counters, Decision, Rejection};
 
 /// The state that all services share.
 pub(super) struct Gate {
     authenticator: Arc<Authenticator>,
     config: HttpConfig,
+    started: SystemTime,
     /// The log has a warning about a proxy that may be missing in the configuration.
     untrusted_proxy: Once,
     /// The log has a warning about a proxy that does not name its clients.
@@ -49,6 +51,7 @@ impl Gate {
         Self {
             authenticator,
             config: config.clone(),
+            started: SystemTime::now(),
             untrusted_proxy: Once::new(),
             not_an_address: Once::new(),
             misconfigured: Once::new(),
@@ -63,6 +66,15 @@ impl Gate {
 
     pub(super) fn is_ready(&self) -> bool {
         self.authenticator.is_ready()
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        self.authenticator.counters()
+    }
+
+    /// Returns the time when the server was started.
+    pub(super) fn started(&self) -> SystemTime {
+        self.started
     }
 
     /// Returns the prefix of the routes for Envoy, if there are any.

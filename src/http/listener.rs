@@ -31,16 +31,26 @@ pub enum Socket {
 }
 
 /// A set of routes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Service {
-    /// `/rest-auth`, `/auth` and the routes for operators.
+    /// `/rest-auth`, `/auth` and some routes for operators.
     Gate,
+    /// The routes for operators alone, on threads of their own.
+    Ops(OpsConfig),
+}
+
+/// The configuration of the routes for operators.
+#[derive(Clone, Copy, Debug)]
+pub struct OpsConfig {
+    /// Returns the number of dropped log lines.
+    pub dropped_log_lines: fn() -> u64,
 }
 
 impl Service {
-    /// Adds the routes.
-    pub(super) fn configure(self, gate: &SharedGate, config: &mut ServiceConfig) {
+    /// Adds the routes, for a socket that browsers can or cannot reach.
+    pub(super) fn configure(self, gate: &SharedGate, is_tcp: bool, config: &mut ServiceConfig) {
         match self {
+            Self::Ops(ops) => ops::configure_all(gate, ops, is_tcp, config),
             Self::Gate => {
                 config.service(gate::resource(gate)).service(forward_auth::resource(gate));
                 ops::configure(&Rc::clone(gate), config);
@@ -51,6 +61,12 @@ impl Service {
             }
         }
         config.default_service(web::to(response::not_found));
+    }
+}
+
+impl Socket {
+    pub(super) fn is_tcp(&self) -> bool {
+        matches!(self, Self::Tcp(_))
     }
 }
 

@@ -12,16 +12,23 @@ use actix_server::{Server, ServerBuilder};
 use actix_service::{Service as _, ServiceFactory, apply_fn_factory, fn_factory, fn_service};
 use actix_web::rt::net::{TcpStream, UnixStream};
 use actix_web::{App, rt};
+use futures_util::future::try_join;
 
 use super::accept::{Accepted, Acceptor};
 use super::connection::{Connection, PIECE};
 use super::gate::Gate;
 use super::service::{exchanges, without_continue};
-use super::{HttpConfig, Listener, Socket};
+use super::{HttpConfig, Listener, Service, Socket};
 use crate::auth::Authenticator;
 
 /// The time in which requests in flight may finish when the server stops, in seconds.
 const SHUTDOWN_SECONDS: u64 = 10;
+
+/// The connections of all listeners for operators.
+const OPS_CONNECTIONS: NonZeroUsize = match NonZeroUsize::new(32) {
+    Some(n) => n,
+    None => NonZeroUsize::MIN,
+};
 
 /// Serves `listeners` until told to stop. Then lets requests in flight finish, for at most 10 s,
 /// and finishes the authenticator.
@@ -42,6 +49,13 @@ where
 {
     let gate = Arc::new(Gate::new(Arc::clone(&authenticator), config));
     let acceptor = Arc::new(Acceptor::new(config));
+    let (ops, listeners): (Vec<_>, Vec<_>) =
+        listeners.into_iter().partition(|listener| matches!(listener.service, Service::Ops(_)));
+    let ops_config = HttpConfig {
+        trusted_proxies: Vec::new(),
+        max_connections: OPS_CONNECTIONS,
+        ..config.clone()
+    };
     let max_connections = config.max_connections.get();
     rt::System::new().block_on(async move {
         rt::spawn({
@@ -49,25 +63,48 @@ where
             async move { acceptor.give_memory_back().await }
         });
         let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let mut server = Server::build()
-            .disable_signals()
-            .shutdown_timeout(SHUTDOWN_SECONDS)
-            .workers(threads)
-            .max_concurrent_connections(accepted_per_thread(max_connections, threads));
+        let mut server = build(threads, max_connections);
         for listener in listeners {
             server = listen(server, listener, &gate, &acceptor)?;
         }
+        // A server of its own, whose connections and thread no other request can take.
+        let mut ops_server = build(1, OPS_CONNECTIONS.get());
+        let ops_acceptor = Arc::new(Acceptor::new(&ops_config));
+        let has_ops = !ops.is_empty();
+        for listener in ops {
+            ops_server = listen(ops_server, listener, &gate, &ops_acceptor)?;
+        }
         let server = server.run();
-        let handle = server.handle();
+        let ops_server = has_ops.then(|| ops_server.run());
+        let (handle, ops_handle) = (server.handle(), ops_server.as_ref().map(Server::handle));
         let stop = ready()?;
         rt::spawn(async move {
             stop.await;
             handle.stop(true).await;
+            // Operators can watch the others finish.
+            if let Some(ops) = ops_handle {
+                ops.stop(false).await;
+            }
         });
-        server.await?;
+        let ops_server = async {
+            match ops_server {
+                Some(server) => server.await,
+                None => Ok(()),
+            }
+        };
+        try_join(server, ops_server).await?;
         // Not on this thread, which has to notice a second signal.
         rt::task::spawn_blocking(move || authenticator.finish()).await.map_err(io::Error::other)
     })
+}
+
+/// Begins a server with this number of threads and connections.
+fn build(threads: usize, max_connections: usize) -> ServerBuilder {
+    Server::build()
+        .disable_signals()
+        .shutdown_timeout(SHUTDOWN_SECONDS)
+        .workers(threads)
+        .max_concurrent_connections(accepted_per_thread(max_connections, threads))
 }
 
 /// Adds a listener to a server.
@@ -80,11 +117,11 @@ fn listen(
     let stopping = server.graceful_shutdown_signal();
     let (gate, acceptor) = (Arc::clone(gate), Arc::clone(acceptor));
     let app = {
-        let (gate, over_tls) = (Arc::clone(&gate), tls.is_some());
+        let (gate, over_tls, is_tcp) = (Arc::clone(&gate), tls.is_some(), socket.is_tcp());
         move || {
             // Every request clones it, which is cheaper within one thread.
             let shared = Rc::new(Arc::clone(&gate));
-            let app = App::new().configure(|config| service.configure(&shared, config));
+            let app = App::new().configure(|config| service.configure(&shared, is_tcp, config));
             exchanges(app, Arc::clone(&gate), over_tls)
         }
     };

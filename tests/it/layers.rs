@@ -29,6 +29,7 @@ const MODULES: [(&str, &[&str], &[&str]); 14] = [
             "actix_web",
             "ipnet",
             "memchr",
+            "prometheus_client",
             "rustls",
             "tokio_rustls",
         ],

@@ -23,6 +23,7 @@ mod log;
 mod migrate;
 mod neighbours;
 mod openapi;
+mod ops;
 mod output;
 mod peers;
 mod provision;

@@ -13,7 +13,7 @@ macro_rules! commands {
 
         #[derive(Subcommand, Debug)]
         pub(super) enum Command {
-            $($name($module::$name),)*
+            $($name(Box<$module::$name>),)*
         }
 
         impl Command {

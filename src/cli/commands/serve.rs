@@ -24,7 +24,7 @@ use crate::cli::startup::Startup;
 use crate::config::{self, ServeSettings};
 use crate::domain::{GroupName, UserName};
 use crate::fs::absolute;
-use crate::http::{self, HttpConfig, Listener, Service, Tls, TlsHint};
+use crate::http::{self, HttpConfig, Listener, OpsConfig, Service, Tls, TlsHint};
 use crate::store::{self, Location, StoreError, UserStore};
 use crate::text::shell_word;
 
@@ -40,6 +40,7 @@ use crate::text::shell_word;
   GET /healthz     200 while the server runs
   GET /readyz      200 if users can be looked up, 503 if not
   GET /openapi.json   an OpenAPI 3.1 description of these routes
+  GET /metrics     metrics for Prometheus, on the address of --ops-listen alone
 
 SIGTERM and SIGINT (Ctrl-C) let requests in flight finish. A second signal ends the server at once.
 SIGHUP reloads the certificate.
@@ -50,6 +51,7 @@ Examples:
   resttool serve --trusted-proxy 127.0.0.1 --source-failures 5/10m
   resttool serve --host 0.0.0.0 --tls-cert /etc/resttool/cert.pem --tls-key /etc/resttool/key.pem
   resttool serve --unix-socket resttool.sock --unix-socket-mode 660
+  resttool serve --ops-listen 127.0.0.1:9090
   RESTTOOL_PORT=8080 resttool serve")]
 pub(in crate::cli) struct Serve {
     #[command(flatten)]
@@ -85,8 +87,14 @@ impl Serve {
             HttpConfig { max_connections: max_connections(http.max_connections, limit), ..http };
         warn_about_socket_activation();
         let address = ListenAddress::of(settings)?;
+        let operators = settings
+            .ops_listen
+            .as_ref()
+            .map(|address| ListenAddress::of_operators(address, settings.allow_remote_ops));
+        let operators = operators.transpose()?;
         let store = open(location)?;
         let (socket, listening) = address.listen(settings)?;
+        let operators = operators.map(|address| address.listen_for_operators()).transpose()?;
         let users = store.count()?;
         let example = first_user(&*store)?;
         let auth = settings.auth_config()?;
@@ -94,7 +102,12 @@ impl Serve {
         let authenticator = Authenticator::new(store, &auth).map_err(|e| {
             Failure::new(Exit::Failed, format_args!("cannot start hash workers: {e}"))
         })?;
-        let listeners = vec![Listener { socket, tls: tls.clone(), service: Service::Gate }];
+        let mut listeners = vec![Listener { socket, tls: tls.clone(), service: Service::Gate }];
+        let operators = operators.map(|(socket, listening)| {
+            let ops = OpsConfig { dropped_log_lines: server_log::dropped_lines_so_far };
+            listeners.push(Listener { socket, tls: None, service: Service::Ops(ops) });
+            listening
+        });
         http::run(listeners, Arc::new(authenticator), &http, || {
             let stop = signals(tls)?;
             let startup = Startup {
@@ -105,11 +118,17 @@ impl Serve {
                 certificate: settings.tls_cert.as_deref(),
             };
             startup.say(settings.log.log_format);
+            if let Some(operators) = &operators {
+                log::info!("health and metrics for operators on {operators}");
+            }
             tell_systemd(NotifyState::Ready);
             Ok(stop)
         })
         .map_err(|e| Failure::new(Exit::Failed, e))?;
         listening.leave();
+        if let Some(operators) = operators {
+            operators.leave();
+        }
         log::info!("stopped");
         Ok(())
     }

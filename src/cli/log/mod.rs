@@ -76,6 +76,11 @@ pub(super) fn write_line(line: &str) {
     }
 }
 
+/// Returns the number of lines that were dropped because the reader of the log was too slow.
+pub(super) fn dropped_lines_so_far() -> u64 {
+    QUEUE.get().map_or(0, LogQueue::dropped)
+}
+
 /// Waits until all lines are written, for at most 1 s.
 pub(super) fn flush() {
     if let Some(queue) = QUEUE.get() {

@@ -4,6 +4,7 @@
 //! dropped and counted. Knows neither records nor standard error.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +21,8 @@ struct LogBuffer {
     filled: Condvar,
     /// There is nothing to write.
     idle: Condvar,
+    /// The number of all dropped lines.
+    all_dropped: AtomicU64,
 }
 
 #[derive(Default)]
@@ -59,6 +62,7 @@ impl LogQueue {
             state: Mutex::default(),
             filled: Condvar::new(),
             idle: Condvar::new(),
+            all_dropped: AtomicU64::new(0),
         });
         let queue = Self(Arc::clone(&shared));
         let mut writer = Writer { write, report, lost: 0 };
@@ -79,12 +83,18 @@ impl LogQueue {
         // the gap has one position.
         if state.dropped > 0 || state.size + size > self.0.capacity {
             state.dropped += 1;
+            self.0.all_dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         state.lines.push(line.to_vec());
         state.size += size;
         drop(state);
         self.0.filled.notify_one();
+    }
+
+    /// Returns the number of lines that were dropped because the queue was full.
+    pub(super) fn dropped(&self) -> u64 {
+        self.0.all_dropped.load(Ordering::Relaxed)
     }
 
     /// Waits until everything is written or reported, for at most `limit`. Returns false if the
@@ -159,7 +169,7 @@ impl<W: FnMut(&[u8]) -> io::Result<()>, R: Fn(u64) -> Vec<u8>> Writer<W, R> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;

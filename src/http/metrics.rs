@@ -1,0 +1,211 @@
+//! The metrics of a server, in the text format of Prometheus (version 0.0.4).
+//!
+//! Figures are read when they are asked for. No label holds a user name, an address or a path.
+
+use std::fmt;
+use std::fs;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, prometheus_text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+use rustix::process::{Resource, getrlimit};
+
+use crate::auth::{Counters, HistogramSnapshot};
+
+/// No labels.
+type Unlabelled = [(&'static str, &'static str); 0];
+
+/// The figures of one scrape.
+#[derive(Debug)]
+pub(super) struct Figures {
+    pub(super) counters: Counters,
+    pub(super) store_reachable: bool,
+    pub(super) dropped_log_lines: u64,
+    pub(super) started: SystemTime,
+}
+
+/// Encodes the figures.
+///
+/// # Errors
+/// Fails if a figure cannot be encoded.
+pub(super) fn encode(figures: Figures) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(figures));
+    let mut text = String::with_capacity(16 * 1024);
+    prometheus_text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Self { counters, .. } = self;
+        let out = &mut encoder;
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        family(
+            out,
+            "resttool_build_info",
+            "The version of the server.",
+            MetricType::Gauge,
+            |metric| metric.encode_family(&version)?.encode_gauge(&1i64),
+        )?;
+        let help = "Requests by outcome and reason.";
+        family(out, "resttool_requests", help, MetricType::Counter, |metric| {
+            for (outcome, reason, count) in counters.outcomes() {
+                let labels = [("outcome", outcome), ("reason", reason)];
+                metric
+                    .encode_family(&labels)?
+                    .encode_counter::<Unlabelled, _, f64>(&count, None)?;
+            }
+            Ok(())
+        })?;
+        let help = "Time of each bcrypt hash of a login, up to four of which one thread computes together.";
+        histogram(out, "resttool_hash_seconds", help, &counters.hash_seconds)?;
+        let help = "Time that each login attempt waited for a hash worker.";
+        histogram(out, "resttool_hash_queue_wait_seconds", help, &counters.queue_wait)?;
+        gauge(
+            out,
+            "resttool_hash_queue_length",
+            "Login attempts that wait for a hash worker now.",
+            &counters.waiting,
+        )?;
+        gauge(out, "resttool_hash_workers", "Hash workers.", &counters.workers)?;
+        gauge(
+            out,
+            "resttool_cache_entries",
+            "Verified passwords in the cache.",
+            &counters.cache_entries,
+        )?;
+        counter(
+            out,
+            "resttool_cache_misses",
+            "Requests with well-formed credentials that the cache did not have.",
+            &counters.cache_misses,
+        )?;
+        gauge(
+            out,
+            "resttool_throttled_sources",
+            "Source addresses whose next login is refused because of failures.",
+            &counters.throttled_sources,
+        )?;
+        gauge(
+            out,
+            "resttool_throttled_users",
+            "User names whose next login from an unknown source is refused because of failures.",
+            &counters.throttled_users,
+        )?;
+        gauge(
+            out,
+            "resttool_store_reachable",
+            "1 if users can be looked up, 0 if not.",
+            &i64::from(self.store_reachable),
+        )?;
+        counter(
+            out,
+            "resttool_log_lines_dropped",
+            "Log lines that were dropped because the reader of the log was too slow.",
+            &self.dropped_log_lines,
+        )?;
+        process(out, self.started)
+    }
+}
+
+/// Encodes the figures of the process under their usual names. A figure that the system does not
+/// give is left out.
+fn process(out: &mut DescriptorEncoder<'_>, started: SystemTime) -> Result<(), fmt::Error> {
+    let since = started.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    gauge(
+        out,
+        "process_start_time_seconds",
+        "Start of the process, in seconds since 1970-01-01T00:00:00Z.",
+        &since.as_secs_f64(),
+    )?;
+    if let Some(seconds) = processor_time() {
+        counter(
+            out,
+            "process_cpu_seconds",
+            "User and system processor time of the process.",
+            &seconds,
+        )?;
+    }
+    if let Some(bytes) = resident_memory() {
+        gauge(out, "process_resident_memory_bytes", "Resident memory of the process.", &bytes)?;
+    }
+    if let Ok(open) = fs::read_dir("/proc/self/fd") {
+        // One of them is the folder itself.
+        let open = open.count().saturating_sub(1);
+        gauge(out, "process_open_fds", "Open files of the process.", &open)?;
+    }
+    if let Some(most) = getrlimit(Resource::Nofile).current {
+        gauge(out, "process_max_fds", "Limit of open files of the process.", &most)?;
+    }
+    Ok(())
+}
+
+/// Returns the processor time of all threads in seconds (proc_pid_stat(5), fields 14 and 15).
+fn processor_time() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is a name in parentheses, which may hold blanks.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace().skip(11);
+    let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+    Some(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// Returns the resident memory in bytes (proc_pid_statm(5), field 2).
+fn resident_memory() -> Option<i64> {
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages = statm.split_ascii_whitespace().nth(1)?.parse::<i64>().ok()?;
+    Some(pages * i64::try_from(rustix::param::page_size()).ok()?)
+}
+
+fn family(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    write: impl FnOnce(&mut prometheus_client::encoding::MetricEncoder<'_>) -> Result<(), fmt::Error>,
+) -> Result<(), fmt::Error> {
+    write(&mut out.encode_descriptor(name, help, None, kind)?)
+}
+
+fn gauge(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: &impl EncodeGaugeValue,
+) -> Result<(), fmt::Error> {
+    family(out, name, help, MetricType::Gauge, |metric| metric.encode_gauge(value))
+}
+
+/// The name is without `_total`, which the encoding adds.
+fn counter(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: &impl EncodeCounterValue,
+) -> Result<(), fmt::Error> {
+    family(out, name, help, MetricType::Counter, |metric| {
+        metric.encode_counter::<Unlabelled, _, f64>(value, None)
+    })
+}
+
+fn histogram(
+    out: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    times: &HistogramSnapshot,
+) -> Result<(), fmt::Error> {
+    let buckets: Vec<_> = times.buckets().collect();
+    family(out, name, help, MetricType::Histogram, |metric| {
+        metric.encode_histogram::<Unlabelled>(
+            times.sum.as_secs_f64(),
+            times.count(),
+            &buckets,
+            None,
+        )
+    })
+}
