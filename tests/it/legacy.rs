@@ -6,7 +6,6 @@ use std::process::Command;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use resttool::testing::{LegacyHash, LegacyParams, LegacyScheme, legacy_text};
-use rustix::process::Signal;
 
 use crate::support::cli::{Completed, ServerProcess, command, finish, run};
 use crate::support::client::Request;
@@ -255,7 +254,6 @@ fn no_legacy_hash_is_in_a_file_or_a_log() {
         let login = Request::get("/rest-auth").basic(name, "open-sesame");
         assert_eq!(login.send(server.address).status, 200, "{name}");
     }
-    server.signal(Signal::TERM);
     let log = server.stop().join("\n");
     let mut seen = vec![log.into_bytes(), lines.into_bytes()];
     for entry in fs::read_dir(home.folder()).unwrap() {
@@ -429,7 +427,6 @@ fn read_only_store_is_logged_once_and_grants() {
             let login = Request::get("/rest-auth").basic(name, "open-sesame");
             assert_eq!(login.send(server.address).status, 200, "{name}");
         }
-        server.signal(Signal::TERM);
         let log = server.stop();
         let about =
             log.iter().filter(|line| line.contains("cannot replace the hash of user")).count();

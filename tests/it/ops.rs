@@ -8,8 +8,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use rustix::process::Signal;
-
 use crate::support::cli::{Completed, ServerProcess, command, finish, run};
 use crate::support::client::{Connection, Request, Response};
 use crate::support::store::TempStore;
@@ -247,7 +245,6 @@ fn operators_use_a_private_socket() {
     let mut response = String::new();
     stream.read_to_string(&mut response).unwrap();
     assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
-    server.signal(Signal::TERM);
     server.stop();
     assert!(!path.exists());
 }
