@@ -34,10 +34,10 @@ const RULES: &[(&str, &[&str], Circumstance)] = &[
         Beside("calibrate"),
     ),
     ("userlist", &["long"], Beside("json")),
-    ("print", &["upstream", "listen", "group"], For(&["systemd", "compose", "fail2ban"])),
+    ("print", &["upstream", "listen", "group"], For(&["config", "systemd", "compose", "fail2ban"])),
     ("print", &["host", "listen"], For(&["gateway-api"])),
-    ("print", &["host"], For(&["compose", "fail2ban"])),
-    ("print", &["port"], For(&["fail2ban"])),
+    ("print", &["host"], For(&["config", "compose", "fail2ban"])),
+    ("print", &["port"], For(&["config", "fail2ban"])),
 ];
 
 /// Returns a warning for each option that has no effect.

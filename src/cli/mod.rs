@@ -18,6 +18,7 @@ mod output;
 mod progress;
 mod report;
 mod secret;
+mod settings_file;
 mod single;
 mod spool;
 mod startup;
@@ -158,7 +159,16 @@ fn parse() -> Result<Cli, Exit> {
         // The summary fits a screen without the variables, which `--help` lists.
         command = command.mut_subcommands(|c| c.mut_args(|argument| argument.hide_env(true)));
     }
-    let parsed = command.try_get_matches_from_mut(std::env::args_os());
+    let mut parsed = command.try_get_matches_from_mut(std::env::args_os());
+    if let Ok(matches) = &parsed {
+        let more = settings_file::arguments(matches, &command).map_err(|failure| {
+            failure.report("cannot serve");
+            failure.exit
+        })?;
+        if !more.is_empty() {
+            parsed = command.try_get_matches_from_mut(std::env::args_os().chain(more));
+        }
+    }
     let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     match parsed {
         Ok((cli, matches)) => {

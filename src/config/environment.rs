@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::similar;
+
 const PREFIX: &str = "RESTTOOL_";
 
 /// The variables of this program.
@@ -48,12 +50,10 @@ impl Environment {
         let names = self.variables.iter().map(|(name, _)| name);
         let name =
             names.into_iter().find(|name| !known.contains(*name) && !self.is_service_link(name))?;
-        let bare = |name: &str| name.strip_prefix(PREFIX).unwrap_or(name).to_owned();
-        let closeness = |other: &String| strsim::jaro(&bare(name), &bare(other));
-        let similar = known.iter().max_by(|a, b| closeness(a).total_cmp(&closeness(b)));
-        // The threshold of clap for options is similar.
-        let similar = similar.filter(|other| closeness(other) > 0.8);
-        Some(UnknownVariable { name: name.clone(), similar: similar.cloned() })
+        let bare = |name| str::strip_prefix(name, PREFIX).unwrap_or(name);
+        let similar = similar(bare(name), known.iter().map(|name| bare(name)));
+        let similar = similar.map(|name| format!("{PREFIX}{name}"));
+        Some(UnknownVariable { name: name.clone(), similar })
     }
 }
 

@@ -7,6 +7,7 @@
 mod environment;
 mod serve;
 mod shared;
+mod similar;
 mod values;
 
 pub(crate) use environment::Environment;
@@ -15,4 +16,5 @@ pub(crate) use shared::{
     CostSetting, DATABASE_VARIABLE, HashingSettings, JsonSetting, OutputSettings, QuietSetting,
     StoreSettings, default_location,
 };
+pub(crate) use similar::similar;
 pub(crate) use values::OpsAddress;

@@ -17,6 +17,17 @@ use crate::time::format_duration;
 /// The settings of `serve`. The less common ones are left out of the summary of `-h`.
 #[derive(Args, Debug)]
 pub(crate) struct ServeSettings {
+    /// Read settings from this TOML file; its keys are the long options, which arguments and
+    /// variables override
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "RESTTOOL_CONFIG",
+        help_heading = "Settings",
+        hide_short_help = true
+    )]
+    config: Option<PathBuf>,
+
     #[command(flatten)]
     pub(crate) listen: ListenSettings,
 

@@ -6,5 +6,6 @@ pub mod desired_state;
 pub mod htpasswd;
 mod imported_hash;
 pub mod jsonl;
+pub mod settings_file;
 
 pub use imported_hash::ImportedHash;

@@ -31,6 +31,7 @@ mod provisioning;
 mod proxies;
 mod readme;
 mod serve;
+mod settings;
 mod slow;
 mod store;
 mod terminal;

@@ -6,6 +6,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::cli::exit::{Exit, Failure, print_list};
 use crate::cli::options::group_name;
+use crate::cli::{definition, settings_file};
 use crate::config::ListenSettings;
 use crate::domain::GroupName;
 use crate::store::Location;
@@ -17,7 +18,8 @@ use crate::store::Location;
 Examples:
   resttool print nginx --upstream 127.0.0.1:8000
   resttool print caddy --group admin,staff   any of these groups
-  resttool print systemd --port 5000 >resttool.service")]
+  resttool print systemd --port 5000 >resttool.service
+  resttool print config >resttool.toml   all settings of serve, for serve --config")]
 pub(in crate::cli) struct Print {
     /// The program to print a configuration for
     snippet: Snippet,
@@ -51,6 +53,8 @@ pub(in crate::cli) struct Print {
 /// A program to print a configuration for.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
 enum Snippet {
+    /// The settings of serve, with their defaults and their help
+    Config,
     /// A server block
     Nginx,
     /// A Caddyfile
@@ -94,6 +98,9 @@ impl Print {
 
     fn configuration(&self) -> Result<String, Failure> {
         let template = match self.snippet {
+            Snippet::Config => {
+                return Ok(settings_file::template(&definition()).trim_end().to_owned());
+            }
             Snippet::Nginx => include_str!("snippets/nginx.conf"),
             Snippet::Caddy => include_str!("snippets/Caddyfile"),
             Snippet::Traefik => include_str!("snippets/traefik.yml"),

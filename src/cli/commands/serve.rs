@@ -17,15 +17,16 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::auth::Authenticator;
-use crate::cli::exit::{Exit, Failure};
+use crate::cli::advice;
+use crate::cli::exit::{Exit, Failure, say};
 use crate::cli::listen::ListenAddress;
 use crate::cli::log as server_log;
 use crate::cli::startup::Startup;
 use crate::config::{self, ServeSettings};
-use crate::domain::{GroupName, UserName};
+use crate::domain::{Cost, GroupName, UserName};
 use crate::fs::absolute;
 use crate::http::{self, HttpConfig, Listener, OpsConfig, Service, Tls, TlsHint};
-use crate::store::{self, Location, StoreError, UserStore};
+use crate::store::{self, Location, Problem, StoreError, UserStore};
 use crate::text::shell_word;
 
 /// Answer /rest-auth and /auth: check the user name and password of each request
@@ -43,7 +44,7 @@ use crate::text::shell_word;
   GET /metrics     metrics for Prometheus, on the address of --ops-listen alone
 
 SIGTERM and SIGINT (Ctrl-C) let requests in flight finish. A second signal ends the server at once.
-SIGHUP reloads the certificate.
+SIGHUP reloads the certificate. 'resttool print config' prints a file for --config.
 
 Examples:
   resttool serve
@@ -56,6 +57,10 @@ Examples:
 pub(in crate::cli) struct Serve {
     #[command(flatten)]
     settings: ServeSettings,
+
+    /// Check the settings, the store and the certificate, and exit without serving
+    #[arg(long, help_heading = "Settings", hide_short_help = true)]
+    check: bool,
 }
 
 /// The fewest open files with which the server starts.
@@ -92,12 +97,17 @@ impl Serve {
             .as_ref()
             .map(|address| ListenAddress::of_operators(address, settings.allow_remote_ops));
         let operators = operators.transpose()?;
+        let auth = settings.auth_config()?;
+        if self.check {
+            check_store(location)?;
+            say("resttool: the settings, the store and the certificate are valid");
+            return Ok(());
+        }
         let store = open(location)?;
         let (socket, listening) = address.listen(settings)?;
         let operators = operators.map(|address| address.listen_for_operators()).transpose()?;
         let users = store.count()?;
         let example = first_user(&*store)?;
-        let auth = settings.auth_config()?;
         warn_about_empty_groups(&*store, &auth.require_groups);
         let authenticator = Authenticator::new(store, &auth).map_err(|e| {
             Failure::new(Exit::Failed, format_args!("cannot start hash workers: {e}"))
@@ -140,6 +150,30 @@ fn open(location: &Location) -> Result<Box<dyn UserStore>, StoreError> {
         store::open_or_create(location)
     } else {
         store::open(location)
+    }
+}
+
+/// Checks the store without changing it. The problem of one user stops no server, and the default
+/// store is created when the server starts.
+fn check_store(location: &Location) -> Result<(), Failure> {
+    let may_be_missing = config::default_location().as_ref() == Some(location);
+    let problems = store::check(location, Cost::DEFAULT)?.problems;
+    let is_fatal = |problem: &&Problem| {
+        problem.user().is_none() && !(may_be_missing && **problem == Problem::Missing)
+    };
+    match problems.iter().find(is_fatal) {
+        None => Ok(()),
+        Some(problem) => {
+            let description = match problem {
+                Problem::File(problem) => problem.with_path(),
+                other => format!("{location}: {other}"),
+            };
+            let failure = Failure::new(Exit::Failed, description);
+            Err(match advice::fix(problem, location) {
+                Some(fix) => failure.hint(fix),
+                None => failure,
+            })
+        }
     }
 }
 
