@@ -5,7 +5,7 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 use std::time::Instant;
@@ -198,13 +198,11 @@ fn user_may_log_in_until_the_second_of_expiry() {
     assert!(roy.has_expired(end));
 }
 
-/// B-08: a client that disconnects while its hash is computed has used its attempt.
-#[test]
-fn abandoned_attempt_takes_no_hash_and_is_no_failure() {
+/// Makes a store whose look-ups wait until they may go on. Dropping both ends lets all of them go on.
+fn held_store() -> (MockStore, Receiver<()>, Sender<()>) {
     let (looked, looks) = channel();
     let (go_on, may_go_on) = channel::<()>();
     let (looked, may_go_on) = (Mutex::new(looked), Mutex::new(may_go_on));
-    // The first look-up waits until it may go on.
     let store = MockStore::with_hook(move |call| {
         if call == Call::Find {
             // At later look-ups, the test has dropped its ends of the channels.
@@ -213,6 +211,13 @@ fn abandoned_attempt_takes_no_hash_and_is_no_failure() {
         }
         Ok(())
     });
+    (store, looks, go_on)
+}
+
+/// B-08: a client that disconnects while its hash is computed has used its attempt.
+#[test]
+fn abandoned_attempt_takes_no_hash_and_is_no_failure() {
+    let (store, looks, go_on) = held_store();
     let config = AuthConfig {
         workers: NonZeroUsize::MIN,
         source_limit: Limit::new(3, Limit::MAX_PERIOD),
@@ -552,17 +557,7 @@ fn panic_makes_its_batch_unavailable() {
 /// B-03, H-08: an attempt is coalesced with one of the same octets alone.
 #[test]
 fn spellings_do_not_share_an_attempt() {
-    let (looked, looks) = channel();
-    let (go_on, may_go_on) = channel::<()>();
-    let (looked, may_go_on) = (Mutex::new(looked), Mutex::new(may_go_on));
-    let store = MockStore::with_hook(move |call| {
-        if call == Call::Find {
-            // At later look-ups, the test has dropped its ends of the channels.
-            let _ = looked.lock().unwrap().send(());
-            let _ = may_go_on.lock().unwrap().recv();
-        }
-        Ok(())
-    });
+    let (store, looks, go_on) = held_store();
     let config = AuthConfig { workers: NonZeroUsize::MIN, ..config() };
     let authenticator = Authenticator::new(Box::new(store), &config).unwrap();
     let mut idle = Context::from_waker(Waker::noop());
