@@ -242,6 +242,7 @@ impl Authenticator {
             cache_misses: cache_misses.load(Ordering::Relaxed),
             throttled_sources,
             throttled_users,
+            store_reading_age: self.verifier.store.reading_age(Instant::now()),
         }
     }
 
@@ -332,6 +333,8 @@ pub struct Counters {
     pub throttled_sources: usize,
     /// The user names whose next attempt from an unknown source is refused because of failures.
     pub throttled_users: usize,
+    /// The age of the last reading of the store's revision, if there is one.
+    pub store_reading_age: Option<Duration>,
 }
 
 impl Counters {

@@ -103,6 +103,14 @@ impl Collector for Figures {
             "1 if users can be looked up, 0 if not.",
             &i64::from(self.store_reachable),
         )?;
+        if let Some(age) = counters.store_reading_age {
+            gauge(
+                out,
+                "resttool_store_reading_age_seconds",
+                "Time since a request has read the revision of the store.",
+                &age.as_secs_f64(),
+            )?;
+        }
         counter(
             out,
             "resttool_log_lines_dropped",

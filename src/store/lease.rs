@@ -44,6 +44,14 @@ impl Lease {
         self.look(now, || {})
     }
 
+    /// Returns the age of the last reading, or `None` if there is none. It may be relied on only as
+    /// [`Lease::current`] says.
+    pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
+        let until = self.until.load(Ordering::SeqCst);
+        let read = (until > 0).then(|| self.origin + Duration::from_nanos(until))?;
+        Some(now.saturating_duration_since(read.checked_sub(LEASE)?))
+    }
+
     /// Takes a reading, and publishes it. `now` is the time before the reading begins. A failed
     /// reading ends the lease of the one before it.
     pub(crate) fn renew<E>(
@@ -103,15 +111,16 @@ mod tests {
         let lease = Lease::new();
         let start = lease.origin + Duration::from_secs(10);
         let seven = Revision(7);
-        assert_eq!(lease.current(start), None);
+        assert_eq!((lease.current(start), lease.age(start)), (None, None));
         assert_eq!(lease.renew(start, || Ok::<_, ()>(seven)), Ok(seven));
         assert_eq!(lease.current(start), Some(seven));
         assert_eq!(lease.current(start + LEASE - Duration::from_nanos(1)), Some(seven));
         assert_eq!(lease.current(start + LEASE), None);
+        assert_eq!(lease.age(start + Duration::from_secs(5)), Some(Duration::from_secs(5)));
         // A request that arrived before another thread took the reading.
         assert_eq!(lease.current(start - Duration::from_secs(1)), Some(seven));
         assert_eq!(lease.renew(start, || Err(())), Err(()));
-        assert_eq!(lease.current(start), None);
+        assert_eq!((lease.current(start), lease.age(start)), (None, None));
         assert_eq!(lease.renew(start, || Ok::<_, ()>(seven)), Ok(seven));
         lease.end();
         assert_eq!(lease.current(start), None);

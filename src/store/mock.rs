@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::lease::{LEASE, Lease};
 use super::{Revision, StoreError, Transaction, UserReader, UserStore, Visibility};
@@ -153,6 +153,10 @@ impl UserReader for MockStore {
             self.call(Call::ReadRevision)?;
             Ok(Revision(self.data().revision))
         })
+    }
+
+    fn reading_age(&self, now: Instant) -> Option<Duration> {
+        self.0.lease.age(now)
     }
 
     fn replace_hash(

@@ -70,6 +70,9 @@ pub trait UserReader: Send + Sync {
     /// See the trait.
     fn revision(&self, now: Instant) -> Result<Revision, StoreError>;
 
+    /// Returns the age of the last reading of the revision, or `None` if there is none.
+    fn reading_age(&self, now: Instant) -> Option<Duration>;
+
     /// Replaces the hash of a user, if it is still `old`. Returns false if it is not.
     ///
     /// # Errors

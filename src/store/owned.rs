@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::lease::LEASE;
 use super::owner::Owner;
@@ -134,6 +134,10 @@ impl<S: OwnableStore> UserReader for OwnedStore<S> {
 
     fn revision(&self, now: Instant) -> Result<Revision, StoreError> {
         self.0.call(move |store| store.revision(now))
+    }
+
+    fn reading_age(&self, now: Instant) -> Option<Duration> {
+        self.0.call(move |store| Ok(store.reading_age(now))).ok().flatten()
     }
 
     fn replace_hash(

@@ -131,6 +131,8 @@ fn counters_equal_what_clients_saw() {
         assert_eq!(metrics.value(name), value, "{name}");
     }
     assert!(metrics.value("resttool_hash_seconds_sum") > 0.0);
+    assert!((0.0..60.0).contains(&metrics.value("resttool_store_reading_age_seconds")));
+    assert!(!before.series().contains_key("resttool_store_reading_age_seconds"));
     assert!(metrics.value("resttool_hash_workers") >= 1.0);
     assert!(
         metrics.value("process_cpu_seconds_total") >= before.value("process_cpu_seconds_total")
@@ -303,7 +305,9 @@ fn metric_names(text: &str) -> BTreeSet<&str> {
 fn dashboard_alerts_and_docs_ask_for_existing_metrics() {
     let store = TempStore::new();
     store.open();
-    let metrics = Operated::start(&store, "--cost 4").scrape().0;
+    let operated = Operated::start(&store, "--cost 4");
+    assert_eq!(operated.login("roy", "open-sesame"), 401);
+    let metrics = operated.scrape().0;
     let existing = metric_names(&metrics);
     let dashboard = include_str!("../../docs/prometheus/dashboard.json");
     serde_json::from_str::<serde_json::Value>(dashboard).unwrap();

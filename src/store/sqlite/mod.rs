@@ -22,7 +22,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rusqlite::{OptionalExtension, Row};
 
@@ -157,6 +157,10 @@ impl UserReader for SqliteStore {
         let files = self.files()?;
         let mut detector = files.detector();
         self.lease.renew(now, || detector.revision(&files.path))
+    }
+
+    fn reading_age(&self, now: Instant) -> Option<Duration> {
+        self.lease.age(now)
     }
 
     fn replace_hash(
