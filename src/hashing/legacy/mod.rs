@@ -1,6 +1,6 @@
 //! Hashes of legacy schemes, and the key that wraps them in bcrypt.
 //!
-//! The store holds no legacy hash, which a graphics card would try billions of times per second. It
+//! The store holds no legacy hash, because many passwords per second can be tried against one. It
 //! holds a bcrypt hash of the [`wrapping_key`], besides the parameters. A login computes the text of
 //! the password shown under these parameters, and verifies its key. Decides neither which schemes
 //! are imported nor when a hash is replaced.
