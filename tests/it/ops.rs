@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -158,6 +158,28 @@ fn operators_learn_whether_the_store_can_be_used() {
     assert_eq!(operated.scrape().value("resttool_store_reachable"), 0.0);
     fs::rename(store.folder().join("aside"), store.database()).unwrap();
     assert_eq!(operated.scrape().value("resttool_store_reachable"), 1.0);
+}
+
+/// M-03: connections that no other may close have taken every seat, and every connection that the
+/// threads of the other listener accept.
+#[test]
+fn operators_are_served_while_every_seat_is_taken() {
+    let store = TempStore::new();
+    store.open();
+    let proxy = Ipv4Addr::new(127, 0, 0, 2);
+    let operated = Operated::start(&store, "--max-connections 8 --trusted-proxy 127.0.0.2");
+    let open = || Connection::open_from(proxy, operated.server.address);
+    let mut seated: Vec<_> = (0..8).map(|_| open()).collect();
+    let mut are_served =
+        move || seated.iter_mut().all(|it| it.send(&Request::get("/healthz")).status == 200);
+    assert!(are_served());
+    let waiting: Vec<_> = (0..32).map(|_| open()).collect();
+    for _ in 0..3 {
+        assert_eq!(operated.get("/healthz").status, 200);
+        operated.scrape();
+    }
+    assert!(are_served());
+    drop(waiting);
 }
 
 /// M-03
