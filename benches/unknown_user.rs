@@ -18,8 +18,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use resttool::testing::{
     AuthConfig, Authenticator, Cost, Delays, DesiredPassword, DesiredUser, HttpConfig, IfExists,
-    IfMissing, LegacyHash, LegacyParams, LegacyScheme, Listener, Password, Realm, ReconcileOptions,
-    Service, Timestamp, UserName, legacy_text, open_store, reconcile, run_server,
+    IfMissing, LegacyHash, LegacyParams, LegacyScheme, Listener, OpsConfig, Password, Realm,
+    ReconcileOptions, Service, Timestamp, TrustedProxies, UserName, legacy_text, open_store,
+    reconcile, run_server,
 };
 
 const SAMPLES: usize = 200;
@@ -56,11 +57,12 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let delays = Delays::default();
     let settings = HttpConfig {
         realm,
-        trusted_proxies: Vec::new(),
+        trusted_proxies: TrustedProxies::default(),
         delays,
         io_timeout: HttpConfig::IO_TIMEOUT,
         max_connections: HttpConfig::MAX_CONNECTIONS,
         ext_authz: None,
+        ops: OpsConfig::default(),
     };
     let (ready, is_ready) = channel();
     // It serves until this program ends.

@@ -37,8 +37,8 @@ pub mod testing {
     pub use crate::hashing::legacy_text;
     pub use crate::http::{
         AcceptedBytes, Delays, ExtAuthzPrefix, Framing, HttpConfig, Listener, Network,
-        NoCredentials, PrefixError, Realm, Service, Tls, credentials as basic_credentials,
-        run as run_server, source_address,
+        NoCredentials, OpsConfig, PrefixError, Realm, Service, Tls, TrustedProxies,
+        credentials as basic_credentials, run as run_server, source_address,
     };
     pub use crate::store::mock::{Call, MockStore};
     pub use crate::store::{

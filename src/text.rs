@@ -4,6 +4,8 @@
 //! message shows text by [`printable`]. A command that an operator may run contains text by
 //! [`shell_word`] or [`shell_operand`], always from the raw text.
 
+pub(crate) mod figures;
+
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 

@@ -21,7 +21,13 @@ impl Timestamp {
     /// Returns the current second.
     #[must_use]
     pub fn now() -> Self {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Self::of(SystemTime::now())
+    }
+
+    /// Returns the second of a time. An earlier time than 1970 is its first second.
+    #[must_use]
+    pub fn of(time: SystemTime) -> Self {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
         // A clock before 1970 has not been set yet.
         Self(since.map_or(0, |time| time.as_secs()).min(Self::MAX))
     }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use log::Record;
 
 use super::outcome::Label;
-use super::{Outcome, OwnLine};
+use super::{ClearedBy, Outcome, OwnLine};
 use crate::domain::UserName;
 use crate::text::quoted;
 
@@ -103,6 +103,12 @@ impl Audit {
             fields.extend(target().map(|target| ("request", target)));
             write_fields(&fields);
         }
+    }
+
+    /// Logs that an operator has forgiven failures.
+    pub(super) fn cleared(&self, subject: (&'static str, String), by: ClearedBy) {
+        let by = by.0.map_or("unknown".to_owned(), |user| user.to_string());
+        write_fields(&[("action", "throttle-clear".to_owned()), subject, ("by", by)]);
     }
 
     /// Logs a failure on this side.

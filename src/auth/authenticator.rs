@@ -8,15 +8,18 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use futures_util::future::{Shared, WeakShared};
 use tokio::sync::oneshot;
 
 use super::keyed::Key;
-use super::throttle::{LoginAttempt, Refused, Source};
+use super::throttle::{AttemptEnd, LoginAttempt, Refused, Source, Throttled};
 use super::verifier::{Attempt, Verifier};
 use super::workers::{NotTaken, WorkerJob, Workers};
-use super::{AccessRequest, AuthConfig, Decision, Grant, HistogramSnapshot, Outcome};
+use super::{
+    AccessRequest, AuthConfig, ClearedBy, Decision, Grant, HistogramSnapshot, Outcome, Subject,
+};
 use crate::domain::{EncodedCredentials, GroupName, UserName};
 use crate::store::UserReader;
 
@@ -26,8 +29,21 @@ pub struct Authenticator {
     workers: Workers<QueuedAttempt>,
     /// Attempts that no worker has taken yet, by the user and the octets of the password.
     queued: Arc<Mutex<Queued>>,
-    queue_limit: Option<usize>,
+    live: ArcSwap<LiveConfig>,
+}
+
+/// The part of the configuration that can change while the server runs, without the limits of the
+/// throttle.
+struct LiveConfig {
+    queue: Option<usize>,
     require_groups: Vec<GroupName>,
+}
+
+impl LiveConfig {
+    fn of(config: &AuthConfig) -> Arc<Self> {
+        let AuthConfig { queue, require_groups, .. } = config;
+        Arc::new(Self { queue: *queue, require_groups: require_groups.clone() })
+    }
 }
 
 type Queued = HashMap<Key, WeakShared<oneshot::Receiver<Outcome>>>;
@@ -72,13 +88,52 @@ impl Authenticator {
             let (verifier, queued) = &of_worker;
             verify_queued(verifier, queued, attempts);
         })?;
-        Ok(Self {
-            verifier,
-            workers,
-            queued,
-            queue_limit: config.queue,
-            require_groups: config.require_groups.clone(),
-        })
+        Ok(Self { verifier, workers, queued, live: LiveConfig::of(config).into() })
+    }
+
+    /// Uses these limits of failures and of the queue, and these groups, from the next request on.
+    /// The rest of the configuration stays as it was at the start.
+    pub fn reconfigure(&self, config: &AuthConfig) {
+        let AuthConfig { source_limit, user_limit, .. } = *config;
+        self.verifier.throttle().set_limits(source_limit, user_limit, Instant::now());
+        self.live.store(LiveConfig::of(config));
+    }
+
+    /// Returns the sources and user names whose next attempt is refused because of failures.
+    #[must_use]
+    pub fn throttled(&self) -> Vec<Throttled> {
+        self.verifier.throttle().list(Instant::now())
+    }
+
+    /// Forgives all failures of a source or on a user name, and logs that. Returns true if there
+    /// were any.
+    pub fn clear_failures(&self, subject: &Subject, by: ClearedBy) -> bool {
+        let (verifier, now) = (&self.verifier, Instant::now());
+        let (cleared, field) = match subject {
+            Subject::Source(source) => {
+                let cleared = verifier.throttle().clear_source(*source, now);
+                (cleared, ("source", source.to_string()))
+            }
+            Subject::User(Some(name)) => {
+                let cleared = verifier.throttle().clear_user(verifier.keyed.user(name), now);
+                (cleared, ("user", name.to_string()))
+            }
+            Subject::User(None) => return false,
+        };
+        if cleared {
+            verifier.audit.cleared(field, by);
+        }
+        cleared
+    }
+
+    /// Forgives all failures, and logs that. Returns the number of sources and user names that had
+    /// any.
+    pub fn clear_all_failures(&self, by: ClearedBy) -> usize {
+        let cleared = self.verifier.throttle().clear_all(Instant::now());
+        if cleared > 0 {
+            self.verifier.audit.cleared(("all", cleared.to_string()), by);
+        }
+        cleared
     }
 
     /// Decides on the credentials of a request from `peer`.
@@ -155,7 +210,8 @@ impl Authenticator {
         };
         match outcome {
             Outcome::Cached(grant) | Outcome::Verified(grant)
-                if !(admitted(&self.require_groups, &grant) && admitted(access.groups, &grant)) =>
+                if !(admitted(&self.live.load().require_groups, &grant)
+                    && admitted(access.groups, &grant)) =>
             {
                 Outcome::Forbidden(grant)
             }
@@ -187,7 +243,8 @@ impl Authenticator {
         let (reply, answer) = oneshot::channel();
         let answer = answer.shared();
         let workers = self.workers.threads();
-        let limit = self.queue_limit.unwrap_or_else(|| verifier.hashes.in_two_seconds(workers));
+        let limit = self.live.load().queue;
+        let limit = limit.unwrap_or_else(|| verifier.hashes.in_two_seconds(workers));
         let queued_attempt = QueuedAttempt { attempt, pending, reply, since: Instant::now() };
         let submitted = self.workers.submit(limit, queued_attempt);
         submitted.map_err(|why| match why {
@@ -222,6 +279,18 @@ impl Authenticator {
             .is_empty()
             .inspect_err(|e| self.verifier.audit.failure(&format_args!("not ready: {e}")))
             .is_ok()
+    }
+
+    /// Returns the number of requests since the start, by outcome. An outcome occurs once for each
+    /// of its reasons.
+    pub(crate) fn outcomes(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.verifier.audit.counters();
+        Outcome::LABELS.iter().zip(counts).map(|(label, count)| (label.outcome, count))
+    }
+
+    /// Returns the number of computed hashes since the start.
+    pub(crate) fn hashes(&self) -> u64 {
+        self.verifier.hashes.count()
     }
 
     /// Returns the counters since the start.
@@ -295,7 +364,8 @@ fn verify_queued(verifier: &Verifier, queued: &Mutex<Queued>, mut attempts: Vec<
         .unzip();
     verifier.verify(&attempts.iter().collect::<Vec<_>>(), |index, outcome| {
         if let Some((pending, reply)) = open.get_mut(index).and_then(Option::take) {
-            pending.end(&outcome);
+            let user = attempts.get(index).map(|attempt| &attempt.credentials.user);
+            pending.end(&outcome, user);
             // The clients may have gone by now. Then the outcome is dropped.
             let _ = reply.send(outcome);
         }
@@ -358,17 +428,20 @@ impl Counters {
 struct PendingAttempt {
     verifier: Arc<Verifier>,
     attempt: LoginAttempt,
-    failed: bool,
+    end: AttemptEnd,
 }
 
 impl PendingAttempt {
     fn begin(verifier: &Arc<Verifier>, attempt: LoginAttempt) -> Self {
         verifier.throttle().begin(attempt, Instant::now());
-        Self { verifier: Arc::clone(verifier), attempt, failed: false }
+        Self { verifier: Arc::clone(verifier), attempt, end: AttemptEnd::Open }
     }
 
-    fn end(mut self, outcome: &Outcome) {
-        self.failed = outcome.counts_as_failure();
+    fn end(mut self, outcome: &Outcome, shown: Option<&UserName>) {
+        if outcome.counts_as_failure() {
+            let user = shown.filter(|_| outcome.names_user()).cloned();
+            self.end = AttemptEnd::Failed { user };
+        }
         if outcome.grant().is_some() {
             self.verifier.throttle().remember(self.attempt);
         }
@@ -377,6 +450,7 @@ impl PendingAttempt {
 
 impl Drop for PendingAttempt {
     fn drop(&mut self) {
-        self.verifier.throttle().end(self.attempt, self.failed, Instant::now());
+        let end = std::mem::replace(&mut self.end, AttemptEnd::Open);
+        self.verifier.throttle().end(self.attempt, end, Instant::now());
     }
 }

@@ -73,9 +73,20 @@ impl<K: Copy + Eq + Hash, V, S: BuildHasher + Default> Bounded<K, V, S> {
         self.young.clear();
     }
 
-    /// Returns all values, without counting them as used.
-    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
-        self.young.values().chain(self.old.values())
+    /// Returns all entries, without counting them as used.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.young.iter().chain(&self.old)
+    }
+
+    /// Returns all values to change, without counting them as used.
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.young.values_mut().chain(self.old.values_mut())
+    }
+
+    /// Drops the entries for which `keep` returns false.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut V) -> bool) {
+        self.young.retain(|_, value| keep(value));
+        self.old.retain(|_, value| keep(value));
     }
 
     pub(super) fn len(&self) -> usize {

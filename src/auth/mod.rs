@@ -26,8 +26,7 @@ pub use authenticator::{Authenticator, Counters, Rejection};
 pub use config::AuthConfig;
 pub use histogram::HistogramSnapshot;
 pub(crate) use outcome::Outcome;
-pub(crate) use throttle::Source;
-pub use throttle::{Limit, LimitError};
+pub use throttle::{Limit, LimitError, Source, Subject, Throttled};
 pub(crate) use verifier::check;
 
 /// The decision on a request, as HTTP answers it.
@@ -50,6 +49,10 @@ pub enum Decision {
     /// The credentials could not be checked because of a failure on this side.
     Unavailable,
 }
+
+/// The user id of an operator who forgives failures, if it is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClearedBy(pub Option<u32>);
 
 /// An authenticated user.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -7,12 +7,13 @@
 
 use std::fmt;
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use super::bounded::Bounded;
 use super::keyed::UserDigest;
+use crate::domain::UserName;
 use crate::time::{format_duration, parse_duration};
 
 /// The maximum number of sources with failures, of user names with failures, and of users with
@@ -81,13 +82,17 @@ impl fmt::Display for Limit {
 /// The source of a request: an IPv4 address, or the /64 network of an IPv6 address, which belongs
 /// to one customer. An IPv4-mapped IPv6 address is an IPv4 address (RFC 4291 section 2.5.5.2).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) enum Source {
+pub enum Source {
+    /// An IPv4 address.
     V4([u8; 4]),
+    /// The first 64 bits of an IPv6 address.
     V6Net([u8; 8]),
 }
 
 impl Source {
-    pub(crate) fn of(address: IpAddr) -> Self {
+    /// Returns the source of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address.octets()),
             IpAddr::V6(address) => {
@@ -96,6 +101,50 @@ impl Source {
             }
         }
     }
+}
+
+/// Writes an IPv4 address, or an IPv6 network, e.g. `2001:db8::/64`.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::V4(octets) => Ipv4Addr::from(octets).fmt(f),
+            Self::V6Net([a, b, c, d, e, f1, g, h]) => {
+                let network = Ipv6Addr::from([a, b, c, d, e, f1, g, h, 0, 0, 0, 0, 0, 0, 0, 0]);
+                write!(f, "{network}/64")
+            }
+        }
+    }
+}
+
+/// Parses an address, or the form that is written.
+impl FromStr for Source {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, AddrParseError> {
+        match text.strip_suffix("/64") {
+            Some(network) => network.parse().map(|address: Ipv6Addr| Self::of(address.into())),
+            None => text.parse().map(Self::of),
+        }
+    }
+}
+
+/// A source or a user name whose next attempt is refused.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Throttled {
+    /// The source or the name.
+    pub subject: Subject,
+    /// The time until the next attempt is possible.
+    pub retry_after: Duration,
+}
+
+/// Whom failures are counted for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Subject {
+    /// A source, for which all user names count.
+    Source(Source),
+    /// The name of a user. `None` is a name that is no user's, which may be a password in the wrong
+    /// field.
+    User(Option<UserName>),
 }
 
 /// An attempt to log in as this user from this source.
@@ -114,22 +163,30 @@ pub(super) enum Refused {
     Pending,
 }
 
-pub(super) struct Throttle {
-    sources: Option<FailureCounts<Source>>,
-    users: Option<FailureCounts<UserDigest>>,
+pub(super) struct LoginThrottle {
+    sources: Option<FailureCounts<Source, ()>>,
+    /// With the name, if it is a user's. Boxed, since most attempts fail for none or few names.
+    users: Option<FailureCounts<UserDigest, Option<Box<UserName>>>>,
     /// The sources from which users have logged in. Failures of other sources do not affect them.
+    /// Kept also without a limit per user, which can be set later.
     known: Bounded<UserDigest, KnownSources>,
 }
 
-impl Throttle {
+impl LoginThrottle {
     /// Makes a throttle with these limits, or without a limit for `None`.
     pub(super) fn new(source: Option<Limit>, user: Option<Limit>) -> Self {
         Self {
             sources: source.map(FailureCounts::new),
             users: user.map(FailureCounts::new),
-            // Only the limit per user needs it.
-            known: Bounded::new(if user.is_some() { TRACKED } else { 0 }),
+            known: Bounded::new(TRACKED),
         }
+    }
+
+    /// Changes the limits. As many failures as were not forgiven before count on, for at most the
+    /// new period.
+    pub(super) fn set_limits(&mut self, source: Option<Limit>, user: Option<Limit>, now: Instant) {
+        set_limit(&mut self.sources, source, now);
+        set_limit(&mut self.users, user, now);
     }
 
     /// Checks whether an attempt is allowed, without counting it.
@@ -145,7 +202,7 @@ impl Throttle {
         Ok(())
     }
 
-    /// Counts a pending attempt. One [`Throttle::end`] has to follow.
+    /// Counts a pending attempt. One [`LoginThrottle::end`] has to follow.
     pub(super) fn begin(&mut self, attempt: LoginAttempt, now: Instant) {
         if let Some(sources) = &mut self.sources {
             sources.begin(attempt.source, now);
@@ -155,13 +212,17 @@ impl Throttle {
         }
     }
 
-    /// Ends a pending attempt, which failed or not.
-    pub(super) fn end(&mut self, attempt: LoginAttempt, failed: bool, now: Instant) {
+    /// Ends a pending attempt.
+    pub(super) fn end(&mut self, attempt: LoginAttempt, end: AttemptEnd, now: Instant) {
+        let (failed, name) = match end {
+            AttemptEnd::Open => (false, None),
+            AttemptEnd::Failed { user } => (true, user.map(Box::new)),
+        };
         if let Some(sources) = &mut self.sources {
-            sources.end(attempt.source, failed, now);
+            sources.end(attempt.source, failed, (), now);
         }
         if let Some(users) = &mut self.users {
-            users.end(attempt.user, failed, now);
+            users.end(attempt.user, failed, name, now);
         }
     }
 
@@ -172,6 +233,38 @@ impl Throttle {
         (sources, self.users.as_ref().map_or(0, |counts| counts.throttled(now)))
     }
 
+    /// Returns the sources and user names whose next attempt is refused because of failures. Takes
+    /// a step for each tracked one.
+    pub(super) fn list(&self, now: Instant) -> Vec<Throttled> {
+        let sources = self.sources.iter().flat_map(|counts| counts.list(now)).map(
+            |(source, (), retry_after)| Throttled {
+                subject: Subject::Source(*source),
+                retry_after,
+            },
+        );
+        let users =
+            self.users.iter().flat_map(|counts| counts.list(now)).map(|(_, name, retry_after)| {
+                Throttled { subject: Subject::User(name.as_deref().cloned()), retry_after }
+            });
+        sources.chain(users).collect()
+    }
+
+    /// Forgives all failures of a source. Returns true if there were any.
+    pub(super) fn clear_source(&mut self, source: Source, now: Instant) -> bool {
+        self.sources.as_mut().is_some_and(|counts| counts.clear(source, now))
+    }
+
+    /// Forgives all failures on a user name. Returns true if there were any.
+    pub(super) fn clear_user(&mut self, user: UserDigest, now: Instant) -> bool {
+        self.users.as_mut().is_some_and(|counts| counts.clear(user, now))
+    }
+
+    /// Forgives all failures. Returns the number of sources and user names that had any.
+    pub(super) fn clear_all(&mut self, now: Instant) -> usize {
+        let sources = self.sources.as_mut().map_or(0, |counts| counts.clear_all(now));
+        sources + self.users.as_mut().map_or(0, |counts| counts.clear_all(now))
+    }
+
     /// Remembers that the user has logged in from this source.
     pub(super) fn remember(&mut self, attempt: LoginAttempt) {
         match self.known.get(&attempt.user) {
@@ -179,6 +272,27 @@ impl Throttle {
             None => self.known.insert(attempt.user, KnownSources(vec![attempt.source])),
         }
     }
+}
+
+fn set_limit<K: Copy + Eq + Hash, N: Clone + Default>(
+    counts: &mut Option<FailureCounts<K, N>>,
+    limit: Option<Limit>,
+    now: Instant,
+) {
+    match (counts, limit) {
+        (Some(counts), Some(limit)) => counts.set_limit(limit, now),
+        (counts, limit) => *counts = limit.map(FailureCounts::new),
+    }
+}
+
+/// The end of an attempt.
+pub(super) enum AttemptEnd {
+    /// It has not failed: the password was right, or was not verified.
+    Open,
+    Failed {
+        /// The name, if it is a user's.
+        user: Option<UserName>,
+    },
 }
 
 /// The sources from which a user has logged in, the most recent one last.
@@ -206,40 +320,61 @@ impl KnownSources {
     }
 }
 
-struct FailureCounts<K> {
+struct FailureCounts<K, N> {
     limit: Limit,
-    counts: Bounded<K, FailureCount>,
+    counts: Bounded<K, FailureCount<N>>,
 }
 
-#[derive(Clone, Copy)]
-struct FailureCount {
+#[derive(Clone)]
+struct FailureCount<N> {
     /// The time when the last failure is forgiven.
     clear: Instant,
     pending: u32,
+    note: N,
 }
 
-impl<K: Copy + Eq + Hash> FailureCounts<K> {
+impl<N> FailureCount<N> {
+    /// Returns the time until another failure is allowed, if that is not now.
+    fn retry_after(&self, limit: Limit, now: Instant) -> Option<Duration> {
+        let owed = self.clear.saturating_duration_since(now);
+        let after_this = owed.saturating_add(limit.each());
+        (after_this > limit.period).then(|| after_this - limit.period)
+    }
+}
+
+impl<K: Copy + Eq + Hash, N: Clone + Default> FailureCounts<K, N> {
     fn new(limit: Limit) -> Self {
         Self { limit, counts: Bounded::new(TRACKED) }
     }
 
-    fn throttled(&self, now: Instant) -> usize {
-        let is_throttled = |count: &&FailureCount| {
+    fn set_limit(&mut self, limit: Limit, now: Instant) {
+        let before = std::mem::replace(&mut self.limit, limit);
+        for count in self.counts.values_mut() {
             let owed = count.clear.saturating_duration_since(now);
-            owed.saturating_add(self.limit.each()) > self.limit.period
-        };
-        self.counts.values().filter(is_throttled).count()
+            let failures = owed.div_duration_f64(before.each());
+            count.clear = now + limit.each().mul_f64(failures).min(limit.period);
+        }
+    }
+
+    fn list(&self, now: Instant) -> impl Iterator<Item = (&K, &N, Duration)> {
+        self.counts.iter().filter_map(move |(key, count)| {
+            Some((key, &count.note, count.retry_after(self.limit, now)?))
+        })
+    }
+
+    fn throttled(&self, now: Instant) -> usize {
+        self.list(now).count()
     }
 
     fn check(&mut self, key: &K, now: Instant) -> Result<(), Refused> {
         let Some(count) = self.counts.get(key) else { return Ok(()) };
+        if let Some(retry_after) = count.retry_after(self.limit, now) {
+            return Err(Refused::Failed(retry_after));
+        }
         let each = self.limit.each();
         let owed = count.clear.saturating_duration_since(now);
-        let after_this = owed.saturating_add(each);
-        if after_this > self.limit.period {
-            return Err(Refused::Failed(after_this - self.limit.period));
-        }
-        if after_this.saturating_add(each.saturating_mul(count.pending)) > self.limit.period {
+        let with_pending = each.saturating_mul(count.pending.saturating_add(1));
+        if owed.saturating_add(with_pending) > self.limit.period {
             return Err(Refused::Pending);
         }
         Ok(())
@@ -248,23 +383,47 @@ impl<K: Copy + Eq + Hash> FailureCounts<K> {
     fn begin(&mut self, key: K, now: Instant) {
         match self.counts.get(&key) {
             Some(count) => count.pending = count.pending.saturating_add(1),
-            None => self.counts.insert(key, FailureCount { clear: now, pending: 1 }),
+            None => {
+                let count = FailureCount { clear: now, pending: 1, note: N::default() };
+                self.counts.insert(key, count);
+            }
         }
     }
 
-    fn end(&mut self, key: K, failed: bool, now: Instant) {
+    fn end(&mut self, key: K, failed: bool, note: N, now: Instant) {
         // It may have been evicted meanwhile.
-        let mut count =
-            *self.counts.get(&key).unwrap_or(&mut FailureCount { clear: now, pending: 0 });
+        let evicted = FailureCount { clear: now, pending: 0, note: N::default() };
+        let mut count = self.counts.get(&key).map_or(evicted, |count| count.clone());
         count.pending = count.pending.saturating_sub(1);
         if failed {
             count.clear = count.clear.max(now) + self.limit.each();
+            count.note = note;
         }
         if count.pending == 0 && count.clear <= now {
             self.counts.remove(&key);
         } else {
             self.counts.insert(key, count);
         }
+    }
+
+    fn clear(&mut self, key: K, now: Instant) -> bool {
+        let Some(count) = self.counts.get(&key) else { return false };
+        let had_failures = count.clear > now;
+        count.clear = now;
+        if count.pending == 0 {
+            self.counts.remove(&key);
+        }
+        had_failures
+    }
+
+    fn clear_all(&mut self, now: Instant) -> usize {
+        let mut cleared = 0;
+        self.counts.retain(|count| {
+            cleared += usize::from(count.clear > now);
+            count.clear = count.clear.min(now);
+            count.pending > 0
+        });
+        cleared
     }
 }
 
@@ -292,7 +451,7 @@ mod tests {
     /// Makes attempts at given times.
     struct Bench {
         keyed: Keyed,
-        throttle: Throttle,
+        throttle: LoginThrottle,
         start: Instant,
     }
 
@@ -300,7 +459,7 @@ mod tests {
         /// Makes a throttle with limits of 3 failures per 30 s and source, and 5 per 50 s and user.
         fn new() -> Self {
             let limit = |failures, seconds| Limit::new(failures, SECOND * seconds);
-            let throttle = Throttle::new(limit(3, 30), limit(5, 50));
+            let throttle = LoginThrottle::new(limit(3, 30), limit(5, 50));
             Self { keyed: Keyed::new().unwrap(), throttle, start: Instant::now() }
         }
 
@@ -327,7 +486,11 @@ mod tests {
             if outcome == Outcome::Right {
                 self.throttle.remember(of);
             }
-            self.throttle.end(of, outcome == Outcome::Wrong, now);
+            let end = match outcome {
+                Outcome::Wrong => AttemptEnd::Failed { user: None },
+                Outcome::Right | Outcome::Open => AttemptEnd::Open,
+            };
+            self.throttle.end(of, end, now);
         }
     }
 
@@ -416,13 +579,13 @@ mod tests {
         let keyed = Keyed::new().unwrap();
         let user = |name: &str| keyed.user(&UserName::parse(name).unwrap());
         let limit = |failures| Limit::new(failures, Duration::from_secs(60));
-        let mut throttle = Throttle::new(limit(2), limit(3));
+        let mut throttle = LoginThrottle::new(limit(2), limit(3));
         let mut now = Instant::now();
-        let fail = |throttle: &mut Throttle, name: &str, last: u8| {
+        let fail = |throttle: &mut LoginThrottle, name: &str, last: u8| {
             let source = Source::of(IpAddr::from([192, 0, 2, last]));
             let attempt = LoginAttempt { user: user(name), source };
             throttle.begin(attempt, now);
-            throttle.end(attempt, true, now);
+            throttle.end(attempt, AttemptEnd::Failed { user: None }, now);
         };
         assert_eq!(throttle.throttled(now), (0, 0));
         for (name, last, expected) in
@@ -436,6 +599,132 @@ mod tests {
         assert_eq!(throttle.throttled(now), (2, 0));
         now += Duration::from_secs(10);
         assert_eq!(throttle.throttled(now), (0, 0));
+    }
+
+    /// M-05
+    #[test]
+    fn cleared_source_or_name_can_try_at_once() {
+        let mut bench = Bench::new();
+        let now = bench.start;
+        for n in 0..3 {
+            bench.make("roy", "192.0.2.1", Outcome::Wrong, 0).unwrap();
+            bench.make("roy", &format!("192.0.2.{}", 10 + n), Outcome::Wrong, 0).unwrap_or(());
+        }
+        let roy = bench.attempt("roy", "192.0.2.1");
+        assert_eq!(bench.make("ann", "192.0.2.1", Outcome::Right, 0), wait(10));
+        assert!(bench.throttle.clear_source(roy.source, now));
+        assert_eq!(bench.make("ann", "192.0.2.1", Outcome::Right, 0), Ok(()));
+        assert!(!bench.throttle.clear_source(roy.source, now), "nothing is left to forgive");
+        assert_eq!(bench.make("roy", "192.0.2.1", Outcome::Right, 0), wait(10), "the name");
+        assert!(bench.throttle.clear_user(roy.user, now));
+        assert_eq!(bench.make("roy", "192.0.2.1", Outcome::Right, 0), Ok(()));
+        assert!(!bench.throttle.clear_user(roy.user, now));
+        // Two sources have a failure each.
+        assert_eq!(bench.throttle.clear_all(now), 2);
+        assert_eq!(bench.throttle.clear_all(now), 0);
+        assert_eq!(bench.throttle.sources.as_ref().unwrap().counts.len(), 0, "no entry is left");
+    }
+
+    /// M-05: pending attempts count on, so that clearing gives no more parallel guesses.
+    #[test]
+    fn clearing_forgives_no_pending_attempt() {
+        let mut bench = Bench::new();
+        let (of, now) = (bench.attempt("roy", "192.0.2.1"), bench.start);
+        for _ in 0..3 {
+            bench.throttle.begin(of, now);
+        }
+        assert!(!bench.throttle.clear_source(of.source, now));
+        assert_eq!(bench.throttle.clear_all(now), 0);
+        assert_eq!(bench.throttle.check(of, now), Err(Refused::Pending));
+        for _ in 0..3 {
+            bench.end(of, Outcome::Open, now);
+        }
+        assert_eq!(bench.throttle.sources.as_ref().unwrap().counts.len(), 0);
+        // Failures beside a pending attempt are forgiven.
+        for _ in 0..3 {
+            bench.throttle.begin(of, now);
+        }
+        bench.end(of, Outcome::Wrong, now);
+        bench.end(of, Outcome::Wrong, now);
+        assert!(bench.throttle.clear_source(of.source, now));
+        assert!(bench.throttle.clear_user(of.user, now));
+        assert_eq!(bench.throttle.check(of, now), Ok(()));
+        bench.throttle.begin(of, now);
+        assert_eq!(bench.throttle.check(of, now), Ok(()));
+        bench.throttle.begin(of, now);
+        assert_eq!(bench.throttle.check(of, now), Err(Refused::Pending));
+    }
+
+    /// a name that is no user's is not listed.
+    #[test]
+    fn list_has_the_throttled_sources_and_names_of_users() {
+        let mut bench = Bench::new();
+        let now = bench.start;
+        for n in 0..5 {
+            for (user, is_user) in [("roy", true), ("hunter2", false)] {
+                let of = bench.attempt(user, &format!("192.0.2.{n}"));
+                let user = is_user.then(|| UserName::parse(user).unwrap());
+                bench.throttle.begin(of, now);
+                bench.throttle.end(of, AttemptEnd::Failed { user }, now);
+            }
+        }
+        bench.make("ann", "192.0.2.4", Outcome::Wrong, 0).unwrap();
+        let mut listed: Vec<_> = bench
+            .throttle
+            .list(now)
+            .into_iter()
+            .map(|it| match it.subject {
+                Subject::Source(source) => (source.to_string(), it.retry_after),
+                Subject::User(Some(name)) => (name.to_string(), it.retry_after),
+                Subject::User(None) => ("no user".to_owned(), it.retry_after),
+            })
+            .collect();
+        listed.sort();
+        let expected =
+            ["192.0.2.4", "no user", "roy"].map(|subject| (subject.to_owned(), SECOND * 10));
+        assert_eq!(listed, expected);
+        assert_eq!(bench.throttle.list(now + SECOND * 10), []);
+    }
+
+    /// M-07
+    #[test]
+    fn changed_limits_apply_to_counted_failures() {
+        let mut bench = Bench::new();
+        let limit = |failures, seconds| Limit::new(failures, SECOND * seconds);
+        for _ in 0..3 {
+            bench.make("roy", "192.0.2.1", Outcome::Wrong, 0).unwrap();
+        }
+        assert_eq!(bench.make("roy", "192.0.2.1", Outcome::Right, 0), wait(10));
+        bench.throttle.set_limits(limit(6, 120), None, bench.start);
+        for _ in 0..3 {
+            let third = bench.make("roy", "192.0.2.1", Outcome::Wrong, 0);
+            assert_eq!(third, Ok(()), "three of six failures count");
+        }
+        assert_eq!(bench.make("roy", "192.0.2.1", Outcome::Right, 0), wait(20));
+        // No source waits longer than the new period.
+        bench.throttle.set_limits(limit(1, 5), limit(1, 50), bench.start);
+        assert_eq!(bench.make("roy", "192.0.2.1", Outcome::Right, 0), wait(5));
+        assert_eq!(bench.make("roy", "192.0.2.2", Outcome::Wrong, 0), Ok(()), "a new limit");
+        assert_eq!(bench.make("roy", "192.0.2.3", Outcome::Right, 0), wait(50));
+        bench.throttle.set_limits(None, None, bench.start);
+        assert_eq!(bench.make("roy", "192.0.2.1", Outcome::Wrong, 0), Ok(()));
+    }
+
+    #[test]
+    fn written_source_is_read_again() {
+        for (text, written) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8::1", "2001:db8::/64"),
+            ("2001:db8:0:1::/64", "2001:db8:0:1::/64"),
+        ] {
+            let source: Source = text.parse().unwrap();
+            assert_eq!(source.to_string(), written);
+            assert_eq!(written.parse(), Ok(source));
+        }
+        for text in ["", "roy", "192.0.2.0/24", "192.0.2.1/64", "2001:db8::/32", "[::1]"] {
+            assert!(text.parse::<Source>().is_err(), "{text}");
+        }
     }
 
     /// B-10
@@ -538,14 +827,14 @@ mod tests {
         // A limit at its bounds allows exactly that many failures.
         for (failures, period) in [(1, SECOND), (10_000, SECOND), (1, Limit::MAX_PERIOD)] {
             let mut bench = Bench::new();
-            bench.throttle = Throttle::new(Limit::new(failures, period), None);
+            bench.throttle = LoginThrottle::new(Limit::new(failures, period), None);
             let allowed = (0..20_000)
                 .take_while(|_| bench.make("roy", "192.0.2.1", Outcome::Wrong, 0).is_ok())
                 .count();
             assert_eq!(allowed, failures as usize);
         }
         let mut bench = Bench::new();
-        bench.throttle = Throttle::new(None, None);
+        bench.throttle = LoginThrottle::new(None, None);
         assert!((0..20_000).all(|_| bench.make("roy", "192.0.2.1", Outcome::Wrong, 0).is_ok()));
     }
 }

@@ -10,7 +10,7 @@ use super::audit::Audit;
 use super::cache::{Cache, CacheEntry};
 use super::hash_meter::HashMeter;
 use super::keyed::{Key, Keyed};
-use super::throttle::{LoginAttempt, Source, Throttle};
+use super::throttle::{LoginAttempt, LoginThrottle, Source};
 use super::{AuthConfig, Grant, Outcome, OwnLine};
 use crate::domain::{
     Cost, Credentials, Groups, PasswordHash, PresentedPassword, StoredHash, User, UserName,
@@ -36,7 +36,7 @@ pub(super) struct Verifier {
     pub(super) dummy: StoredHash,
     pub(super) keyed: Keyed,
     cache: OwnLine<Mutex<Cache>>,
-    throttle: Mutex<Throttle>,
+    throttle: Mutex<LoginThrottle>,
     pub(super) hashes: HashMeter,
     pub(super) audit: Audit,
     rehash: bool,
@@ -54,7 +54,7 @@ impl Verifier {
             dummy: PasswordHash::dummy(config.cost).into(),
             keyed: Keyed::new()?,
             cache: OwnLine(Mutex::new(Cache::new(config.cache_entries, config.cache_lifetime))),
-            throttle: Mutex::new(Throttle::new(config.source_limit, config.user_limit)),
+            throttle: Mutex::new(LoginThrottle::new(config.source_limit, config.user_limit)),
             hashes: HashMeter::expecting(config.cost),
             audit: Audit::start(config.audit_hits)?,
             rehash: config.rehash,
@@ -72,7 +72,7 @@ impl Verifier {
         self.cache.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn throttle(&self) -> MutexGuard<'_, Throttle> {
+    pub(super) fn throttle(&self) -> MutexGuard<'_, LoginThrottle> {
         self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

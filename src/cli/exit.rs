@@ -126,12 +126,17 @@ impl Failure {
         self.why
     }
 
+    /// Returns all reasons.
+    pub(super) fn reasons(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.why).chain(&self.more).map(String::as_str)
+    }
+
     /// Writes the failed action, the reason and the hint to standard error.
     pub(super) fn report(&self, what: &str) {
         if self.is_reported {
             return;
         }
-        for why in std::iter::once(&self.why).chain(&self.more) {
+        for why in self.reasons() {
             say(&format!("resttool: {what}: {why}"));
         }
         if let Some(hint) = &self.hint {

@@ -75,6 +75,12 @@ impl ListenAddress {
         self.listen_as("http", &Named { text, option: "--ops-listen" }, "--ops-listen")
     }
 
+    /// Starts to listen for commands.
+    pub(super) fn listen_for_control(&self) -> Result<(Socket, Listening), Failure> {
+        let option = "--control-socket";
+        self.listen_as("http", &Named { text: String::new(), option }, option)
+    }
+
     fn listen_as(
         &self,
         scheme: &str,

@@ -6,6 +6,7 @@
 mod advice;
 mod commands;
 mod complete;
+mod control;
 mod duplicates;
 mod exit;
 mod ineffective;
@@ -16,6 +17,7 @@ mod many;
 mod options;
 mod output;
 mod progress;
+mod reload;
 mod report;
 mod secret;
 mod settings_file;
@@ -31,12 +33,12 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 #[cfg(target_os = "linux")]
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::config::{Environment, StoreSettings};
+use crate::config::{Environment, ServeSettings, StoreSettings};
 use crate::store;
 use crate::text::printable;
 use commands::Command;
@@ -151,25 +153,15 @@ fn parse() -> Result<Cli, Exit> {
             .report("usage");
         return Err(Exit::Usage);
     }
-    // Kubernetes sets RESTTOOL_PORT for a Service named resttool. clap reads variables by itself.
-    if environment.is_service_link(PORT_VARIABLE) {
-        command = command.mut_subcommands(without_port_variable);
-    }
+    command = without_service_links(command, &environment);
     if std::env::args_os().any(|argument| argument == "-h") {
         // The summary fits a screen without the variables, which `--help` lists.
         command = command.mut_subcommands(|c| c.mut_args(|argument| argument.hide_env(true)));
     }
-    let mut parsed = command.try_get_matches_from_mut(std::env::args_os());
-    if let Ok(matches) = &parsed {
-        let more = settings_file::arguments(matches, &command).map_err(|failure| {
-            failure.report("cannot serve");
-            failure.exit
-        })?;
-        if !more.is_empty() {
-            parsed = command.try_get_matches_from_mut(std::env::args_os().chain(more));
-        }
-    }
-    let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let parsed = parse_with_settings_file(&mut command).map_err(|failure| {
+        failure.report("cannot serve");
+        failure.exit
+    })?;
     match parsed {
         Ok((cli, matches)) => {
             for warning in ineffective::warnings(&matches) {
@@ -197,8 +189,43 @@ fn parse() -> Result<Cli, Exit> {
     }
 }
 
+/// Parses the arguments, the environment and the settings file.
+///
+/// # Errors
+/// Fails if the settings file cannot be used. The inner error is one of the arguments.
+fn parse_with_settings_file(
+    command: &mut clap::Command,
+) -> Result<Result<(Cli, ArgMatches), clap::Error>, Failure> {
+    let mut parsed = command.try_get_matches_from_mut(std::env::args_os());
+    if let Ok(matches) = &parsed {
+        let more = settings_file::arguments(matches, command)?;
+        if !more.is_empty() {
+            parsed = command.try_get_matches_from_mut(std::env::args_os().chain(more));
+        }
+    }
+    Ok(parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))))
+}
+
+/// Parses the settings of this running server again, with its settings file.
+fn serve_settings_again() -> Result<ServeSettings, Failure> {
+    let mut command = without_service_links(definition(), &Environment::read());
+    match parse_with_settings_file(&mut command)? {
+        Ok((Cli { command: Command::Serve(serve), .. }, _)) => Ok(serve.into_settings()),
+        Ok(_) => Err(Failure::new(Exit::Usage, "this is no server")),
+        Err(e) => Err(usage::failure(&e, command)),
+    }
+}
+
 /// The variable of a setting that Kubernetes may set as well.
 const PORT_VARIABLE: &str = "RESTTOOL_PORT";
+
+/// Kubernetes sets `RESTTOOL_PORT` for a Service named resttool. clap reads variables by itself.
+fn without_service_links(command: clap::Command, environment: &Environment) -> clap::Command {
+    match environment.is_service_link(PORT_VARIABLE) {
+        true => command.mut_subcommands(without_port_variable),
+        false => command,
+    }
+}
 
 fn without_port_variable(command: clap::Command) -> clap::Command {
     command.mut_args(|argument| match argument.get_env() {

@@ -5,16 +5,18 @@
 //! configures. An option of one command alone is no setting, and stands with its command.
 
 mod environment;
+mod given;
 mod serve;
 mod shared;
 mod similar;
 mod values;
 
 pub(crate) use environment::Environment;
+pub(crate) use given::GivenSettings;
 pub(crate) use serve::{ListenSettings, LogFormat, ServeSettings};
 pub(crate) use shared::{
-    CostSetting, DATABASE_VARIABLE, HashingSettings, JsonSetting, OutputSettings, QuietSetting,
-    StoreSettings, default_location,
+    ControlSetting, CostSetting, DATABASE_VARIABLE, HashingSettings, JsonSetting, OutputSettings,
+    QuietSetting, StoreSettings, default_location,
 };
 pub(crate) use similar::similar;
 pub(crate) use values::OpsAddress;

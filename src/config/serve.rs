@@ -7,11 +7,13 @@ use std::time::Duration;
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::{Args, ValueEnum};
 
-use super::CostSetting;
 use super::values::{Failures, OpsAddress, cache_lifetime, group_name, octal_mode};
+use super::{ControlSetting, CostSetting, GivenSettings};
 use crate::auth::AuthConfig;
 use crate::domain::{GroupName, HashError};
-use crate::http::{Delays, ExtAuthzPrefix, HttpConfig, Network, Realm, RealmError};
+use crate::http::{
+    Delays, ExtAuthzPrefix, HttpConfig, Network, OpsConfig, Realm, RealmError, TrustedProxies,
+};
 use crate::time::format_duration;
 
 /// The settings of `serve`. The less common ones are left out of the summary of `-h`.
@@ -26,7 +28,11 @@ pub(crate) struct ServeSettings {
         help_heading = "Settings",
         hide_short_help = true
     )]
-    config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
+
+    /// To tell which settings have changed.
+    #[command(flatten)]
+    pub(crate) given: GivenSettings,
 
     #[command(flatten)]
     pub(crate) listen: ListenSettings,
@@ -53,8 +59,8 @@ pub(crate) struct ServeSettings {
     )]
     pub(crate) unix_socket_mode: u32,
 
-    /// Serve health and metrics for operators on this address (HOST:PORT or unix:PATH), also while
-    /// the other listener is busy
+    /// Serve health, metrics and a status page for operators on this address (HOST:PORT or
+    /// unix:PATH), also while the other listener is busy
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -73,6 +79,9 @@ pub(crate) struct ServeSettings {
         hide_short_help = true
     )]
     pub(crate) allow_remote_ops: bool,
+
+    #[command(flatten)]
+    pub(crate) control: ControlSetting,
 
     /// Serve TLS with the certificate chain in this PEM file; reloaded when it changes, or on
     /// SIGHUP
@@ -345,15 +354,21 @@ impl ServeSettings {
         })
     }
 
+    /// Returns the networks of the trusted proxies.
+    pub(crate) fn trusted_proxies(&self) -> Vec<Network> {
+        self.trusted_proxy.clone()
+    }
+
     /// Returns the configuration of HTTP.
     pub(crate) fn http_config(&self) -> Result<HttpConfig, RealmError> {
         Ok(HttpConfig {
             realm: Realm::new(&self.realm)?,
-            trusted_proxies: self.trusted_proxy.clone(),
+            trusted_proxies: TrustedProxies::new(self.trusted_proxies()),
             delays: Delays::default(),
             io_timeout: HttpConfig::IO_TIMEOUT,
             max_connections: self.max_connections,
             ext_authz: self.ext_authz_prefix.clone(),
+            ops: OpsConfig::default(),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Settings of several commands.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{BoolishValueParser, RangedI64ValueParser};
 use clap::{Args, value_parser};
@@ -86,6 +86,27 @@ pub(crate) struct HashingSettings {
 impl HashingSettings {
     pub(crate) fn policy(&self) -> Result<Policy, HashError> {
         Ok(Policy { min_length: self.min_length.into(), cost: self.cost.cost()? })
+    }
+}
+
+/// The control socket of a server.
+#[derive(Args, Debug)]
+pub(crate) struct ControlSetting {
+    /// Use the control socket at this path [default: in $XDG_RUNTIME_DIR/resttool or /run/resttool,
+    /// named by the store]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "RESTTOOL_CONTROL_SOCKET",
+        help_heading = "Operators",
+        hide_short_help = true
+    )]
+    control_socket: Option<PathBuf>,
+}
+
+impl ControlSetting {
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.control_socket.as_deref()
     }
 }
 

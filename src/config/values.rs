@@ -51,7 +51,7 @@ impl FromStr for OpsAddress {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const EXPECTED: &str = "expected HOST:PORT or unix:PATH, e.g. 127.0.0.1:9090";
+        const EXPECTED: &str = "expected HOST:PORT or unix:PATH, e.g. 127.0.0.1:9180";
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.is_empty() { Err(EXPECTED) } else { Ok(Self::Unix(path.into())) };
         }
@@ -91,7 +91,7 @@ mod tests {
     fn ops_address_is_a_host_with_a_port_or_a_socket() {
         let tcp = |host: &str, port| Ok(OpsAddress::Tcp { host: host.to_owned(), port });
         for (text, expected) in [
-            ("127.0.0.1:9090", tcp("127.0.0.1", 9090)),
+            ("127.0.0.1:9180", tcp("127.0.0.1", 9180)),
             ("localhost:0", tcp("localhost", 0)),
             ("[::1]:9090", tcp("::1", 9090)),
             ("unix:/run/ops.sock", Ok(OpsAddress::Unix("/run/ops.sock".into()))),

@@ -18,7 +18,6 @@ use super::admission::Admission;
 use super::connection::{Connection, Stream};
 use super::gate::Gate;
 use super::linger::Lingering;
-use super::peer::is_trusted;
 use super::tls::Tls;
 use crate::auth::{Rejection, Source};
 
@@ -96,7 +95,7 @@ impl Acceptor {
     /// Returns the source that a connection counts for, or `None` if it is exempt from eviction.
     fn source(&self, accepted: &Accepted, peer: IpAddr) -> Option<Source> {
         match accepted {
-            Accepted::Tcp(..) if !is_trusted(&self.config.trusted_proxies, peer) => {
+            Accepted::Tcp(..) if !self.config.trusted_proxies.contains(peer) => {
                 Some(Source::of(peer))
             }
             Accepted::Tcp(..) | Accepted::Unix(_) => None,

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use super::{ExtAuthzPrefix, Network, Realm};
+use super::{ExtAuthzPrefix, OpsConfig, Realm, TrustedProxies};
 use crate::auth::Decision;
 
 /// The configuration of all listeners.
@@ -12,7 +12,7 @@ pub struct HttpConfig {
     /// The realm of the challenge.
     pub realm: Realm,
     /// The proxies whose X-Forwarded-For is trusted.
-    pub trusted_proxies: Vec<Network>,
+    pub trusted_proxies: TrustedProxies,
     /// The delays of some responses.
     pub delays: Delays,
     /// The time after which a connection without progress ends, e.g. with a head or a body that
@@ -24,6 +24,8 @@ pub struct HttpConfig {
     pub max_connections: NonZeroUsize,
     /// The path below which requests of Envoy's ext_authz are answered.
     pub ext_authz: Option<ExtAuthzPrefix>,
+    /// The configuration of the service for operators.
+    pub ops: OpsConfig,
 }
 
 impl HttpConfig {

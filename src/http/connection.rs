@@ -84,6 +84,14 @@ impl Stream {
         Self::Local(IoTimeout::new(stream, io_timeout))
     }
 
+    /// Returns the id of the user at the other end of a Unix socket.
+    fn peer_user(&self) -> Option<u32> {
+        match self {
+            Self::Local(stream) => stream.io().peer_cred().ok().map(|peer| peer.uid()),
+            Self::Plain(_) | Self::Tls(_) => None,
+        }
+    }
+
     /// Records that the server owes the client a response from now on.
     fn owe(&mut self) {
         match self {
@@ -200,6 +208,11 @@ impl Connection {
 
     pub(super) fn exchange(&self) -> CurrentExchange {
         self.exchange.clone()
+    }
+
+    /// Returns the id of the user at the other end, if that can be told.
+    pub(super) fn peer_user(&self) -> Option<u32> {
+        self.inner.borrow().stream.peer_user()
     }
 
     /// Returns the stream if the client may still be sending, or has sent bytes that were not read.

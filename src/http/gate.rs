@@ -19,7 +19,7 @@ use super::response::{
 };
 use super::routing::{self, with};
 use super::{ExtAuthzPrefix, HttpConfig, forward_auth};
-use crate::auth::{AccessRequest, Authenticator, Counters, Decision, Rejection};
+use crate::auth::{AccessRequest, Authenticator, Decision, Rejection};
 
 /// The state that all services share.
 pub(super) struct Gate {
@@ -64,12 +64,8 @@ impl Gate {
         self.authenticator.reject(source, why, &AccessRequest::ANY);
     }
 
-    pub(super) fn is_ready(&self) -> bool {
-        self.authenticator.is_ready()
-    }
-
-    pub(super) fn counters(&self) -> Counters {
-        self.authenticator.counters()
+    pub(super) fn authenticator(&self) -> &Authenticator {
+        &self.authenticator
     }
 
     /// Returns the time when the server was started.
@@ -90,14 +86,14 @@ impl Gate {
 
     /// Returns true if X-Forwarded-For from this peer is trusted.
     pub(super) fn trusts(&self, peer: IpAddr) -> bool {
-        peer::is_trusted(&self.config.trusted_proxies, peer)
+        self.config.trusted_proxies.contains(peer)
     }
 
     /// Returns the source address of a request.
     pub(super) fn source(&self, request: &RequestHead) -> IpAddr {
         // Only requests of unit tests have no peer, since they come over no connection.
         let peer = request.peer_addr.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
-        let origin = peer::origin(&self.config.trusted_proxies, peer, request.headers());
+        let origin = peer::origin(&self.config.trusted_proxies.load(), peer, request.headers());
         match origin.oddity {
             None => {}
             Some(Oddity::UntrustedProxy) => self.untrusted_proxy.call_once(|| {
@@ -196,7 +192,7 @@ async fn rest_auth(request: HttpRequest, gate: SharedGate) -> HttpResponse {
 pub(super) mod tests {
     use std::time::Duration;
 
-    use super::super::{Delays, Realm};
+    use super::super::{Delays, OpsConfig, Realm, TrustedProxies};
     use super::*;
     use crate::auth::{AuthConfig, Grant};
     use crate::domain::UserName;
@@ -208,11 +204,12 @@ pub(super) mod tests {
         let authenticator = Authenticator::new(store, &AuthConfig::default()).unwrap();
         let config = HttpConfig {
             realm: Realm::new(Realm::DEFAULT).unwrap(),
-            trusted_proxies: Vec::new(),
+            trusted_proxies: TrustedProxies::default(),
             delays: Delays::NONE,
             io_timeout: HttpConfig::IO_TIMEOUT,
             max_connections: HttpConfig::MAX_CONNECTIONS,
             ext_authz: None,
+            ops: OpsConfig::default(),
         };
         Gate::new(Arc::new(authenticator), &config)
     }

@@ -31,7 +31,6 @@ impl<T> IoTimeout<T> {
         Self { io, tick: timeout / 2, alarm: None, owed: false, owed_before: false }
     }
 
-    #[cfg(test)]
     pub(super) fn io(&self) -> &T {
         &self.io
     }

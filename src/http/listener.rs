@@ -3,10 +3,12 @@
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use actix_web::web::{self, ServiceConfig};
 
 use super::gate::SharedGate;
+use super::ops::Monitor;
 use super::tls::Tls;
 use super::{ext_authz, forward_auth, gate, ops, response};
 
@@ -31,29 +33,28 @@ pub enum Socket {
 }
 
 /// A set of routes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Service {
     /// `/rest-auth`, `/auth` and some routes for operators.
     Gate,
-    /// The routes for operators alone, on threads of their own.
-    Ops(OpsConfig),
-}
-
-/// The configuration of the routes for operators.
-#[derive(Clone, Copy, Debug)]
-pub struct OpsConfig {
-    /// Returns the number of dropped log lines.
-    pub dropped_log_lines: fn() -> u64,
+    /// The routes for operators alone, on threads of their own. A Unix socket is private.
+    Ops,
 }
 
 impl Service {
     /// Adds the routes, for a socket that browsers can or cannot reach.
-    pub(super) fn configure(self, gate: &SharedGate, is_tcp: bool, config: &mut ServiceConfig) {
+    pub(super) fn configure(
+        self,
+        gate: &SharedGate,
+        monitor: &Arc<Monitor>,
+        is_tcp: bool,
+        config: &mut ServiceConfig,
+    ) {
         match self {
-            Self::Ops(ops) => ops::configure_all(gate, ops, is_tcp, config),
+            Self::Ops => ops::configure(&Rc::new(Arc::clone(monitor)), is_tcp, config),
             Self::Gate => {
                 config.service(gate::resource(gate)).service(forward_auth::resource(gate));
-                ops::configure(&Rc::clone(gate), config);
+                ops::configure_public(gate, config);
                 // Last, since its pattern matches every path.
                 if let Some(resource) = ext_authz::resource(gate) {
                     config.service(resource);

@@ -16,7 +16,6 @@ mod gate;
 mod io_timeout;
 mod linger;
 mod listener;
-mod metrics;
 mod ops;
 mod peer;
 mod pem;
@@ -31,8 +30,11 @@ pub use authorization::{NoCredentials, credentials};
 pub use challenge::{Realm, RealmError};
 pub use config::{Delays, HttpConfig};
 pub use ext_authz::{ExtAuthzPrefix, PrefixError};
-pub use listener::{Listener, OpsConfig, Service, Socket};
-pub use peer::{Network, source as source_address};
+pub use listener::{Listener, Service, Socket};
+pub use ops::{
+    ClearRequest, ControlClient, ControlError, LoggedError, OpsConfig, ServerStatus, ThrottledEntry,
+};
+pub use peer::{Network, TrustedProxies, source as source_address};
 pub use pem::TlsHint;
 pub use server::run;
 pub use strict_head::{AcceptedBytes, Framing};

@@ -3,8 +3,10 @@
 
 use std::net::{IpAddr, SocketAddrV4};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use actix_web::http::header::{HeaderMap, HeaderName};
+use arc_swap::{ArcSwap, Guard};
 use ipnet::IpNet;
 
 /// The field in which proxies name their clients. It has no standard. All proxies append the
@@ -30,6 +32,33 @@ impl FromStr for Network {
         };
         // Bits beyond the prefix are a mistake, because one address or another network was meant.
         if network.trunc() == network { Ok(Self(network)) } else { Err(NetworkError) }
+    }
+}
+
+/// The proxies whose X-Forwarded-For is trusted. Clones share the list, which can be replaced while
+/// the server runs.
+#[derive(Clone, Debug, Default)]
+pub struct TrustedProxies(Arc<ArcSwap<Vec<Network>>>);
+
+impl TrustedProxies {
+    /// Makes a list of these networks.
+    #[must_use]
+    pub fn new(networks: Vec<Network>) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(networks)))
+    }
+
+    /// Trusts these networks, and no others, from the next request on.
+    pub fn replace(&self, networks: Vec<Network>) {
+        self.0.store(Arc::new(networks));
+    }
+
+    pub(super) fn load(&self) -> Guard<Arc<Vec<Network>>> {
+        self.0.load()
+    }
+
+    /// Returns true if this is the address of one of the proxies.
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
+        is_trusted(&self.load(), address)
     }
 }
 
@@ -86,7 +115,7 @@ pub(super) fn origin(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> 
 }
 
 /// Returns true if this is one of the proxies.
-pub(super) fn is_trusted(trusted: &[Network], address: IpAddr) -> bool {
+fn is_trusted(trusted: &[Network], address: IpAddr) -> bool {
     trusted.iter().any(|network| network.0.contains(&address.to_canonical()))
 }
 

@@ -14,10 +14,13 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
 use zeroize::Zeroizing;
 
 use crate::fs::FileVersion;
 use crate::text::{printable, read_text};
+use crate::time::Timestamp;
 
 /// A certificate chain and its key.
 #[derive(Debug)]
@@ -26,6 +29,15 @@ pub(super) struct PemFiles {
     pub(super) key: PathBuf,
     /// The folder of the service manager for credentials, whose files have its own access rules.
     pub(super) credentials: Option<PathBuf>,
+}
+
+/// A certificate chain that was read with its key.
+#[derive(Clone, Debug)]
+pub(super) struct LoadedPair {
+    pub(super) certified: Arc<CertifiedKey>,
+    /// The end of the validity of the server's own certificate, the first of the chain. `None` if it
+    /// cannot be told.
+    pub(super) expires: Option<Timestamp>,
 }
 
 /// A version of both files. A change of the mode or the owner changes it too (ctime).
@@ -79,7 +91,7 @@ impl PemFiles {
         })
     }
 
-    pub(super) fn read(&self, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
+    pub(super) fn read(&self, provider: &CryptoProvider) -> Result<LoadedPair, TlsError> {
         let Self { certificate, key, .. } = self;
         let chain = read_pem(certificate)?;
         let secret = read_pem(key)?;
@@ -103,11 +115,12 @@ impl PemFiles {
         let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| TlsError::new(certificate, e))?;
-        if chain.is_empty() {
+        let Some(own) = chain.first() else {
             return Err(TlsError::new(certificate, "there is no certificate in it"));
-        }
+        };
+        let expires = not_after(own);
         CertifiedKey::from_der(chain, private, provider)
-            .map(Arc::new)
+            .map(|certified| LoadedPair { certified: Arc::new(certified), expires })
             .map_err(|e| TlsError::new(certificate, format!("with its key: {e}")))
     }
 
@@ -135,6 +148,13 @@ impl PemFiles {
         let why = format!("other users may read or write the key (mode {mode:04o})");
         Err(TlsError::new(key, why).hint_at(hint))
     }
+}
+
+/// Returns the end of the validity of a certificate (RFC 5280 section 4.1.2.5).
+fn not_after(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let certificate = Certificate::from_der(certificate).ok()?;
+    let end = certificate.tbs_certificate().validity().not_after.to_unix_duration();
+    Timestamp::from_seconds(i64::try_from(end.as_secs()).ok()?)
 }
 
 /// Reads a file as text.

@@ -1,22 +1,19 @@
 //! Routes with an exact path.
 
-use std::rc::Rc;
-
 use actix_web::body::BoxBody;
 use actix_web::http::header::{self, HeaderName};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{FromRequest, Handler, HttpRequest, Resource, Responder, guard, web};
 
-use super::gate::SharedGate;
 use super::response::{PLAIN_TEXT, response};
 
-/// Makes a handler of a function that needs the gate.
-pub(super) fn with<F>(
-    gate: &SharedGate,
-    answer: impl Fn(HttpRequest, SharedGate) -> F + Clone + 'static,
+/// Makes a handler of a function that needs the state of its service.
+pub(super) fn with<T: Clone + 'static, F>(
+    state: &T,
+    answer: impl Fn(HttpRequest, T) -> F + Clone + 'static,
 ) -> impl Fn(HttpRequest) -> F + Clone + 'static {
-    let gate = Rc::clone(gate);
-    move |request| answer(request, Rc::clone(&gate))
+    let state = state.clone();
+    move |request| answer(request, state.clone())
 }
 
 /// Makes a route at exactly this path. The framework also matches paths that decode to it.

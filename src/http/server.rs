@@ -17,8 +17,9 @@ use futures_util::future::try_join;
 use super::accept::{Accepted, Acceptor};
 use super::connection::{Connection, PIECE};
 use super::gate::Gate;
+use super::ops::{Monitor, PeerUser};
 use super::service::{exchanges, without_continue};
-use super::{HttpConfig, Listener, Service, Socket};
+use super::{HttpConfig, Listener, Service, Socket, TrustedProxies};
 use crate::auth::Authenticator;
 
 /// The time in which requests in flight may finish when the server stops, in seconds.
@@ -49,10 +50,12 @@ where
 {
     let gate = Arc::new(Gate::new(Arc::clone(&authenticator), config));
     let acceptor = Arc::new(Acceptor::new(config));
+    let certificate = listeners.iter().find_map(|listener| listener.tls.clone());
+    let monitor = Arc::new(Monitor::new(Arc::clone(&gate), certificate, config.ops.clone()));
     let (ops, listeners): (Vec<_>, Vec<_>) =
-        listeners.into_iter().partition(|listener| matches!(listener.service, Service::Ops(_)));
+        listeners.into_iter().partition(|listener| listener.service == Service::Ops);
     let ops_config = HttpConfig {
-        trusted_proxies: Vec::new(),
+        trusted_proxies: TrustedProxies::default(),
         max_connections: OPS_CONNECTIONS,
         ..config.clone()
     };
@@ -65,14 +68,17 @@ where
         let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let mut server = build(threads, max_connections);
         for listener in listeners {
-            server = listen(server, listener, &gate, &acceptor)?;
+            server = listen(server, listener, &gate, &monitor, &acceptor)?;
         }
         // A server of its own, whose connections and thread no other request can take.
         let mut ops_server = build(1, OPS_CONNECTIONS.get());
         let ops_acceptor = Arc::new(Acceptor::new(&ops_config));
         let has_ops = !ops.is_empty();
+        if has_ops {
+            rt::spawn(sample(Arc::clone(&monitor)));
+        }
         for listener in ops {
-            ops_server = listen(ops_server, listener, &gate, &ops_acceptor)?;
+            ops_server = listen(ops_server, listener, &gate, &monitor, &ops_acceptor)?;
         }
         let server = server.run();
         let ops_server = has_ops.then(|| ops_server.run());
@@ -98,6 +104,14 @@ where
     })
 }
 
+/// Takes samples of the counters forever.
+async fn sample(monitor: Arc<Monitor>) {
+    loop {
+        rt::time::sleep(monitor.interval()).await;
+        monitor.sample();
+    }
+}
+
 /// Begins a server with this number of threads and connections.
 fn build(threads: usize, max_connections: usize) -> ServerBuilder {
     Server::build()
@@ -112,24 +126,32 @@ fn listen(
     server: ServerBuilder,
     Listener { socket, tls, service }: Listener,
     gate: &Arc<Gate>,
+    monitor: &Arc<Monitor>,
     acceptor: &Arc<Acceptor>,
 ) -> io::Result<ServerBuilder> {
     let stopping = server.graceful_shutdown_signal();
     let (gate, acceptor) = (Arc::clone(gate), Arc::clone(acceptor));
     let app = {
-        let (gate, over_tls, is_tcp) = (Arc::clone(&gate), tls.is_some(), socket.is_tcp());
+        let (gate, monitor) = (Arc::clone(&gate), Arc::clone(monitor));
+        let (over_tls, is_tcp) = (tls.is_some(), socket.is_tcp());
         move || {
             // Every request clones it, which is cheaper within one thread.
             let shared = Rc::new(Arc::clone(&gate));
-            let app = App::new().configure(|config| service.configure(&shared, is_tcp, config));
+            let app =
+                App::new().configure(|config| service.configure(&shared, &monitor, is_tcp, config));
             exchanges(app, Arc::clone(&gate), over_tls)
         }
     };
     let http = move || {
         let stopping = stopping.clone();
         HttpService::build()
-            .on_connect_ext(|connection: &Connection, data| {
+            .on_connect_ext(move |connection: &Connection, data| {
                 data.insert(connection.exchange());
+                if service == Service::Ops
+                    && let Some(user) = connection.peer_user()
+                {
+                    data.insert(PeerUser(user));
+                }
             })
             .h1_write_buffer_size(PIECE)
             .graceful_shutdown_signal(move || {

@@ -12,7 +12,8 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::pem::{PemFiles, PemVersions, TlsError};
+use super::pem::{LoadedPair, PemFiles, PemVersions, TlsError};
+use crate::time::Timestamp;
 
 /// The TLS configuration of a listener. Clones share the certificate.
 #[derive(Clone, Debug)]
@@ -55,6 +56,12 @@ impl Tls {
         let versions = self.pair.files.versions();
         self.pair.reload(&mut self.pair.held(), versions);
     }
+
+    /// Returns the time when the certificate expires, if that can be told. Reads the files again if
+    /// they have changed.
+    pub(super) fn expires(&self) -> Option<Timestamp> {
+        self.pair.current().expires
+    }
 }
 
 /// The current certificate and its files.
@@ -67,7 +74,7 @@ struct Pair {
 
 #[derive(Debug)]
 struct Held {
-    current: Arc<CertifiedKey>,
+    current: LoadedPair,
     /// The files when they were read last, with success or not.
     versions: PemVersions,
 }
@@ -75,6 +82,16 @@ struct Held {
 impl Pair {
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the pair that its files hold now, or the last one that could be used.
+    fn current(&self) -> LoadedPair {
+        let versions = self.files.versions();
+        let mut held = self.held();
+        if held.versions != versions {
+            self.reload(&mut held, versions);
+        }
+        held.current.clone()
     }
 
     fn reload(&self, held: &mut Held, versions: PemVersions) {
@@ -94,11 +111,6 @@ impl Pair {
 /// Compares the files at every handshake, so that a new pair is used at once and needs no timer.
 impl ResolvesServerCert for Pair {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let versions = self.files.versions();
-        let mut held = self.held();
-        if held.versions != versions {
-            self.reload(&mut held, versions);
-        }
-        Some(Arc::clone(&held.current))
+        Some(self.current().certified)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::owned::OwnedStore;
@@ -24,6 +25,17 @@ impl Location {
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         match self {
             Self::File(path) => sqlite::files(path),
+        }
+    }
+
+    /// Returns a short name for this store, which is the same for every path to it.
+    pub(crate) fn id(&self) -> String {
+        match self {
+            Self::File(path) => {
+                let real = path.canonicalize().unwrap_or_else(|_| absolute(path));
+                let digest = blake3::hash(real.as_os_str().as_bytes());
+                digest.to_hex().chars().take(16).collect()
+            }
         }
     }
 

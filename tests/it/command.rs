@@ -539,9 +539,10 @@ fn help_has_examples_and_exit_codes() {
 /// O-05: a variable holds a setting. It never changes the effect of a command on users.
 #[test]
 fn only_settings_have_environment_variables() {
-    const SETTINGS: [&str; 8] = [
+    const SETTINGS: [&str; 9] = [
         // Options of all commands, or of commands that hash or print.
         "audit-log",
+        "control-socket",
         "cost",
         "database",
         "json",

@@ -16,7 +16,7 @@ const MODULES: [(&str, &[&str], &[&str]); 14] = [
     ),
     ("hashing", &["domain"], &["base64", "bcrypt", "blake3", "md5", "sha1", "sha_crypt"]),
     ("formats", &["domain", "hashing", "text", "time"], &["toml"]),
-    ("store", &["domain", "hashing", "fs", "text", "time"], &["nix", "rusqlite"]),
+    ("store", &["domain", "hashing", "fs", "text", "time"], &["blake3", "nix", "rusqlite"]),
     ("auth", &["domain", "hashing", "store", "text", "time"], &["blake3"]),
     ("admin", &["domain", "hashing", "store", "text", "time"], &[]),
     (
@@ -27,11 +27,16 @@ const MODULES: [(&str, &[&str], &[&str]); 14] = [
             "actix_server",
             "actix_service",
             "actix_web",
+            "http_body_util",
+            "hyper",
+            "hyper_util",
             "ipnet",
+            "maud",
             "memchr",
             "prometheus_client",
             "rustls",
             "tokio_rustls",
+            "x509_cert",
         ],
     ),
     (
@@ -71,7 +76,8 @@ const MODULES: [(&str, &[&str], &[&str]); 14] = [
 const ADMINISTRATION: [&str; 4] = ["UserStore", "Transaction", "Visibility", "Location"];
 
 /// Crates that every module may use.
-const EVERYWHERE: [&str; 11] = [
+const EVERYWHERE: [&str; 12] = [
+    "arc_swap",
     "futures_util",
     "getrandom",
     "log",

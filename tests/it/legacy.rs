@@ -257,7 +257,9 @@ fn no_legacy_hash_is_in_a_file_or_a_log() {
     let log = server.stop().join("\n");
     let mut seen = vec![log.into_bytes(), lines.into_bytes()];
     for entry in fs::read_dir(home.folder()).unwrap() {
-        seen.push(fs::read(entry.unwrap().path()).unwrap());
+        let path = entry.unwrap().path();
+        // The folder of the control socket is none.
+        seen.extend(path.is_file().then(|| fs::read(path).unwrap()));
     }
     assert!(seen.len() >= 5, "database, log, index and backup");
     for line in FILE.lines().filter(|line| !line.contains("$2y$")) {

@@ -9,6 +9,7 @@
 )]
 
 mod command;
+mod control;
 mod docs;
 mod faults;
 mod forward;

@@ -20,7 +20,8 @@ fn serve(store: &TempStore, words: &str) -> ServerProcess {
     ServerProcess::start(command(store.folder(), words.split_whitespace()))
 }
 
-/// Starts a server on one core. It has one request thread, so all connections share it.
+/// Starts a server on one core. It has one request thread, so all connections share it, and one for
+/// its control socket.
 fn serve_on_one_core(store: &TempStore) -> ServerProcess {
     let server = std::thread::scope(|scope| {
         let started = scope.spawn(|| {
@@ -36,7 +37,7 @@ fn serve_on_one_core(store: &TempStore) -> ServerProcess {
     // A thread has its name after its first work.
     assert_eq!(Request::get("/healthz").send(server.address).status, 200);
     let workers = server.threads().into_iter().filter(|name| name.starts_with("actix-rt"));
-    assert_eq!(workers.count(), 1, "one thread serves all connections");
+    assert_eq!(workers.count(), 2, "one thread serves all connections");
     server
 }
 

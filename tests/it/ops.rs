@@ -7,9 +7,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::time::Duration;
+
+use resttool::testing::Timestamp;
+use serde_json::Value;
 
 use crate::support::cli::{Completed, ServerProcess, command, finish, run};
 use crate::support::client::{Connection, Request, Response};
+use crate::support::server::Server;
 use crate::support::store::TempStore;
 
 /// A server with a listener for operators.
@@ -145,6 +150,240 @@ fn counters_equal_what_clients_saw() {
     for foreign in ["roy", "ann", "127.0.0.1", "rest-auth", "wrong\"", "users.db"] {
         assert!(!metrics.0.contains(foreign), "{foreign}");
     }
+}
+
+/// M-13: every figure of the status, and the page shows the same ones.
+#[test]
+fn status_equals_what_clients_saw() {
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    let operated = Operated::start(&store, "--cost 4 --source-failures 3/1h --user-failures 2/1h");
+    let before: Value = serde_json::from_str(&operated.get("/status.json").body).unwrap();
+    assert_eq!(before["store"]["reading_age_seconds"], Value::Null);
+    assert_eq!(before["queue"]["mean_hash_seconds"], Value::Null);
+    for (user, password, status) in [
+        ("roy", "open-sesame", 200),
+        ("roy", "open-sesame", 200),
+        ("roy", "open-sesame", 200),
+        ("ann", "wrong", 401),
+        ("ann", "wrong", 401),
+        ("roy", "", 401),
+        ("roy", "wrong", 401),
+        ("roy", "open-sesame", 200),
+        ("roy", "another", 429),
+    ] {
+        assert_eq!(operated.login(user, password), status);
+    }
+    assert_eq!(Request::get("/rest-auth").send(operated.server.address).status, 401);
+    let response = operated.get("/status.json");
+    assert_eq!(response.header("content-type"), Some("application/json"));
+    let status: Value = serde_json::from_str(&response.body).unwrap();
+    let metrics = operated.scrape();
+    let requests = serde_json::json!({
+        "granted": 4, "denied": 4, "challenged": 1, "throttled": 1,
+        "forbidden": 0, "overloaded": 0, "unavailable": 0, "rejected": 0,
+    });
+    assert_eq!(status["requests"], requests);
+    // A password that is empty is no miss.
+    let cache = serde_json::json!({ "entries": 1, "hits": 3, "misses": 5 });
+    assert_eq!(status["cache"], cache);
+    assert_eq!(status["queue"]["waiting"], 0);
+    assert_eq!(status["queue"]["workers"], metrics.value("resttool_hash_workers") as u64);
+    assert_eq!(status["queue"]["hashes"], 4);
+    for (figure, metric) in [
+        ("mean_hash_seconds", "resttool_hash_seconds"),
+        ("mean_wait_seconds", "resttool_hash_queue_wait_seconds"),
+    ] {
+        let sum = metrics.value(&format!("{metric}_sum"));
+        let mean = sum / metrics.value(&format!("{metric}_count"));
+        let shown = status["queue"][figure].as_f64().unwrap();
+        assert!((shown - mean).abs() < 1e-9, "{figure}: {shown} and {mean}");
+    }
+    assert_eq!(
+        (&status["throttle"]["sources"], &status["throttle"]["users"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(status["store"]["reachable"], true);
+    assert!(status["store"]["reading_age_seconds"].as_f64().unwrap() < 60.0);
+    assert_eq!(status["log"]["dropped_lines"], 0);
+    assert_eq!(status["certificate"], Value::Null);
+    assert_eq!(
+        (&status["version"], &status["pid"]),
+        (&env!("CARGO_PKG_VERSION").into(), &operated.server.id().into(),)
+    );
+    let started = Timestamp::parse(status["started_at"].as_str().unwrap()).unwrap();
+    assert_eq!(started.seconds() as f64, metrics.value("process_start_time_seconds"));
+    let up = Timestamp::now().seconds() - started.seconds();
+    assert!(status["uptime_seconds"].as_u64().unwrap() <= up && up < 60);
+    for (figure, metric) in [
+        ("resident_bytes", "process_resident_memory_bytes"),
+        ("max_files", "process_max_fds"),
+        ("open_files", "process_open_fds"),
+        ("cpu_seconds", "process_cpu_seconds_total"),
+    ] {
+        let shown = status["process"][figure].as_f64().unwrap();
+        let scraped = metrics.value(metric);
+        assert!((shown - scraped).abs() <= scraped * 0.2, "{figure}: {shown} and {scraped}");
+    }
+    // The page shows them in words.
+    let page = operated.get("/status").body;
+    for (label, value) in [
+        ("granted", "4"),
+        ("denied", "4"),
+        ("challenged", "1"),
+        ("throttled", "1"),
+        ("forbidden", "0"),
+        ("users can be looked up", "yes"),
+        ("certificate", "none"),
+        ("entries", "1"),
+        ("hit ratio", "37.5 %"),
+        ("hits", "3"),
+        ("misses", "5"),
+        ("waiting now", "0"),
+        ("hashes", "4"),
+        ("sources", "1"),
+        ("user names", "1"),
+        ("dropped log lines", "0"),
+    ] {
+        let row = format!("<dt>{label}</dt><dd>{value}</dd>");
+        assert!(page.contains(&row), "{row}: {page}");
+    }
+    assert!(page.contains("No problems."), "{page}");
+}
+
+/// M-04, M-13: over TCP, addresses, names and errors are not shown, and nothing can be changed.
+#[test]
+fn names_addresses_and_errors_are_on_the_private_socket_only() {
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    let socket = store.folder().join("own.sock");
+    let more = format!(
+        "--cost 4 --source-failures 1/1h --user-failures 1/1h --control-socket {}",
+        socket.display()
+    );
+    let operated = Operated::start(&store, &more);
+    let proxy = Ipv4Addr::new(127, 7, 7, 7);
+    let mut connection = Connection::open_from(proxy, operated.server.address);
+    let wrong = Request::get("/rest-auth").basic("roy", "wrong");
+    assert_eq!(connection.send(&wrong).status, 401);
+    // An error of the log, which names the store.
+    fs::rename(store.database(), store.folder().join("aside")).unwrap();
+    assert_eq!(operated.get("/readyz").status, 503);
+    let private = |target: &str| {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        let request = format!("GET {target} HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+        response
+    };
+    for target in ["/status", "/status.json"] {
+        let (open, secret) = (operated.get(target), private(target));
+        assert_eq!(open.status, 200);
+        for text in ["127.7.7.7", "roy", "users.db", "not ready: "] {
+            assert!(!open.body.contains(text), "{target} shows {text}");
+            assert!(secret.contains(text), "{target} hides {text}: {secret}");
+        }
+    }
+    let page = operated.get("/status");
+    assert!(page.body.contains("The store cannot be read. No request is granted."));
+    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+    assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+    let policy = page.header("content-security-policy").unwrap();
+    let (_, nonce) = policy.split_once("style-src 'nonce-").unwrap();
+    let nonce = nonce.split('\'').next().unwrap();
+    assert!(policy.starts_with("default-src 'none'; style-src 'nonce-"), "{policy}");
+    assert!(page.body.contains(&format!("<style nonce=\"{nonce}\">")));
+    assert_ne!(operated.get("/status").header("content-security-policy"), Some(policy));
+    for (method, target) in
+        [("GET", "/throttle"), ("POST", "/throttle/clear"), ("POST", "/throttle")]
+    {
+        let request = Request::new(method, target);
+        assert_eq!(request.send(operated.operators).status, 404, "{method} {target}");
+        assert_eq!(request.send(operated.server.address).status, 404, "{method} {target}");
+    }
+    for target in ["/status", "/status.json"] {
+        assert_eq!(Request::get(target).send(operated.server.address).status, 404, "{target}");
+        assert_eq!(Request::new("POST", target).send(operated.operators).status, 405, "{target}");
+    }
+}
+
+/// M-13: requests in all intervals together are those that were sent.
+#[test]
+fn rates_add_up_to_the_requests() {
+    let store = TempStore::new();
+    store.add("roy", "open-sesame");
+    let (server, operators) = Server::start_with_operators(store.open(), Duration::from_millis(20));
+    let rates = || {
+        let status = Request::get("/status.json").send(operators).body;
+        serde_json::from_str::<Value>(&status).unwrap()["rates"].clone()
+    };
+    for _ in 0..5 {
+        assert_eq!(server.login("roy", "open-sesame").status, 200);
+    }
+    assert_eq!(server.login("roy", "wrong").status, 401);
+    let sum = |rates: &Value, name: &str| -> f64 {
+        rates[name].as_array().unwrap().iter().map(|rate| rate.as_f64().unwrap()).sum()
+    };
+    // The last request is in a sample soon.
+    let rates = loop {
+        let rates = rates();
+        if sum(&rates, "denied") > 0.0 {
+            break rates;
+        }
+    };
+    let intervals = rates["granted"].as_array().unwrap().len() as f64;
+    let mean = rates["seconds"].as_f64().unwrap() / intervals;
+    // The intervals are not of quite the same length.
+    let ratio = sum(&rates, "granted") / sum(&rates, "denied");
+    assert!((2.0..=12.0).contains(&ratio), "{rates}");
+    assert!((0.5..=2.0).contains(&(sum(&rates, "hashes") * mean / 2.0)), "{rates}");
+    assert_eq!((sum(&rates, "throttled"), sum(&rates, "failed")), (0.0, 0.0));
+}
+
+impl Operated {
+    /// Starts a server with a certificate that ends with this year.
+    fn start_with_tls(store: &TempStore, year: i32) -> Self {
+        write_pair(store, year);
+        let [certificate, key] = ["cert.pem", "key.pem"].map(|file| store.folder().join(file));
+        let more =
+            format!("--cost 4 --tls-cert {} --tls-key {}", certificate.display(), key.display());
+        Self::start(store, &more)
+    }
+}
+
+/// Writes a certificate that ends with this year, and its key.
+fn write_pair(store: &TempStore, year: i32) {
+    let path = |file: &str| store.folder().join(file);
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(year, 1, 1);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    for (file, text) in [("cert.pem", certificate.pem()), ("key.pem", key.serialize_pem())] {
+        fs::write(path("aside"), text).unwrap();
+        fs::set_permissions(path("aside"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::rename(path("aside"), path(file)).unwrap();
+    }
+}
+
+/// The figure follows the files, without a handshake in between.
+#[test]
+fn operators_learn_when_the_certificate_expires() {
+    let store = TempStore::new();
+    store.open();
+    let operated = Operated::start_with_tls(&store, 2090);
+    let status = || serde_json::from_str::<Value>(&operated.get("/status.json").body).unwrap();
+    let end = |text: &str| Timestamp::parse(text).unwrap().seconds();
+    let name = "resttool_certificate_expiry_timestamp_seconds";
+    assert_eq!(operated.scrape().value(name) as u64, end("2090-01-01"));
+    assert_eq!(status()["certificate"]["expires_at"], "2090-01-01T00:00:00Z");
+    let days = (end("2090-01-01") - Timestamp::now().seconds()) / 86_400;
+    assert_eq!(status()["certificate"]["days_left"], days);
+    write_pair(&store, 2020);
+    assert_eq!(operated.scrape().value(name) as u64, end("2020-01-01"));
+    assert!(status()["certificate"]["days_left"].as_i64().unwrap() < -2000);
+    assert!(operated.get("/status").body.contains("The certificate has expired."));
 }
 
 #[test]
@@ -329,7 +568,8 @@ fn dashboard_alerts_and_docs_ask_for_existing_metrics() {
     store.open();
     let operated = Operated::start(&store, "--cost 4");
     assert_eq!(operated.login("roy", "open-sesame"), 401);
-    let metrics = operated.scrape().0;
+    let over_tls = Operated::start_with_tls(&store, 2090);
+    let metrics = operated.scrape().0 + &over_tls.scrape().0;
     let existing = metric_names(&metrics);
     let dashboard = include_str!("../../docs/prometheus/dashboard.json");
     serde_json::from_str::<serde_json::Value>(dashboard).unwrap();
@@ -337,15 +577,29 @@ fn dashboard_alerts_and_docs_ask_for_existing_metrics() {
         dashboard,
         include_str!("../../docs/prometheus/alerts.yml"),
         include_str!("../../docs/prometheus/alerts_test.yml"),
-        include_str!("../../docs/operations.md"),
+        include_str!("../../docs/monitoring.md"),
     ];
     for name in asked.into_iter().flat_map(metric_names) {
         assert!(existing.contains(name), "{name}");
     }
-    let described = metric_names(include_str!("../../docs/operations.md"));
+    let page = include_str!("../../docs/monitoring.md");
+    let described = metric_names(page);
     for line in metrics.lines().filter(|line| line.starts_with("# TYPE ")) {
         let name = line.split(' ').nth(2).unwrap();
         assert!(described.contains(name), "{name} is not described");
+    }
+    // So is each key of the status.
+    let status: Value = serde_json::from_str(&operated.get("/status.json").body).unwrap();
+    let mut keys = vec!["certificate.expires_at".to_owned(), "certificate.days_left".to_owned()];
+    for (key, value) in status.as_object().unwrap() {
+        match value.as_object().filter(|_| key != "requests") {
+            Some(inner) => keys.extend(inner.keys().map(|inner| format!("{key}.{inner}"))),
+            None => keys.push(key.clone()),
+        }
+    }
+    assert!(keys.len() > 30, "{keys:?}");
+    for key in keys {
+        assert!(page.contains(&format!("`{key}`")), "{key} is not described");
     }
 }
 

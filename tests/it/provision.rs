@@ -531,11 +531,16 @@ fn docs_show_the_keys_of_every_json_object() {
     home.done("import - --quiet --cost 4", "ann:{SHA}piGucRdTwGb7+i3S1svNik60+fw=");
     let not_upgraded = home.run("check --json --cost 4", "").stdout;
     home.done("userdel ann", "");
+    let server = ServerProcess::start(home.command("serve --port 0 --source-failures 1/1h"));
+    let wrong = Request::get("/rest-auth").basic("roy", "wrong");
+    assert_eq!(wrong.send(server.address).status, 401);
     let printed = [
         home.done("export --format jsonl", ""),
         des,
         check,
         not_upgraded,
+        home.done("throttle list --json", ""),
+        home.done("throttle clear 127.0.0.1 --json", ""),
         home.done("usermod roy --lock --json", ""),
         home.done("userlist --json", ""),
         home.run("verify roy --password-stdin --json", "wrong").stdout,

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rustix::process::Signal;
+
 use crate::support::cli::{Completed, ServerProcess, command, finish};
 use crate::support::client::Request;
 use crate::support::store::TempStore;
@@ -210,4 +212,169 @@ fn printed_file_has_every_setting_with_its_default() {
     {
         assert!(with_default.lines().any(|seen| seen == line), "{line}: {with_default}");
     }
+}
+
+/// A server whose settings file can be changed.
+struct Reloaded {
+    home: Home,
+    server: ServerProcess,
+}
+
+impl Reloaded {
+    fn start(settings: &str) -> Self {
+        let home = Home::new();
+        let fixed = "port = 0\ncost = 4\nuser-failures = \"0\"\n";
+        home.write(&format!("{fixed}{settings}"));
+        let server = ServerProcess::start(home.command("serve --config resttool.toml"));
+        Self { home, server }
+    }
+
+    /// Replaces the settings, and waits for the line of the log that says `result`.
+    fn reload(&mut self, settings: &str, result: &str) {
+        self.home.write(settings);
+        self.hang_up(result);
+    }
+
+    fn hang_up(&mut self, result: &str) {
+        self.server.log.clear();
+        self.server.signal(Signal::HUP);
+        self.server.wait_for(result);
+    }
+
+    fn login(&self, password: &str) -> u16 {
+        let request = Request::get("/rest-auth").basic("roy", password);
+        request.send(self.server.address).status
+    }
+}
+
+/// M-07
+#[test]
+fn limits_and_groups_change_on_sighup() {
+    let mut gate = Reloaded::start("source-failures = \"0\"\n");
+    let settings = |more: &str| format!("port = 0\ncost = 4\nuser-failures = \"0\"\n{more}");
+    for _ in 0..20 {
+        assert_eq!(gate.login("wrong"), 401);
+    }
+    gate.reload(
+        &settings("source-failures = \"2/1h\"\n"),
+        "the settings were read again: changed source-failures\n",
+    );
+    assert_eq!([gate.login("wrong"), gate.login("wrong"), gate.login("wrong")], [401, 401, 429]);
+    // The default limit forgives more.
+    gate.reload(&settings(""), "the settings were read again: changed source-failures\n");
+    assert_eq!(gate.login("open-sesame"), 200);
+    let none = settings("source-failures = \"0\"\n");
+    gate.reload(&none, "the settings were read again: changed source-failures\n");
+    gate.reload(&none, "the settings were read again: no change\n");
+    // A cached password is refused at once without the group.
+    assert_eq!(gate.login("open-sesame"), 200);
+    let group = format!("{none}require-group = [\"admin\"]\n");
+    gate.reload(&group, "the settings were read again: changed require-group\n");
+    assert_eq!(gate.login("open-sesame"), 403);
+    gate.reload(&none, "the settings were read again: changed require-group\n");
+    assert_eq!(gate.login("open-sesame"), 200);
+    let queue = format!("{none}queue = 7\nuser-failures = \"1/1h\"\n");
+    let queue = queue.replacen("user-failures = \"0\"\n", "", 1);
+    gate.reload(&queue, "the settings were read again: changed queue, user-failures\n");
+    assert_eq!(gate.login("wrong"), 401);
+    assert_eq!(gate.login("wrong"), 401, "a known source");
+}
+
+/// M-07
+#[test]
+fn trusted_proxies_and_log_level_change_on_sighup() {
+    let mut gate = Reloaded::start("");
+    let settings = "port = 0\ncost = 4\nuser-failures = \"0\"\n";
+    let ask = |gate: &Reloaded| {
+        let request = Request::get("/rest-auth").header("X-Forwarded-For", "192.0.2.7");
+        assert_eq!(request.send(gate.server.address).status, 401);
+    };
+    ask(&gate);
+    gate.server.wait_for("reason=no-credentials source=127.0.0.1\n");
+    let trusted = format!("{settings}trusted-proxy = [\"127.0.0.1\"]\n");
+    gate.reload(&trusted, "the settings were read again: changed trusted-proxy\n");
+    ask(&gate);
+    gate.server.wait_for("reason=no-credentials source=192.0.2.7\n");
+    // The warning tells that the level has changed.
+    let quiet = format!("{trusted}log-level = \"warn\"\nrealm = \"x\"\n");
+    gate.reload(&quiet, "restart the server to change realm\n");
+    for _ in 0..3 {
+        ask(&gate);
+    }
+    gate.hang_up("restart the server to change realm\n");
+    assert_eq!(gate.server.log.lines().count(), 1, "{}", gate.server.log);
+    let chatty = format!("{trusted}log-level = \"info\"\n");
+    gate.reload(&chatty, "the settings were read again: changed log-level\n");
+    ask(&gate);
+    gate.server.wait_for("reason=no-credentials source=192.0.2.7\n");
+}
+
+/// M-07: a broken file changes nothing, also not the settings before its mistake.
+#[test]
+fn broken_file_at_sighup_changes_nothing() {
+    let mut gate = Reloaded::start("source-failures = \"0\"\n");
+    let fixed = "port = 0\ncost = 4\nuser-failures = \"0\"\n";
+    let why = "cannot reload the settings, still using the previous ones: ";
+    for (settings, mistakes) in [
+        (
+            "source-failures = \"1/1h\"\nrequire-group = [\"admin\"]\nprot = 1\n",
+            "line 6, column 1: unknown key prot",
+        ),
+        (
+            "source-failures = \"1/1h\"\nrequire-group = [\"a b\"]\n",
+            "line 5, column 1: invalid value 'a b'",
+        ),
+        ("require-group = [\"admin\"]\nrealm = \"a\n", "line 5, column 11: invalid basic string"),
+        (
+            "require-group = [\"admin\"]\ntls-cert = \"c\"\n",
+            "the following required arguments were not provided",
+        ),
+    ] {
+        gate.reload(&format!("{fixed}{settings}"), why);
+        gate.server.wait_for(mistakes);
+        for _ in 0..3 {
+            assert_eq!(gate.login("wrong"), 401, "{settings}");
+        }
+        assert_eq!(gate.login("open-sesame"), 200, "{settings}");
+    }
+    // All mistakes are named.
+    gate.reload("prot = 1\ncots = 4\n", "unknown key cots\n");
+    assert_eq!(gate.server.log.matches(why).count(), 2, "{}", gate.server.log);
+    let file = gate.home.0.folder().join("resttool.toml");
+    fs::remove_file(&file).unwrap();
+    gate.hang_up(why);
+    gate.server.wait_for("cannot open resttool.toml: No such file or directory");
+    // The content of a pipe is gone.
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    gate.hang_up("resttool.toml is not a file that can be read again\n");
+    assert_eq!(gate.login("open-sesame"), 200);
+}
+
+/// M-07: a setting that cannot change is named at each reload until it is as it was.
+#[test]
+fn settings_that_need_a_restart_are_named_on_sighup() {
+    let mut gate = Reloaded::start("");
+    let fixed = "port = 0\ncost = 4\nuser-failures = \"0\"\n";
+    let other = "port = 1\ncost = 5\nrealm = \"x\"\nuser-failures = \"0\"\nqueue = 9\n";
+    gate.reload(other, "restart the server to change cost, port, realm\n");
+    assert!(gate.server.log.contains("the settings were read again: changed queue\n"));
+    gate.hang_up("restart the server to change cost, port, realm\n");
+    assert!(gate.server.log.contains("the settings were read again: no change\n"));
+    gate.reload(fixed, "the settings were read again: changed queue\n");
+    gate.hang_up("the settings were read again: no change\n");
+    assert!(!gate.server.log.contains("restart"), "{}", gate.server.log);
+    let response = Request::get("/rest-auth").send(gate.server.address);
+    assert_eq!(
+        response.header("www-authenticate"),
+        Some("Basic realm=\"Authentication Required\", charset=\"UTF-8\"")
+    );
+    // A flag overrides the file then as at the start.
+    let home = Home::new();
+    home.write(fixed);
+    let server =
+        ServerProcess::start(home.command("serve --config resttool.toml --source-failures 0"));
+    let mut gate = Reloaded { home, server };
+    let limited = format!("{fixed}source-failures = \"1/1h\"\n");
+    gate.reload(&limited, "the settings were read again: no change\n");
+    assert_eq!([(); 3].map(|()| gate.login("wrong")), [401; 3]);
 }

@@ -27,10 +27,16 @@ impl Completed {
     }
 }
 
-/// Returns a command of the program with `HOME` as its only environment variable.
+/// Returns a command of the program with `HOME` and `XDG_RUNTIME_DIR` as its only environment
+/// variables.
 pub fn command<A: AsRef<OsStr>>(home: &Path, args: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_resttool"));
-    command.args(args).env_clear().env("HOME", home).stdin(Stdio::null());
+    command
+        .args(args)
+        .env_clear()
+        .env("HOME", home)
+        .env("XDG_RUNTIME_DIR", home)
+        .stdin(Stdio::null());
     command
 }
 

@@ -7,7 +7,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use resttool::testing::{
-    Authenticator, Counters, Listener, Realm, Service, UserReader, run_server,
+    Authenticator, Counters, Listener, OpsConfig, Realm, Service, TrustedProxies, UserReader,
+    run_server,
 };
 use tokio::sync::oneshot;
 
@@ -42,7 +43,22 @@ impl Server {
         delays: Delays,
     ) -> Self {
         let trusted_proxies = proxies.iter().map(|proxy| proxy.parse().unwrap()).collect();
+        let trusted_proxies = TrustedProxies::new(trusted_proxies);
         Self::spawn(store, settings, HttpConfig { trusted_proxies, delays, ..http() }, None)
+    }
+
+    /// Serves with a listener for operators, whose address is returned, and samples of the rates in
+    /// this interval.
+    pub fn start_with_operators(
+        store: Box<dyn UserReader>,
+        interval: Duration,
+    ) -> (Self, SocketAddr) {
+        let socket = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = socket.local_addr().unwrap();
+        let operators = Listener { socket: socket.into(), tls: None, service: Service::Ops };
+        let ops = OpsConfig { interval, ..OpsConfig::default() };
+        let http = HttpConfig { ops, ..http() };
+        (Self::spawn_with(store, &unlimited(), http, None, vec![operators]), address)
     }
 
     /// Serves with this timeout for slow clients, over TLS if it is given.
@@ -61,6 +77,16 @@ impl Server {
         http: HttpConfig,
         tls: Option<Tls>,
     ) -> Self {
+        Self::spawn_with(store, settings, http, tls, Vec::new())
+    }
+
+    fn spawn_with(
+        store: Box<dyn UserReader>,
+        settings: &AuthConfig,
+        http: HttpConfig,
+        tls: Option<Tls>,
+        mut listeners: Vec<Listener>,
+    ) -> Self {
         let authenticator = Arc::new(Authenticator::new(store, settings).unwrap());
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -73,7 +99,8 @@ impl Server {
                 Ok(async { stopped.await.unwrap() })
             };
             let listener = Listener { socket: listener.into(), tls, service: Service::Gate };
-            run_server(vec![listener], decides, &http, ready).unwrap();
+            listeners.push(listener);
+            run_server(listeners, decides, &http, ready).unwrap();
         });
         is_ready.recv().unwrap();
         Self { address, authenticator, stop: Some(stop), thread: Some(thread) }
@@ -121,11 +148,12 @@ impl Drop for Server {
 fn http() -> HttpConfig {
     HttpConfig {
         realm: Realm::new(Realm::DEFAULT).unwrap(),
-        trusted_proxies: Vec::new(),
+        trusted_proxies: TrustedProxies::default(),
         delays: Delays::NONE,
         io_timeout: HttpConfig::IO_TIMEOUT,
         max_connections: HttpConfig::MAX_CONNECTIONS,
         ext_authz: None,
+        ops: OpsConfig::default(),
     }
 }
 

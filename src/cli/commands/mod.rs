@@ -45,6 +45,8 @@ commands! {
     export: Export,
     apply: Apply,
     hash: Hash,
+    status: Status,
+    throttle: Throttle,
     check: Check,
     backup: Backup,
     print: Print,

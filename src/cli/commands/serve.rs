@@ -18,14 +18,16 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::auth::Authenticator;
 use crate::cli::advice;
+use crate::cli::control;
 use crate::cli::exit::{Exit, Failure, say};
-use crate::cli::listen::ListenAddress;
+use crate::cli::listen::{ListenAddress, Listening};
 use crate::cli::log as server_log;
+use crate::cli::reload::Reloader;
 use crate::cli::startup::Startup;
 use crate::config::{self, ServeSettings};
 use crate::domain::{Cost, GroupName, UserName};
 use crate::fs::absolute;
-use crate::http::{self, HttpConfig, Listener, OpsConfig, Service, Tls, TlsHint};
+use crate::http::{self, HttpConfig, Listener, OpsConfig, Service, Socket, Tls, TlsHint};
 use crate::store::{self, Location, Problem, StoreError, UserStore};
 use crate::text::shell_word;
 
@@ -42,9 +44,11 @@ use crate::text::shell_word;
   GET /readyz      200 if users can be looked up, 503 if not
   GET /openapi.json   an OpenAPI 3.1 description of these routes
   GET /metrics     metrics for Prometheus, on the address of --ops-listen alone
+  GET /status      a page with the state of the server, there too; /status.json for programs
 
 SIGTERM and SIGINT (Ctrl-C) let requests in flight finish. A second signal ends the server at once.
-SIGHUP reloads the certificate. 'resttool print config' prints a file for --config.
+SIGHUP reloads the certificate, and from the file of --config the limits of failures and of the
+queue, the groups, the trusted proxies and the log level. 'resttool print config' prints such a file.
 
 Examples:
   resttool serve
@@ -52,7 +56,7 @@ Examples:
   resttool serve --trusted-proxy 127.0.0.1 --source-failures 5/10m
   resttool serve --host 0.0.0.0 --tls-cert /etc/resttool/cert.pem --tls-key /etc/resttool/key.pem
   resttool serve --unix-socket resttool.sock --unix-socket-mode 660
-  resttool serve --ops-listen 127.0.0.1:9090
+  resttool serve --ops-listen 127.0.0.1:9180
   RESTTOOL_PORT=8080 resttool serve")]
 pub(in crate::cli) struct Serve {
     #[command(flatten)]
@@ -67,6 +71,10 @@ pub(in crate::cli) struct Serve {
 const MIN_DESCRIPTORS: u64 = 64;
 
 impl Serve {
+    pub(in crate::cli) fn into_settings(self) -> ServeSettings {
+        self.settings
+    }
+
     pub(super) fn describe(&self) -> String {
         "serve".to_owned()
     }
@@ -88,8 +96,14 @@ impl Serve {
             return Err(Failure::new(Exit::Failed, why)
                 .hint("raise it, e.g. ulimit -n 1024, or LimitNOFILE= of systemd"));
         }
-        let http =
-            HttpConfig { max_connections: max_connections(http.max_connections, limit), ..http };
+        let ops = OpsConfig {
+            store: location.to_string(),
+            dropped_log_lines: server_log::dropped_lines_so_far,
+            last_errors: server_log::last_errors,
+            ..OpsConfig::default()
+        };
+        let max_connections = max_connections(http.max_connections, limit);
+        let http = HttpConfig { max_connections, ops, ..http };
         warn_about_socket_activation();
         let address = ListenAddress::of(settings)?;
         let operators = settings
@@ -106,20 +120,26 @@ impl Serve {
         let store = open(location)?;
         let (socket, listening) = address.listen(settings)?;
         let operators = operators.map(|address| address.listen_for_operators()).transpose()?;
+        let control = control::listen(location, settings.control.path())?;
         let users = store.count()?;
         let example = first_user(&*store)?;
         warn_about_empty_groups(&*store, &auth.require_groups);
         let authenticator = Authenticator::new(store, &auth).map_err(|e| {
             Failure::new(Exit::Failed, format_args!("cannot start hash workers: {e}"))
         })?;
-        let mut listeners = vec![Listener { socket, tls: tls.clone(), service: Service::Gate }];
-        let operators = operators.map(|(socket, listening)| {
-            let ops = OpsConfig { dropped_log_lines: server_log::dropped_lines_so_far };
-            listeners.push(Listener { socket, tls: None, service: Service::Ops(ops) });
+        let authenticator = Arc::new(authenticator);
+        let trusted_proxies = http.trusted_proxies.clone();
+        let reloader =
+            Reloader::new(settings, tls.clone(), Arc::clone(&authenticator), trusted_proxies);
+        let mut listeners = vec![Listener { socket, tls, service: Service::Gate }];
+        let mut listen_as_ops = |(socket, listening): (Socket, Listening)| {
+            listeners.push(Listener { socket, tls: None, service: Service::Ops });
             listening
-        });
-        http::run(listeners, Arc::new(authenticator), &http, || {
-            let stop = signals(tls)?;
+        };
+        let operators = operators.map(&mut listen_as_ops);
+        let control = control.map(&mut listen_as_ops);
+        http::run(listeners, authenticator, &http, || {
+            let stop = signals(reloader)?;
             let startup = Startup {
                 listening: &listening,
                 location,
@@ -129,16 +149,16 @@ impl Serve {
             };
             startup.say(settings.log.log_format);
             if let Some(operators) = &operators {
-                log::info!("health and metrics for operators on {operators}");
+                log::info!("health, metrics and status for operators on {operators}");
+            }
+            if let Some(control) = &control {
+                log::debug!("control socket {control}");
             }
             tell_systemd(NotifyState::Ready);
             Ok(stop)
         })
         .map_err(|e| Failure::new(Exit::Failed, e))?;
-        listening.leave();
-        if let Some(operators) = operators {
-            operators.leave();
-        }
+        [Some(listening), operators, control].into_iter().flatten().for_each(Listening::leave);
         log::info!("stopped");
         Ok(())
     }
@@ -290,8 +310,8 @@ fn max_connections(wanted: NonZeroUsize, descriptors: Option<u64>) -> NonZeroUsi
 /// Returns at the first SIGTERM or SIGINT. A second one ends the program at once, without waiting
 /// for requests in flight.
 ///
-/// SIGHUP reloads the certificate. Without a handler it would end the program.
-fn signals(tls: Option<Tls>) -> io::Result<impl Future<Output = ()>> {
+/// SIGHUP reloads the certificate and the settings. Without a handler it would end the program.
+fn signals(reloader: Reloader) -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -300,9 +320,12 @@ fn signals(tls: Option<Tls>) -> io::Result<impl Future<Output = ()>> {
         drop(signal(ignored)?);
     }
     Ok(async move {
+        let reloader = Arc::new(reloader);
         tokio::spawn(async move {
             while hangup.recv().await.is_some() {
-                tls.iter().for_each(Tls::reload);
+                let reloader = Arc::clone(&reloader);
+                // On a thread of its own, since a file may be slow. The panic hook reports a panic.
+                let _ = tokio::task::spawn_blocking(move || reloader.reload()).await;
             }
         });
         select(pin!(terminate.recv()), pin!(interrupt.recv())).await;

@@ -5,22 +5,26 @@
 //! other processes too.
 
 mod queue;
+mod recent;
 
 use std::io::{self, Write};
 use std::panic::{self, PanicHookInfo};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use env_logger::{Builder, Target};
+use arc_swap::ArcSwap;
+use env_logger::{Builder, Logger, Target};
 use log::kv::{Key, Value, VisitSource};
-use log::{Level, LevelFilter, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::terminal;
 use crate::config::LogFormat;
+use crate::http::LoggedError;
 use crate::time::Timestamp;
 use queue::LogQueue;
+use recent::RecentErrors;
 
 /// The memory for lines that wait to be written, in bytes.
 const CAPACITY: usize = 1024 * 1024;
@@ -28,7 +32,16 @@ const CAPACITY: usize = 1024 * 1024;
 /// The maximum time for which the end of the program waits for unwritten lines.
 const LAST_FLUSH: Duration = Duration::from_secs(1);
 
-static QUEUE: OnceLock<LogQueue> = OnceLock::new();
+static SERVER_LOG: OnceLock<ServerLog> = OnceLock::new();
+
+/// The log of a running server.
+struct ServerLog {
+    queue: LogQueue,
+    layout: Layout,
+    /// Filters and formats by the current level.
+    logger: ArcSwap<Logger>,
+    errors: RecentErrors,
+}
 
 /// The form of a line.
 #[derive(Clone, Copy)]
@@ -49,7 +62,27 @@ pub(super) fn start(level: LevelFilter, format: LogFormat) -> io::Result<()> {
         |line| io::stderr().write_all(line),
         move |dropped| dropped_lines(layout, dropped),
     )?;
-    let queue = QUEUE.get_or_init(|| queue);
+    let log = SERVER_LOG.get_or_init(|| ServerLog {
+        logger: ArcSwap::from_pointee(logger(level, layout, queue.clone())),
+        queue,
+        layout,
+        errors: RecentErrors::new(),
+    });
+    log::set_logger(log).map_err(io::Error::other)?;
+    log::set_max_level(log.logger.load().filter());
+    panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// Logs at this level from now on.
+pub(super) fn set_level(level: LevelFilter) {
+    if let Some(log) = SERVER_LOG.get() {
+        log.logger.store(Arc::new(logger(level, log.layout, log.queue.clone())));
+        log::set_max_level(log.logger.load().filter());
+    }
+}
+
+fn logger(level: LevelFilter, layout: Layout, queue: LogQueue) -> Logger {
     let below = if level == LevelFilter::Info { LevelFilter::Warn } else { level };
     // The HTTP library logs an error for each malformed head, without a source. The audit log has
     // its own, bounded line.
@@ -60,17 +93,31 @@ pub(super) fn start(level: LevelFilter, format: LogFormat) -> io::Result<()> {
         .filter_module("resttool", level)
         .filter_module("audit", level)
         .format(move |out, record| write_record(out, layout, record))
-        .target(Target::Pipe(Box::new(queue.clone())))
-        .init();
-    panic::set_hook(Box::new(log_panic));
-    Ok(())
+        .target(Target::Pipe(Box::new(queue)))
+        .build()
+}
+
+impl Log for ServerLog {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.logger.load().enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let logger = self.logger.load();
+        logger.log(record);
+        if record.level() == Level::Error && logger.enabled(record.metadata()) {
+            self.errors.add(Timestamp::now(), &record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
 }
 
 /// Writes a line that is no record to standard error. It goes through the queue if the log runs.
 pub(super) fn write_line(line: &str) {
     let line = format!("{line}\n");
-    match QUEUE.get() {
-        Some(queue) => queue.push(line.as_bytes()),
+    match SERVER_LOG.get() {
+        Some(log) => log.queue.push(line.as_bytes()),
         // A closed standard error has no reader, and that is no reason to stop.
         None => drop(io::stderr().write_all(line.as_bytes())),
     }
@@ -78,13 +125,18 @@ pub(super) fn write_line(line: &str) {
 
 /// Returns the number of lines that were dropped because the reader of the log was too slow.
 pub(super) fn dropped_lines_so_far() -> u64 {
-    QUEUE.get().map_or(0, LogQueue::dropped)
+    SERVER_LOG.get().map_or(0, |log| log.queue.dropped())
+}
+
+/// Returns the last errors, the newest first.
+pub(super) fn last_errors() -> Vec<LoggedError> {
+    SERVER_LOG.get().map_or_else(Vec::new, |log| log.errors.list())
 }
 
 /// Waits until all lines are written, for at most 1 s.
 pub(super) fn flush() {
-    if let Some(queue) = QUEUE.get() {
-        queue.flush_within(LAST_FLUSH);
+    if let Some(log) = SERVER_LOG.get() {
+        log.queue.flush_within(LAST_FLUSH);
     }
 }
 

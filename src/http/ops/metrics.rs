@@ -3,8 +3,6 @@
 //! Figures are read when they are asked for. No label holds a user name, an address or a path.
 
 use std::fmt;
-use std::fs;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -12,21 +10,14 @@ use prometheus_client::encoding::{
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use rustix::process::{Resource, getrlimit};
 
-use crate::auth::{Counters, HistogramSnapshot};
+use super::monitor::Figures;
+use super::status::ProcessStatus;
+use crate::auth::HistogramSnapshot;
+use crate::time::Timestamp;
 
 /// No labels.
 type Unlabelled = [(&'static str, &'static str); 0];
-
-/// The figures of one scrape.
-#[derive(Debug)]
-pub(super) struct Figures {
-    pub(super) counters: Counters,
-    pub(super) store_reachable: bool,
-    pub(super) dropped_log_lines: u64,
-    pub(super) started: SystemTime,
-}
 
 /// Encodes the figures.
 ///
@@ -117,57 +108,46 @@ impl Collector for Figures {
             "Log lines that were dropped because the reader of the log was too slow.",
             &self.dropped_log_lines,
         )?;
-        process(out, self.started)
+        if let Some(end) = self.certificate_expires {
+            gauge(
+                out,
+                "resttool_certificate_expiry_timestamp_seconds",
+                "End of the validity of the certificate, in seconds since 1970-01-01T00:00:00Z.",
+                &end.seconds(),
+            )?;
+        }
+        process(out, self)
     }
 }
 
 /// Encodes the figures of the process under their usual names. A figure that the system does not
 /// give is left out.
-fn process(out: &mut DescriptorEncoder<'_>, started: SystemTime) -> Result<(), fmt::Error> {
-    let since = started.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+fn process(out: &mut DescriptorEncoder<'_>, figures: &Figures) -> Result<(), fmt::Error> {
     gauge(
         out,
         "process_start_time_seconds",
         "Start of the process, in seconds since 1970-01-01T00:00:00Z.",
-        &since.as_secs_f64(),
+        &Timestamp::of(figures.started).seconds(),
     )?;
-    if let Some(seconds) = processor_time() {
+    let ProcessStatus { cpu_seconds, resident_bytes, open_files, max_files } = &figures.process;
+    if let Some(seconds) = cpu_seconds {
         counter(
             out,
             "process_cpu_seconds",
             "User and system processor time of the process.",
-            &seconds,
+            seconds,
         )?;
     }
-    if let Some(bytes) = resident_memory() {
-        gauge(out, "process_resident_memory_bytes", "Resident memory of the process.", &bytes)?;
-    }
-    if let Ok(open) = fs::read_dir("/proc/self/fd") {
-        // One of them is the folder itself.
-        let open = open.count().saturating_sub(1);
-        gauge(out, "process_open_fds", "Open files of the process.", &open)?;
-    }
-    if let Some(most) = getrlimit(Resource::Nofile).current {
-        gauge(out, "process_max_fds", "Limit of open files of the process.", &most)?;
+    for (name, help, figure) in [
+        ("process_resident_memory_bytes", "Resident memory of the process.", resident_bytes),
+        ("process_open_fds", "Open files of the process.", open_files),
+        ("process_max_fds", "Limit of open files of the process.", max_files),
+    ] {
+        if let Some(figure) = figure {
+            gauge(out, name, help, figure)?;
+        }
     }
     Ok(())
-}
-
-/// Returns the processor time of all threads in seconds (proc_pid_stat(5), fields 14 and 15).
-fn processor_time() -> Option<f64> {
-    let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field is a name in parentheses, which may hold blanks.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_ascii_whitespace().skip(11);
-    let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-    Some(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
-}
-
-/// Returns the resident memory in bytes (proc_pid_statm(5), field 2).
-fn resident_memory() -> Option<i64> {
-    let statm = fs::read_to_string("/proc/self/statm").ok()?;
-    let pages = statm.split_ascii_whitespace().nth(1)?.parse::<i64>().ok()?;
-    Some(pages * i64::try_from(rustix::param::page_size()).ok()?)
 }
 
 fn family(
