@@ -2,17 +2,20 @@
 """Measures scrapes of the metrics, and what they and the figures cost requests.
 
     cargo build --release
+    npm install puppeteer-core && export NODE_PATH=$PWD/node_modules
     benches/scrape.py [--parent PATH]    PATH is a release build of the parent commit
 
 The cache holds 65,536 verified passwords. Scrapes are timed while wrk sends about half of the requests that the server
-answers at most. The 99th percentile of requests is compared with and without a scrape a second, by turns. With
---parent, so is the processor time of a request with that build. If a figure misses its bar, the exit code is 1. The
-script needs Python 3.9 or later and wrk, and stops all processes that it has started."""
+answers at most. The 99th percentile of requests is compared with and without a scrape a second, by turns. The
+first paint of the status page is measured in Chromium. With --parent, so is the processor time of a request with that
+build. If a figure misses its bar, the exit code is 1. The
+script needs Python 3.9 or later, wrk, Chromium and Node.js, and stops all processes that it has started."""
 
 import argparse
 import base64
 import contextlib
 import http.client
+import json
 import pathlib
 import sqlite3
 import statistics
@@ -26,6 +29,8 @@ from compare import Bars, Load, NO_LIMITS, PASSWORD, RIGHT, Server, free_port
 
 ENTRIES = 65_536
 PAIRS = 15
+# Of p99, which differs more from run to run.
+TAIL_PAIRS = 30
 
 
 def basic(user):
@@ -87,8 +92,13 @@ class Operators:
         return text, took
 
 
-def load(server, seconds, connections):
-    return Load(server, "/rest-auth", seconds, connections=connections, fields=[f"Authorization: {RIGHT}"])
+def load(server, seconds, connections, script=None):
+    fields = [f"Authorization: {RIGHT}"]
+    return Load(server, "/rest-auth", seconds, connections=connections, fields=fields, script=script)
+
+
+# Each connection waits between its requests, since a load that leaves no processor time is one of the machine.
+PAUSE = "function delay() return 2 end\n"
 
 
 def measure_scrapes(bars, folder):
@@ -99,11 +109,13 @@ def measure_scrapes(bars, folder):
         operators = Operators(port)
         entries = next(line for line in operators.scrape()[0].splitlines() if line.startswith("resttool_cache_entries"))
         top = load(server, 4, 16).end().rate
-        rates = {connections: load(server, 2, connections).end().rate for connections in (1, 2, 3, 4)}
+        pause = folder / "pause.lua"
+        pause.write_text(PAUSE)
+        rates = {some: load(server, 2, some, pause).end().rate for some in (16, 32, 48, 64, 96, 128)}
         half = min(rates, key=lambda connections: abs(rates[connections] - top / 2))
         print("requests a second by connections:", {one: round(rate) for one, rate in rates.items()})
         print(f"{entries}; at most {top:,.0f} requests a second, {rates[half]:,.0f} over {half} connections", flush=True)
-        running = load(server, 10, half)
+        running = load(server, 10, half, pause)
         times = []
         while running.process.poll() is None:
             times.append(operators.scrape()[1])
@@ -112,11 +124,19 @@ def measure_scrapes(bars, folder):
         took = statistics.median(times)
         print(f"{len(times)} scrapes, the slowest took {max(times):.2f} ms")
         bars.show("a scrape at half of the load", f"{took:.2f} ms", took < 2, "2 ms")
+        page = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        page.request("GET", "/status")
+        size = len(page.getresponse().read())
+        bars.show("the status page", f"{size / 1000:.1f} kB", size < 50_000, "50 kB")
+        browse = pathlib.Path(__file__).parent.parent / "tests/browser/status.js"
+        seen = json.loads(compare.run("node", browse, f"http://127.0.0.1:{port}/status"))
+        paint = statistics.median(seen["paints"])
+        bars.show("first paint of the status page", f"{paint:.0f} ms", paint < 100, "100 ms")
         pairs = []
-        for n in range(PAIRS):
+        for n in range(TAIL_PAIRS):
             p99 = {}
             for scraped in (True, False) if n % 2 else (False, True):
-                running = load(server, 3, half)
+                running = load(server, 3, half, pause)
                 for _ in range(3):
                     time.sleep(0.9)
                     if scraped:
