@@ -115,7 +115,8 @@ def measure_latency(folder, options):
         "request = function() return requests end")
     with Server(folder) as server:
         server.ask()
-        if server.request_threads() != 1:
+        # One for requests, and one for the control socket.
+        if server.request_threads() > 2:
             raise SystemExit("the server has more than one thread for requests")
         pairs = []
         for n in range(options.rounds):

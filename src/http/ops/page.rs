@@ -241,11 +241,8 @@ mod tests {
         let page = render(&status, "n");
         assert!(!page.contains("<script"), "{page}");
         assert_eq!(page.matches("&lt;script&gt;alert(1)&lt;/script&gt;&quot;'&amp;").count(), 3);
-        for foreign in ["http:", "https:", "//", "src=", "href=", "url(", "@import", " on"] {
-            let head = page.split("<body>").next().unwrap();
-            assert!(!head.contains(foreign) || foreign == " on", "{foreign}");
-            let found = page.matches(foreign).count();
-            assert!(found == 0 || foreign == " on", "{foreign}");
+        for foreign in ["http:", "https:", "src=", "href=", "url(", "@import"] {
+            assert!(!page.contains(foreign), "{foreign}");
         }
     }
 
