@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustix::process::Signal;
-use rustls::crypto::ring;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
+    CipherSuite, ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore,
+    StreamOwned, SupportedProtocolVersion,
 };
 
 use crate::support::Tls;
@@ -95,16 +96,29 @@ fn connect(
     trusted: CertificateDer<'static>,
     versions: &[&'static SupportedProtocolVersion],
 ) -> std::io::Result<Stream> {
+    connect_as(&client(trusted, versions, ring::default_provider()), to)
+}
+
+/// Makes a client with sessions of its own.
+fn client(
+    trusted: CertificateDer<'static>,
+    versions: &[&'static SupportedProtocolVersion],
+    provider: CryptoProvider,
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted).unwrap();
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+fn connect_as(client: &Arc<ClientConfig>, to: SocketAddr) -> std::io::Result<Stream> {
     let name = ServerName::try_from("localhost").unwrap();
-    let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut connection = ClientConnection::new(Arc::clone(client), name).unwrap();
     let mut socket = TcpStream::connect(to)?;
     while connection.is_handshaking() {
         connection.complete_io(&mut socket)?;
@@ -157,6 +171,51 @@ fn tls_is_1_2_or_1_3_with_http_1_1_and_says_so_for_a_year() {
     let mut said = Vec::new();
     let _ = clear.read_to_end(&mut said);
     assert!(!String::from_utf8_lossy(&said).contains("HTTP"), "{said:?}");
+}
+
+/// T-02: resumption has no limit of clients, and a client gets one ticket for each connection.
+#[test]
+fn every_client_resumes_its_session() {
+    let setup = Setup::new();
+    let server = setup.serve();
+    for version in [&TLS12, &TLS13] {
+        let clients: Vec<_> = (0..300)
+            .map(|_| client(setup.certificate(), &[version], ring::default_provider()))
+            .collect();
+        let visit = |client: &Arc<ClientConfig>| {
+            let mut stream = connect_as(client, server.address).unwrap();
+            assert!(exchange(&mut stream, &healthz()).starts_with("HTTP/1.1 200"));
+            (stream.conn.handshake_kind().unwrap(), stream.conn.tls13_tickets_received())
+        };
+        let tickets = u32::from(version.version == ProtocolVersion::TLSv1_3);
+        for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            assert!(clients.iter().all(|client| visit(client) == (kind, tickets)), "{kind:?}");
+        }
+    }
+}
+
+/// T-02: clients of OpenSSL prefer AES-256 with SHA-384, which takes longer.
+#[test]
+fn server_prefers_suites_with_sha_256() {
+    let setup = Setup::new();
+    let server = setup.serve();
+    for (version, suite) in [
+        (&TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+        (&TLS13, CipherSuite::TLS13_AES_128_GCM_SHA256),
+    ] {
+        let mut provider = ring::default_provider();
+        provider.cipher_suites.sort_by_key(|offered| offered.suite() == suite);
+        let client = client(setup.certificate(), &[version], provider);
+        let stream = connect_as(&client, server.address).unwrap();
+        assert_eq!(stream.conn.negotiated_cipher_suite().unwrap().suite(), suite);
+    }
+    // A client without it is served all the same.
+    let mut provider = ring::default_provider();
+    provider
+        .cipher_suites
+        .retain(|offered| offered.suite() == CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
+    let client = client(setup.certificate(), &[&TLS13], provider);
+    assert!(connect_as(&client, server.address).is_ok());
 }
 
 /// T-04: without a signal. Open connections go on, and an invalid pair is never used.
