@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::support::SetOnDrop;
-use crate::support::cli::{ServerProcess, command};
+use crate::support::cli::{ServerProcess, command, run};
 use crate::support::client::{Connection, Request, basic};
 use crate::support::server::with_roy;
 use crate::support::store::TempStore;
@@ -36,6 +36,8 @@ fn serve_on_one_core(store: &TempStore) -> ServerProcess {
     });
     // A thread has its name after its first work.
     assert_eq!(Request::get("/healthz").send(server.address).status, 200);
+    let status = format!("status --database {}", store.database().display());
+    assert_eq!(run(store.folder(), &status, "").code, 0);
     let workers = server.threads().into_iter().filter(|name| name.starts_with("actix-rt"));
     assert_eq!(workers.count(), 2, "one thread serves all connections");
     server
