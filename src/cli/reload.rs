@@ -53,10 +53,13 @@ impl Reloader {
     }
 
     fn settings(&self, config: &PathBuf) -> Result<ServeSettings, Failure> {
-        // The content of a pipe is gone, and would look like a file without settings.
-        let is_file =
-            config.as_os_str() != "-" && fs::metadata(config).is_ok_and(|is| is.is_file());
-        if !is_file && config.exists() {
+        // The content of a pipe or of standard input is gone, and would look like a file without
+        // settings. A missing file gets the error of its opening.
+        let is_gone = match fs::metadata(config) {
+            Ok(meta) => !meta.is_file(),
+            Err(_) => config.as_os_str() == "-",
+        };
+        if is_gone {
             let config = printable(&config.to_string_lossy());
             let why = format!("{config} is not a file that can be read again");
             return Err(Failure::new(Exit::Failed, why));

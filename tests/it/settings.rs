@@ -348,6 +348,14 @@ fn broken_file_at_sighup_changes_nothing() {
     assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
     gate.hang_up("resttool.toml is not a file that can be read again\n");
     assert_eq!(gate.login("open-sesame"), 200);
+    // So is that of standard input.
+    let home = Home::new();
+    home.write(&format!("{fixed}source-failures = \"0\"\n"));
+    let mut serve = home.command("serve --config -");
+    serve.stdin(fs::File::open(home.0.folder().join("resttool.toml")).unwrap());
+    let mut gate = Reloaded { server: ServerProcess::start(serve), home };
+    gate.hang_up("cannot reload the settings, still using the previous ones: - is not a file");
+    assert_eq!([(); 12].map(|()| gate.login("wrong")), [401; 12]);
 }
 
 /// M-07: a setting that cannot change is named at each reload until it is as it was.

@@ -141,11 +141,7 @@ impl Monitor {
             throttle: ThrottleStatus {
                 sources: counters.throttled_sources,
                 users: counters.throttled_users,
-                longest: is_private.then(|| {
-                    let mut all = self.throttled();
-                    all.truncate(LISTED);
-                    all
-                }),
+                longest: is_private.then(|| self.throttled(LISTED)),
             },
             log: LogStatus {
                 dropped_lines: dropped_log_lines,
@@ -156,11 +152,12 @@ impl Monitor {
         }
     }
 
-    /// Returns all throttled sources and user names, those with the longest time left first.
-    pub(super) fn throttled(&self) -> Vec<ThrottledEntry> {
+    /// Returns the throttled sources and user names, at most this many, those with the longest time
+    /// left first.
+    pub(super) fn throttled(&self, most: usize) -> Vec<ThrottledEntry> {
         let mut all = self.authenticator().throttled();
         all.sort_by_key(|throttled| Reverse(throttled.retry_after));
-        all.into_iter().map(ThrottledEntry::from).collect()
+        all.into_iter().take(most).map(ThrottledEntry::from).collect()
     }
 
     // A panic while it was locked has left it consistent, because each call on it is one step.
