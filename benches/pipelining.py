@@ -25,6 +25,7 @@ TOOL = pathlib.Path(__file__).resolve().parent.parent / "target/release/resttool
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 # 200 bytes, with the longest response that there is.
 LONG_REQUEST = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\nX-Padding: ".ljust(196, b"x") + b"\r\n\r\n"
+FIRST_CORE, *OTHER_CORES = sorted(os.sched_getaffinity(0))
 CONNECTIONS = 64
 CROWD = 2000
 
@@ -37,11 +38,10 @@ class Server:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
         command = [TOOL, "serve", "--port", str(self.port), "--log-level", "off"]
-        cores = sorted(os.sched_getaffinity(0))
         # The server creates a store at the default location only.
         env = {**os.environ, "XDG_DATA_HOME": str(folder)}
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=env,
-                                        preexec_fn=lambda: os.sched_setaffinity(0, cores[:1]))
+                                        preexec_fn=lambda: os.sched_setaffinity(0, [FIRST_CORE]))
         end = time.monotonic() + 10
         while True:
             with contextlib.suppress(OSError):
@@ -98,10 +98,12 @@ def p99(server, seconds):
 
 def beside(server, script, options):
     """The same beside wrk, which sends one request at a time on each connection, or what the script says."""
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{options.seconds + 2}s",
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{options.seconds + 1}s",
                *(["-s", script] if script else []), f"http://127.0.0.1:{server.port}/healthz"]
-    load = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    time.sleep(1)
+    # At the lowest priority: the client that is measured must not wait for the processor behind the load.
+    load = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=lambda: os.sched_setscheduler(
+        0, os.SCHED_IDLE, os.sched_param(0)))
+    time.sleep(0.5)
     value = p99(server, options.seconds)
     load.wait()
     return value
@@ -181,6 +183,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="pairs of loads (default: 5)")
     parser.add_argument("--seconds", type=int, default=3, help="length of a load (default: 3)")
     options = parser.parse_args()
+    os.sched_setaffinity(0, OTHER_CORES)
     parts = {"latency": measure_latency, "memory": measure_memory}
     held = True
     with tempfile.TemporaryDirectory() as folder:
