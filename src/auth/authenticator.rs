@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
@@ -14,6 +14,7 @@ use futures_util::future::{Shared, WeakShared};
 use tokio::sync::oneshot;
 
 use super::keyed::Key;
+use super::open_streams::{OpenStreams, StreamCheck, StreamShard};
 use super::throttle::{AttemptEnd, LoginAttempt, Refused, Source, Throttled};
 use super::verifier::{Attempt, Verifier};
 use super::workers::{NotTaken, WorkerJob, Workers};
@@ -22,6 +23,7 @@ use super::{
 };
 use crate::domain::{EncodedCredentials, GroupName, UserName};
 use crate::store::UserReader;
+use crate::text::quoted;
 
 /// Decides on login attempts. Hashes are computed on its own threads, never on the caller's.
 pub struct Authenticator {
@@ -30,6 +32,7 @@ pub struct Authenticator {
     /// Attempts that no worker has taken yet, by the user and the octets of the password.
     queued: Arc<Mutex<Queued>>,
     live: ArcSwap<LiveConfig>,
+    streams: OpenStreams,
 }
 
 /// The part of the configuration that can change while the server runs, without the limits of the
@@ -76,6 +79,9 @@ impl From<Rejection> for Outcome {
 }
 
 impl Authenticator {
+    /// The time between two checks of the open streams. A stream ends within twice this time.
+    pub const STREAM_CHECK: Duration = Duration::from_millis(500);
+
     /// Starts the hash workers.
     ///
     /// # Errors
@@ -88,7 +94,8 @@ impl Authenticator {
             let (verifier, queued) = &of_worker;
             verify_queued(verifier, queued, attempts);
         })?;
-        Ok(Self { verifier, workers, queued, live: LiveConfig::of(config).into() })
+        let (live, streams) = (LiveConfig::of(config).into(), OpenStreams::default());
+        Ok(Self { verifier, workers, queued, live, streams })
     }
 
     /// Uses these limits of failures and of the queue, and these groups, from the next request on.
@@ -97,6 +104,38 @@ impl Authenticator {
         let AuthConfig { source_limit, user_limit, .. } = *config;
         self.verifier.throttle().set_limits(source_limit, user_limit, Instant::now());
         self.live.store(LiveConfig::of(config));
+        self.streams.recheck();
+    }
+
+    /// Makes room for the open streams of one more thread.
+    pub fn add_stream_shard(&self) -> Arc<StreamShard> {
+        self.streams.add_shard()
+    }
+
+    /// Ends the open streams whose user may not log in any more, e.g. was removed, or has another
+    /// password. A store that cannot be read ends all of them after 10 s.
+    ///
+    /// Reads the revision of the store once, and after a change the records of the users with open
+    /// streams. Blocks for that. Call it every [`Authenticator::STREAM_CHECK`].
+    pub fn check_streams(&self) {
+        if self.streams.len() == 0 {
+            return;
+        }
+        let now = Instant::now();
+        let revision = self.verifier.store.revision(now).inspect_err(|e| {
+            self.verifier.audit.failure(&format_args!("cannot check open streams: {e}"));
+        });
+        let mut check = StreamCheck::begin(&self.streams, revision.ok());
+        check.look_up(|name| {
+            self.verifier.store.find_with_groups(name).inspect_err(|e| {
+                self.verifier.audit.failure(&format_args!("cannot check open streams: {e}"));
+            })
+        });
+        let required = self.live.load();
+        for ((user, why), count) in check.finish(&required.require_groups, now, SystemTime::now()) {
+            let user = quoted(user.as_str());
+            log::info!("ended {count} open streams of user {user}: {why}");
+        }
     }
 
     /// Returns the sources and user names whose next attempt is refused because of failures.
@@ -205,13 +244,10 @@ impl Authenticator {
     /// Turns a grant to a user without a required group into a refusal. A request can require more
     /// than the configuration, never less.
     fn check_groups(&self, outcome: Outcome, access: &AccessRequest<'_>) -> Outcome {
-        let admitted = |required: &[GroupName], grant: &Grant| {
-            required.is_empty() || required.iter().any(|group| grant.groups.contains(group))
-        };
         match outcome {
             Outcome::Cached(grant) | Outcome::Verified(grant)
-                if !(admitted(&self.live.load().require_groups, &grant)
-                    && admitted(access.groups, &grant)) =>
+                if !(grant.groups.has_one_of(&self.live.load().require_groups)
+                    && grant.groups.has_one_of(access.groups)) =>
             {
                 Outcome::Forbidden(grant)
             }

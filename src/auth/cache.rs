@@ -76,7 +76,7 @@ mod tests {
 
     use super::super::keyed::Keyed;
     use super::*;
-    use crate::domain::{Cost, PasswordHash, UserName};
+    use crate::domain::{Cost, CredentialVersion, PasswordHash, UserName};
 
     fn key(keyed: &Keyed, user: &str) -> Key {
         keyed.candidate(&UserName::parse(user).unwrap(), b"x")
@@ -90,6 +90,7 @@ mod tests {
             grant: Arc::new(Grant {
                 user: UserName::parse("roy").unwrap(),
                 groups: Arc::default(),
+                credential_version: CredentialVersion::default(),
             }),
             source: Source::of(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         }

@@ -11,6 +11,7 @@ mod config;
 mod hash_meter;
 mod histogram;
 mod keyed;
+mod open_streams;
 mod outcome;
 #[cfg(test)]
 mod tests;
@@ -21,10 +22,11 @@ mod workers;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::{GroupName, Groups, UserName};
+use crate::domain::{CredentialVersion, GroupName, Groups, UserName};
 pub use authenticator::{Authenticator, Counters, Rejection};
 pub use config::AuthConfig;
 pub use histogram::HistogramSnapshot;
+pub use open_streams::{EndStream, OpenStream, StreamShard};
 pub(crate) use outcome::Outcome;
 pub use throttle::{Limit, LimitError, Source, Subject, Throttled};
 pub(crate) use verifier::check;
@@ -61,6 +63,8 @@ pub struct Grant {
     pub user: UserName,
     /// The groups of the user, as of the last look-up.
     pub groups: Arc<Groups>,
+    /// The version of the password that was verified.
+    pub credential_version: CredentialVersion,
 }
 
 /// The access that a request asks for.

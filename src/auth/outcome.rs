@@ -189,12 +189,16 @@ impl From<CredentialsError> for Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::UserName;
+    use crate::domain::{CredentialVersion, UserName};
 
     #[test]
     fn every_outcome_has_its_own_counter_and_label() {
         let user = UserName::parse("roy").unwrap();
-        let grant = Arc::new(Grant { user, groups: Arc::default() });
+        let grant = Arc::new(Grant {
+            user,
+            groups: Arc::default(),
+            credential_version: CredentialVersion::default(),
+        });
         let outcomes = [
             (Outcome::Cached(Arc::clone(&grant)), "granted cached"),
             (Outcome::Verified(Arc::clone(&grant)), "granted verified"),

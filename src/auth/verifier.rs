@@ -121,7 +121,7 @@ impl Verifier {
                 // The verification that follows meets the error too, and logs it.
                 Err(_) => return None,
             };
-            let grant = Arc::new(Grant { user: name.clone(), groups });
+            let grant = grant_of(name, &user, groups);
             current = CacheEntry { revision, expires: user.expires, grant, ..current };
         }
         let grant = Arc::clone(&current.grant);
@@ -222,7 +222,7 @@ impl Verifier {
             Ok(Err(refused)) => return refused,
             Err(e) => return self.unavailable(&e),
         };
-        let grant = Arc::new(Grant { user: name.clone(), groups });
+        let grant = grant_of(name, &user, groups);
         let entry = attempt.revision.map(|revision| CacheEntry {
             hash: self.keyed.hash(hash),
             revision,
@@ -373,9 +373,7 @@ pub(crate) fn check(
     let decided = decide(store, &credentials.user, before.as_ref(), compared)?;
     Ok(decided.map_or_else(
         |refused| refused,
-        |(_, groups, _)| {
-            Outcome::Verified(Arc::new(Grant { user: credentials.user.clone(), groups }))
-        },
+        |(user, groups, _)| Outcome::Verified(grant_of(&credentials.user, &user, groups)),
     ))
 }
 
@@ -408,6 +406,11 @@ fn decide(
         return Ok(Err(Outcome::UnknownUser));
     };
     Ok(admit(Some(user), before).map(|user| (user, groups, candidate)))
+}
+
+fn grant_of(name: &UserName, user: &User, groups: Arc<Groups>) -> Arc<Grant> {
+    let credential_version = user.credential_version;
+    Arc::new(Grant { user: name.clone(), groups, credential_version })
 }
 
 /// Returns the user if the password matched their hash, and they may log in now.

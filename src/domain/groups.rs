@@ -74,6 +74,12 @@ impl Groups {
         self.0.contains(group)
     }
 
+    /// Returns true if one of `required` is one of them, or if none is required.
+    #[must_use]
+    pub fn has_one_of(&self, required: &[GroupName]) -> bool {
+        required.is_empty() || required.iter().any(|group| self.contains(group))
+    }
+
     /// Returns true if there are no groups.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -10,6 +10,8 @@ use crate::time::Timestamp;
 pub struct User {
     /// The hash of the password.
     pub hash: StoredHash,
+    /// The version of the password.
+    pub credential_version: CredentialVersion,
     /// Refused even with the right password.
     pub locked: bool,
     /// Refused from this time on.

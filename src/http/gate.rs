@@ -195,7 +195,7 @@ pub(super) mod tests {
     use super::super::{Delays, OpsConfig, Realm, TrustedProxies};
     use super::*;
     use crate::auth::{AuthConfig, Grant};
-    use crate::domain::UserName;
+    use crate::domain::{CredentialVersion, UserName};
     use crate::store::mock::MockStore;
 
     /// Makes a gate on a store without users.
@@ -218,7 +218,11 @@ pub(super) mod tests {
     fn every_decision_has_its_status_and_retry_after() {
         let gate = gate();
         let user = UserName::parse("roy").unwrap();
-        let grant = Grant { user, groups: Arc::default() };
+        let grant = Grant {
+            user,
+            groups: Arc::default(),
+            credential_version: CredentialVersion::default(),
+        };
         let throttled = |millis| Decision::Throttled { retry_after: Duration::from_millis(millis) };
         for (decision, status, retry_after) in [
             (Decision::Granted(Arc::new(grant)), 200, None),

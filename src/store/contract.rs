@@ -110,7 +110,8 @@ pub(crate) fn user_exists_from_put_to_remove(backend: &impl Backend) {
     let roy = name("roy");
     assert!(other.is_empty().unwrap());
     add(&*one, "roy").unwrap();
-    let user = User { hash: hash(), locked: false, expires: None };
+    let credential_version = CredentialVersion::default();
+    let user = User { hash: hash(), credential_version, locked: false, expires: None };
     assert_eq!(other.find(&roy).unwrap(), Some(user));
     assert!(other.contains(&roy).unwrap() && !other.is_empty().unwrap());
     assert_eq!(other.count().unwrap(), 1);
@@ -206,9 +207,16 @@ pub(crate) fn lookup_with_groups_reads_both(backend: &impl Backend) {
     let many: Vec<_> = (0..60).map(|n| format!("group-{n:02}")).collect();
     let many = groups(&many.iter().map(String::as_str).collect::<Vec<_>>());
     let expires = Timestamp::from_seconds(1000);
-    let roy = Account { groups: many.clone(), locked: true, expires, ..account("roy") };
+    let credential_version = CredentialVersion::from_number(-7);
+    let roy = Account {
+        credential_version,
+        groups: many.clone(),
+        locked: true,
+        expires,
+        ..account("roy")
+    };
     put(&*store, &roy).unwrap();
-    let user = User { hash: hash(), locked: true, expires };
+    let user = User { hash: hash(), credential_version, locked: true, expires };
     assert_eq!(store.find(&name("roy")).unwrap(), Some(user.clone()));
     let found = store.find_with_groups(&name("roy")).unwrap();
     assert_eq!(found, Some((user, Arc::new(many))));

@@ -106,9 +106,9 @@ impl MockStore {
 
     fn account(&self, name: &UserName) -> Result<Option<(User, Groups)>, StoreError> {
         let Some(account) = self.data().accounts.get(name).cloned() else { return Ok(None) };
-        let Account { hash, groups, locked, expires, .. } = account;
+        let Account { hash, credential_version, groups, locked, expires, .. } = account;
         let hash = hash.map_err(|why| StoreError::BadRecord { user: name.clone(), why })?;
-        Ok(Some((User { hash, locked, expires }, groups)))
+        Ok(Some((User { hash, credential_version, locked, expires }, groups)))
     }
 
     fn end(&self, outcome: Result<(), StoreError>) -> Visibility {

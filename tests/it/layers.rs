@@ -17,7 +17,7 @@ const MODULES: [(&str, &[&str], &[&str]); 14] = [
     ("hashing", &["domain"], &["base64", "bcrypt", "blake3", "md5", "sha1", "sha_crypt"]),
     ("formats", &["domain", "hashing", "text", "time"], &["toml"]),
     ("store", &["domain", "hashing", "fs", "text", "time"], &["blake3", "nix", "rusqlite"]),
-    ("auth", &["domain", "hashing", "store", "text", "time"], &["blake3"]),
+    ("auth", &["domain", "hashing", "store", "text", "time"], &["blake3", "slab"]),
     ("admin", &["domain", "hashing", "store", "text", "time"], &[]),
     (
         "http",

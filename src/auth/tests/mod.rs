@@ -48,7 +48,11 @@ fn name() -> UserName {
 }
 
 fn granted() -> Decision {
-    Decision::Granted(Arc::new(Grant { user: name(), groups: Arc::default() }))
+    Decision::Granted(Arc::new(Grant {
+        user: name(),
+        groups: Arc::default(),
+        credential_version: CredentialVersion::default(),
+    }))
 }
 
 /// Returns the user roy with this password.

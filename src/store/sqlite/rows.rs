@@ -22,20 +22,14 @@ macro_rules! groups {
 /// The columns of a [`User`].
 macro_rules! user_columns {
     () => {
-        "hash, scheme, salt, rounds, imported, locked, expires"
+        "hash, scheme, salt, rounds, imported, locked, expires, credential_version"
     };
 }
 
 /// The columns of an [`Account`].
 macro_rules! account_columns {
     () => {
-        concat!(
-            "SELECT ",
-            user_columns!(),
-            ", name, credential_version, created, changed, ",
-            groups!(),
-            " FROM users"
-        )
+        concat!("SELECT ", user_columns!(), ", name, created, changed, ", groups!(), " FROM users")
     };
 }
 
@@ -46,7 +40,7 @@ pub(super) const ONE_USER: &str =
 pub(super) const ONE_USER_WITH_GROUPS: &str =
     concat!("SELECT ", user_columns!(), ", ", groups!(), " FROM users WHERE name = ?1");
 /// The column of the groups in [`ONE_USER_WITH_GROUPS`].
-pub(super) const GROUPS_OF_USER: usize = 7;
+pub(super) const GROUPS_OF_USER: usize = 8;
 /// The columns that [`account`] reads, for all users in order.
 pub(super) const ALL_ACCOUNTS: &str = concat!(account_columns!(), " ORDER BY name");
 /// Returns a query of the columns that [`account`] reads, for all users in order, of an older schema
@@ -58,7 +52,7 @@ pub(super) fn all_accounts_of_schema(version: u32) -> String {
     };
     let groups = if version < 2 { "NULL" } else { groups!() };
     format!(
-        "SELECT hash, {scheme}, locked, expires, name, {credentials}, created, changed, {groups}
+        "SELECT hash, {scheme}, locked, expires, {credentials}, name, created, changed, {groups}
          FROM users ORDER BY name"
     )
 }
@@ -72,6 +66,7 @@ pub(super) fn user(row: &Row<'_>) -> Result<User, BadRecord> {
         hash: hash(row)?,
         locked: flag(row, 5, "lock")?,
         expires: timestamp(row, 6, "expiry")?,
+        credential_version: version(row, 7)?,
     })
 }
 
@@ -83,7 +78,7 @@ pub(super) fn account(row: &Row<'_>) -> Result<Account, StoreError> {
         Ok(Account {
             name: name.clone(),
             hash: hash(row),
-            credential_version: version(row, 8)?,
+            credential_version: version(row, 7)?,
             locked: flag(row, 5, "lock")?,
             expires: timestamp(row, 6, "expiry")?,
             created: time(9, "time of creation")?,

@@ -13,7 +13,7 @@ use super::connection::connect;
 use super::create::create_folder;
 use super::schema::{APPLICATION_ID, MIGRATIONS, migrate};
 use super::*;
-use crate::domain::{Cost, HashError, LegacyScheme, PasswordHash};
+use crate::domain::{Cost, CredentialVersion, HashError, LegacyScheme, PasswordHash};
 use crate::store::contract::{
     Backend, account, add, contract, groups, hash, name, put, remove, wrapped_hash,
 };
@@ -212,7 +212,8 @@ fn only_a_lookup_with_groups_reads_groups() {
     let mut changes = store.begin().unwrap();
     changes.put(&Account { groups: many.clone(), ..account("roy") }).unwrap();
     changes.commit().wait().unwrap();
-    let user = User { hash: hash(), locked: false, expires: None };
+    let credential_version = CredentialVersion::default();
+    let user = User { hash: hash(), credential_version, locked: false, expires: None };
     let found = store.find_with_groups(&name("roy")).unwrap();
     assert_eq!(found, Some((user.clone(), Arc::new(many))));
     assert_eq!(store.find_with_groups(&name("ann")).unwrap(), None);
