@@ -11,9 +11,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_executor::block_on;
 use resttool::testing::{
-    AccessRequest, AuthConfig, Authenticator, Cost, Decision, DesiredPassword, DesiredUser,
-    IfExists, IfMissing, Limit, Password, ReconcileOptions, Timestamp, UserName, basic_credentials,
-    open_store, reconcile,
+    AccessRequest, AuthConfig, Authenticator, Cost, CredentialsField, Decision, DesiredPassword,
+    DesiredUser, IfExists, IfMissing, Limit, Password, ReconcileOptions, Timestamp, UserName,
+    basic_credentials, open_store, reconcile,
 };
 
 const ROUNDS: usize = 11;
@@ -32,14 +32,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let once_a_day = Limit::new(1, Limit::MAX_PERIOD);
     let settings = AuthConfig { cost, source_limit: once_a_day, ..AuthConfig::default() };
     let authenticator = Authenticator::new(store, &settings)?;
+    let field = CredentialsField::default();
     let decide = |fields: &HeaderMap| {
-        let encoded = basic_credentials(black_box(fields)).ok()?;
+        let encoded = basic_credentials(black_box(fields), &field).ok()?;
         Some(block_on(authenticator.decide(here, encoded, &AccessRequest::ANY)))
     };
 
     let right = fields("open-sesame")?;
     measure("read and decode the header", || {
-        basic_credentials(black_box(&right)).is_ok_and(|encoded| encoded.decode().is_ok())
+        basic_credentials(black_box(&right), &field).is_ok_and(|encoded| encoded.decode().is_ok())
     })?;
     decide(&right);
     measure("read the header, hit in the cache", || {

@@ -17,10 +17,10 @@ use std::time::Instant;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use resttool::testing::{
-    AuthConfig, Authenticator, Cost, Delays, DesiredPassword, DesiredUser, HttpConfig, IfExists,
-    IfMissing, LegacyHash, LegacyParams, LegacyScheme, Listener, OpsConfig, Password, Realm,
-    ReconcileOptions, Service, Timestamp, TrustedProxies, UserName, legacy_text, open_store,
-    reconcile, run_server,
+    AuthConfig, Authenticator, Cost, CredentialsField, Delays, DesiredPassword, DesiredUser,
+    HttpConfig, IfExists, IfMissing, LegacyHash, LegacyParams, LegacyScheme, Listener, OpsConfig,
+    Password, Realm, ReconcileOptions, Service, Timestamp, TrustedProxies, UserName, legacy_text,
+    open_store, reconcile, run_server,
 };
 
 const SAMPLES: usize = 200;
@@ -56,6 +56,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let realm = Realm::new(Realm::DEFAULT)?;
     let delays = Delays::default();
     let settings = HttpConfig {
+        credentials_field: CredentialsField::default(),
+        quiet_challenge: false,
         realm,
         trusted_proxies: TrustedProxies::default(),
         delays,
@@ -63,6 +65,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         max_connections: HttpConfig::MAX_CONNECTIONS,
         ext_authz: None,
         ops: OpsConfig::default(),
+        proxy: None,
     };
     let (ready, is_ready) = channel();
     // It serves until this program ends.

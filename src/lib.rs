@@ -36,9 +36,10 @@ pub mod testing {
     pub use crate::formats::{ImportedHash, htpasswd};
     pub use crate::hashing::legacy_text;
     pub use crate::http::{
-        AcceptedBytes, Delays, ExtAuthzPrefix, Framing, HttpConfig, Listener, Network,
-        NoCredentials, OpsConfig, PrefixError, Realm, Service, Tls, TrustedProxies,
-        credentials as basic_credentials, run as run_server, source_address,
+        AcceptedBytes, AccessRule, AccessRules, CredentialsField, Delays, ExtAuthzPrefix, Framing,
+        HttpConfig, Listener, Network, NoCredentials, OpsConfig, PrefixError, ProxyConfig, Realm,
+        Requirement, Service, Tls, TrustedProxies, Upstream, credentials as basic_credentials,
+        run as run_server, source_address,
     };
     pub use crate::store::mock::{Call, MockStore};
     pub use crate::store::{

@@ -5,9 +5,12 @@
 //! [`shell_word`] or [`shell_operand`], always from the raw text.
 
 pub(crate) mod figures;
+mod log_fields;
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
+
+pub(crate) use log_fields::log_fields;
 
 /// Escapes text for one line of a terminal or log. Characters that do not print as themselves
 /// (controls, ESC, line separators, direction overrides) become escapes. Cuts the text after 200

@@ -5,7 +5,9 @@ use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use libfuzzer_sys::fuzz_target;
-use resttool::testing::{Credentials, NoCredentials, Password, basic_credentials};
+use resttool::testing::{
+    Credentials, CredentialsField, NoCredentials, Password, basic_credentials,
+};
 
 fuzz_target!(|input: &[u8]| {
     let mut headers = HeaderMap::new();
@@ -36,7 +38,7 @@ fuzz_target!(|input: &[u8]| {
 /// Returns the credentials. Checks that they have a canonical form that decodes to the same.
 fn read(headers: &HeaderMap) -> Option<Credentials> {
     let fields: Vec<_> = headers.get_all(AUTHORIZATION).collect();
-    let shown = match basic_credentials(headers) {
+    let shown = match basic_credentials(headers, &CredentialsField::default()) {
         Ok(encoded) => encoded.decode().ok()?,
         Err(why) => {
             assert_eq!(why == NoCredentials::Repeated, fields.len() > 1);
@@ -57,7 +59,7 @@ fn read(headers: &HeaderMap) -> Option<Credentials> {
     let canonical = format!("Basic {}", STANDARD.encode(format!("{user}:{password}")));
     let mut again = HeaderMap::new();
     again.insert(AUTHORIZATION, HeaderValue::from_str(&canonical).unwrap());
-    let again = basic_credentials(&again).unwrap().decode().unwrap();
+    let again = basic_credentials(&again, &CredentialsField::default()).unwrap().decode().unwrap();
     assert_eq!(again.user.as_str(), user);
     assert!(again.password.candidates().eq([password.as_bytes()]));
     Some(shown.clone())

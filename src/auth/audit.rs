@@ -14,12 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use log::Record;
-
 use super::outcome::Label;
 use super::{ClearedBy, Outcome, OwnLine};
 use crate::domain::UserName;
-use crate::text::quoted;
+use crate::text::log_fields;
 
 /// The log target.
 const TARGET: &str = "audit";
@@ -28,24 +26,6 @@ const TARGET: &str = "audit";
 const LINES: u32 = 20;
 
 const SECOND: Duration = Duration::from_secs(1);
-
-/// Logs fields as text in the message, and as key-values for a structured format. In text, values
-/// that can hold spaces are quoted.
-fn write_fields(fields: &[(&'static str, String)]) {
-    let pairs: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let words: Vec<_> = fields
-        .iter()
-        .map(|(name, value)| match *name {
-            "user" => format!("{name}={}", quoted(value)),
-            // It is escaped already, for the structured format too.
-            "request" => format!("{name}=\"{}\"", value.replace('"', "\\\"")),
-            _ => format!("{name}={value}"),
-        })
-        .collect();
-    let mut record = Record::builder();
-    record.level(log::Level::Info).target(TARGET).key_values(&pairs);
-    log::logger().log(&record.args(format_args!("{}", words.join(" "))).build());
-}
 
 fn fields_of(label: Label) -> Vec<(&'static str, String)> {
     vec![("outcome", label.outcome.to_owned()), ("reason", label.reason.to_owned())]
@@ -95,20 +75,20 @@ impl Audit {
     ) {
         let index = outcome.index();
         self.counters.0[index].fetch_add(1, Ordering::Relaxed);
-        let logged = self.hits || !matches!(outcome, Outcome::Cached(_));
+        let logged = self.hits || !matches!(outcome, Outcome::Cached(_) | Outcome::Exempt);
         if logged && log::log_enabled!(target: TARGET, log::Level::Info) && self.may_write(index) {
             let mut fields = fields_of(Outcome::LABELS[index]);
             fields.push(("source", source.to_canonical().to_string()));
             fields.extend(user.map(|user| ("user", user.to_string())));
             fields.extend(target().map(|target| ("request", target)));
-            write_fields(&fields);
+            log_fields(TARGET, &fields);
         }
     }
 
     /// Logs that an operator has forgiven failures.
     pub(super) fn cleared(&self, subject: (&'static str, String), by: ClearedBy) {
         let by = by.0.map_or("unknown".to_owned(), |user| user.to_string());
-        write_fields(&[("action", "throttle-clear".to_owned()), subject, ("by", by)]);
+        log_fields(TARGET, &[("action", "throttle-clear".to_owned()), subject, ("by", by)]);
     }
 
     /// Logs a failure on this side.
@@ -164,7 +144,10 @@ impl Quotas {
                 (Sum::Nothing, _) => {}
                 (Sum::Later, _) => more = true,
                 (Sum::Missed(n), Some(label)) => {
-                    write_fields(&[fields_of(*label), vec![("more", n.to_string())]].concat());
+                    log_fields(
+                        TARGET,
+                        &[fields_of(*label), vec![("more", n.to_string())]].concat(),
+                    );
                 }
                 (Sum::Missed(n), None) => log::error!("{n} more failures were not written here"),
             }

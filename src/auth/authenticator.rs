@@ -18,9 +18,7 @@ use super::open_streams::{OpenStreams, StreamCheck, StreamShard};
 use super::throttle::{AttemptEnd, LoginAttempt, Refused, Source, Throttled};
 use super::verifier::{Attempt, Verifier};
 use super::workers::{NotTaken, WorkerJob, Workers};
-use super::{
-    AccessRequest, AuthConfig, ClearedBy, Decision, Grant, HistogramSnapshot, Outcome, Subject,
-};
+use super::{AccessRequest, AuthConfig, ClearedBy, Decision, HistogramSnapshot, Outcome, Subject};
 use crate::domain::{EncodedCredentials, GroupName, UserName};
 use crate::store::UserReader;
 use crate::text::quoted;
@@ -220,6 +218,11 @@ impl Authenticator {
     /// Rejects a request whose credentials are not verified.
     pub fn reject(&self, peer: IpAddr, why: Rejection, access: &AccessRequest<'_>) -> Decision {
         self.conclude(why.into(), peer, None, access)
+    }
+
+    /// Counts a request that needs no credentials.
+    pub fn exempt(&self, peer: IpAddr, access: &AccessRequest<'_>) {
+        self.verifier.audit.record(&Outcome::Exempt, peer, None, access.target);
     }
 
     /// Checks the groups, counts and logs the outcome, and derives the decision.

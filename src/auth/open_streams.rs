@@ -4,8 +4,8 @@
 //! A change of the store is noticed by its revision, which is read once for all streams. Only after
 //! a change are records read, one for each user with a stream. Knows neither connections nor
 //! clocks, since time is a parameter. It is exact by three rules. The revision is read before the
-//! records. A stream that is newer than the last check is checked by the next one, whatever the
-//! revision. A stream that could not be checked for [`UNCONFIRMED`] ends.
+//! records. A stream that is newer than the last check is checked by the next one, also at
+//! the same revision. A stream that could not be checked for [`UNCONFIRMED`] ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -34,7 +34,7 @@ pub(super) struct OpenStreams(Mutex<Vec<Arc<StreamShard>>>);
 
 /// The open streams of one thread, which alone opens and closes them.
 #[derive(Default)]
-pub struct StreamShard(Mutex<Slab<Entry>>);
+pub struct StreamShard(Mutex<Slab<StreamEntry>>);
 
 /// An open stream. Dropping it closes it.
 pub struct OpenStream {
@@ -42,7 +42,7 @@ pub struct OpenStream {
     key: usize,
 }
 
-struct Entry {
+struct StreamEntry {
     grant: Arc<Grant>,
     /// The user has to be in one of these groups, if there are any.
     groups: Arc<[GroupName]>,
@@ -119,14 +119,15 @@ impl StreamShard {
         groups: Arc<[GroupName]>,
         end: Arc<dyn EndStream>,
     ) -> OpenStream {
-        let entry = Entry { grant, groups, end, checked: None, expires: None, confirmed: None };
+        let entry =
+            StreamEntry { grant, groups, end, checked: None, expires: None, confirmed: None };
         let key = self.entries().insert(entry);
         OpenStream { shard: Arc::clone(self), key }
     }
 
     /// Locks the streams. A panic while they were locked has left them consistent, because each call
     /// on them is one step.
-    fn entries(&self) -> MutexGuard<'_, Slab<Entry>> {
+    fn entries(&self) -> MutexGuard<'_, Slab<StreamEntry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -195,7 +196,7 @@ impl StreamCheck {
     }
 }
 
-impl Entry {
+impl StreamEntry {
     /// Checks one stream.
     fn check(
         &mut self,

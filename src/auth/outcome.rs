@@ -13,6 +13,8 @@ pub(crate) enum Outcome {
     Cached(Arc<Grant>),
     /// Granted after a hash.
     Verified(Arc<Grant>),
+    /// Passed without credentials, by a rule of the proxy.
+    Exempt,
     /// The request has no credentials. The client waits for the challenge.
     NoCredentials,
     /// The Authorization field is not of the Basic scheme.
@@ -63,7 +65,7 @@ const fn label(outcome: &'static str, reason: &'static str) -> Label {
 
 impl Outcome {
     /// The labels of all outcomes, by [`Outcome::index`].
-    pub(crate) const LABELS: [Label; 20] = [
+    pub(crate) const LABELS: [Label; 21] = [
         label("granted", "cached"),
         label("granted", "verified"),
         label("challenged", "no-credentials"),
@@ -84,6 +86,7 @@ impl Outcome {
         label("unavailable", "failure"),
         label("rejected", "malformed-request"),
         label("rejected", "head-too-long"),
+        label("exempt", "no-password-required"),
     ];
 
     /// The number of outcomes.
@@ -112,6 +115,7 @@ impl Outcome {
             Self::Unavailable => 17,
             Self::MalformedRequest => 18,
             Self::HeadTooLong => 19,
+            Self::Exempt => 20,
         }
     }
 
@@ -133,7 +137,9 @@ impl Outcome {
             | Self::Locked
             | Self::Expired
             | Self::MalformedRequest
-            | Self::HeadTooLong => Decision::Denied,
+            | Self::HeadTooLong
+            // It is not decided here.
+            | Self::Exempt => Decision::Denied,
             Self::Throttled { retry_after } => Decision::Throttled { retry_after },
             Self::Overloaded => Decision::Overloaded,
             Self::Unavailable => Decision::Unavailable,
@@ -220,6 +226,7 @@ mod tests {
             (Outcome::Unavailable, "unavailable failure"),
             (Outcome::MalformedRequest, "rejected malformed-request"),
             (Outcome::HeadTooLong, "rejected head-too-long"),
+            (Outcome::Exempt, "exempt no-password-required"),
         ];
         for (index, (outcome, label)) in outcomes.iter().enumerate() {
             assert_eq!(outcome.index(), index, "{outcome:?}");

@@ -6,6 +6,8 @@
 
 mod environment;
 mod given;
+mod proxy;
+mod rules;
 mod serve;
 mod shared;
 mod similar;
@@ -13,6 +15,7 @@ mod values;
 
 pub(crate) use environment::Environment;
 pub(crate) use given::GivenSettings;
+pub(crate) use proxy::ProxySettingsError;
 pub(crate) use serve::{ListenSettings, LogFormat, ServeSettings};
 pub(crate) use shared::{
     ControlSetting, CostSetting, DATABASE_VARIABLE, HashingSettings, JsonSetting, OutputSettings,

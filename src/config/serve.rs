@@ -7,12 +7,14 @@ use std::time::Duration;
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::{Args, ValueEnum};
 
+use super::proxy::ProxySettings;
 use super::values::{Failures, OpsAddress, cache_lifetime, group_name, octal_mode};
 use super::{ControlSetting, CostSetting, GivenSettings};
 use crate::auth::AuthConfig;
 use crate::domain::{GroupName, HashError};
 use crate::http::{
-    Delays, ExtAuthzPrefix, HttpConfig, Network, OpsConfig, Realm, RealmError, TrustedProxies,
+    CredentialsField, Delays, ExtAuthzPrefix, HttpConfig, Network, OpsConfig, Realm, RealmError,
+    TrustedProxies,
 };
 use crate::time::format_duration;
 
@@ -37,13 +39,17 @@ pub(crate) struct ServeSettings {
     #[command(flatten)]
     pub(crate) listen: ListenSettings,
 
+    #[command(flatten)]
+    pub(crate) proxy: ProxySettings,
+
     /// Listen on a Unix socket at this path instead of a port
     #[arg(
         long,
         value_name = "PATH",
         env = "RESTTOOL_UNIX_SOCKET",
         conflicts_with_all = ["tls_cert", "tls_key"],
-        help_heading = "Listening"
+        help_heading = "Listening",
+        hide_short_help = true
     )]
     pub(crate) unix_socket: Option<PathBuf>,
 
@@ -125,6 +131,28 @@ pub(crate) struct ServeSettings {
         hide_short_help = true
     )]
     realm: String,
+
+    /// Read the credentials from this header field alone, e.g. X-Gate-Authorization; Authorization is
+    /// left to the API
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "RESTTOOL_CREDENTIALS_HEADER",
+        help_heading = "Access",
+        hide_short_help = true
+    )]
+    credentials_header: Option<CredentialsField>,
+
+    /// Answer scripts (X-Requested-With: XMLHttpRequest) with a challenge for which browsers show no
+    /// prompt
+    #[arg(
+        long,
+        env = "RESTTOOL_QUIET_CHALLENGE",
+        value_parser = BoolishValueParser::new(),
+        help_heading = "Access",
+        hide_short_help = true
+    )]
+    quiet_challenge: bool,
 
     /// Trust X-Forwarded-For from this proxy address or network, e.g. 10.0.0.0/8; may be repeated
     #[arg(
@@ -363,12 +391,15 @@ impl ServeSettings {
     pub(crate) fn http_config(&self) -> Result<HttpConfig, RealmError> {
         Ok(HttpConfig {
             realm: Realm::new(&self.realm)?,
+            credentials_field: self.credentials_header.clone().unwrap_or_default(),
+            quiet_challenge: self.quiet_challenge,
             trusted_proxies: TrustedProxies::new(self.trusted_proxies()),
             delays: Delays::default(),
             io_timeout: HttpConfig::IO_TIMEOUT,
             max_connections: self.max_connections,
             ext_authz: self.ext_authz_prefix.clone(),
             ops: OpsConfig::default(),
+            proxy: None,
         })
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::auth::{Limit, LimitError};
 use crate::domain::GroupName;
-use crate::time::parse_duration;
+use crate::time::{format_duration, parse_duration};
 
 /// A limit on failed logins, or `0` for none.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +65,48 @@ impl FromStr for OpsAddress {
     }
 }
 
+/// A limit on a time, or `0` for none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limited(pub(super) Option<Duration>);
+
+impl FromStr for Limited {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "0" => Ok(Self(None)),
+            _ => timeout(text).map(|time| Self(Some(time))).map_err(|e| format!("{e}, or 0")),
+        }
+    }
+}
+
+impl fmt::Display for Limited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.map_or_else(|| "0".to_owned(), format_duration))
+    }
+}
+
+/// Parses a timeout.
+pub(super) fn timeout(text: &str) -> Result<Duration, String> {
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    parse_duration(text)
+        .filter(|time| (Duration::from_millis(1)..=HOUR).contains(time))
+        .ok_or_else(|| "expected a time from 1ms to 1h, e.g. 500ms, 5s or 2m".to_owned())
+}
+
+/// Parses a number of bytes, with a unit of 1024 bytes (K), 1024 K (M) or 1024 M (G).
+pub(super) fn byte_count(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match text.as_bytes().last() {
+        Some(b'K') => (&text[..text.len() - 1], 1 << 10),
+        Some(b'M') => (&text[..text.len() - 1], 1 << 20),
+        Some(b'G') => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    let is_number = !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit());
+    let count = is_number.then(|| digits.parse::<u64>().ok()?.checked_mul(factor)).flatten();
+    count.ok_or_else(|| "expected a number of bytes, e.g. 4096, 64K, 10M or 2G".to_owned())
+}
+
 pub(super) fn cache_lifetime(text: &str) -> Result<Duration, String> {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     parse_duration(text)
@@ -86,6 +128,30 @@ pub(super) fn group_name(text: &str) -> Result<GroupName, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn byte_count_has_a_unit_of_1024() {
+        for (text, count) in
+            [("0", 0), ("4096", 4096), ("64K", 65_536), ("10M", 10_485_760), ("2G", 2_147_483_648)]
+        {
+            assert_eq!(byte_count(text), Ok(count), "{text}");
+        }
+        for text in ["", "K", "-1", "+1", "1.5M", "10m", "10 M", "1T", "99999999999G"] {
+            assert!(byte_count(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn timeout_is_at_most_an_hour_and_0_is_none() {
+        let limit = |text: &str| text.parse::<Limited>().map(|limit| limit.0);
+        assert_eq!(limit("0"), Ok(None));
+        assert_eq!(limit("500ms"), Ok(Some(Duration::from_millis(500))));
+        assert_eq!(limit("1h"), Ok(Some(Duration::from_secs(3600))));
+        for text in ["", "0s", "2h", "-1s", "5"] {
+            assert!(limit(text).is_err(), "{text}");
+        }
+        assert_eq!(Limited(None).to_string(), "0");
+    }
 
     #[test]
     fn ops_address_is_a_host_with_a_port_or_a_socket() {

@@ -16,7 +16,7 @@ use std::time::Instant;
 use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, oneshot};
 
-use crate::auth::Source;
+use crate::auth::{EndStream, Source};
 
 /// The number of closed connections after which memory is given back.
 const CROWD: u64 = 256;
@@ -51,6 +51,8 @@ pub(super) struct Occupant {
     /// The time at which its last request was read, in nanoseconds since the start of the server.
     last_active: AtomicU64,
     evicted: AtomicBool,
+    /// It was evicted because its user may not log in any more.
+    cut: AtomicBool,
     /// The task of the connection.
     task: AtomicWaker,
 }
@@ -138,6 +140,7 @@ impl Occupant {
             start,
             last_active: AtomicU64::new(0),
             evicted: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             task: AtomicWaker::new(),
         }
     }
@@ -149,16 +152,29 @@ impl Occupant {
         self.last_active.store(nanoseconds, Ordering::Relaxed);
     }
 
-    /// Returns true if the connection has to be closed in favor of another one. Otherwise wakes the
-    /// task when that happens.
+    /// Returns true if the connection has to be closed, in favor of another one or because it was
+    /// cut. Otherwise wakes the task when that happens.
     pub(super) fn is_evicted(&self, context: &mut Context<'_>) -> bool {
         self.task.register(context.waker());
         self.evicted.load(Ordering::Acquire)
     }
 
+    /// Returns true if the connection was cut. Nothing more may be sent on it.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+
     fn evict(&self) {
         self.evicted.store(true, Ordering::Release);
         self.task.wake();
+    }
+}
+
+/// Cuts the connection.
+impl EndStream for Occupant {
+    fn end(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.evict();
     }
 }
 

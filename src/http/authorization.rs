@@ -3,7 +3,12 @@
 //! Refuses a field that two parsers could read differently. Does not decode, hash or look up
 //! anything.
 
-use actix_web::http::header::{AUTHORIZATION, HeaderMap};
+use std::str::FromStr;
+
+use actix_web::http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, ORIGIN,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 
 use crate::domain::EncodedCredentials;
 
@@ -23,13 +28,62 @@ pub enum NoCredentials {
     TooLong,
 }
 
-/// Returns the credentials of a request, still encoded. Cached credentials are recognized in this
-/// form.
+/// The field that carries the credentials of the gate. By default it is Authorization.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CredentialsField(HeaderName);
+
+/// An error: no client can send credentials in this field.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("expected the name of a header field of its own, e.g. X-Gate-Authorization")]
+pub struct CredentialsFieldError;
+
+impl CredentialsField {
+    /// Returns the name of the field.
+    pub(super) fn name(&self) -> &HeaderName {
+        &self.0
+    }
+}
+
+impl Default for CredentialsField {
+    fn default() -> Self {
+        Self(AUTHORIZATION)
+    }
+}
+
+impl FromStr for CredentialsField {
+    type Err = CredentialsFieldError;
+
+    /// Parses a name. Fields with a meaning for proxies can carry no credentials.
+    fn from_str(text: &str) -> Result<Self, CredentialsFieldError> {
+        const TAKEN: [HeaderName; 10] = [
+            CONNECTION,
+            CONTENT_LENGTH,
+            COOKIE,
+            EXPECT,
+            HOST,
+            ORIGIN,
+            TE,
+            TRAILER,
+            TRANSFER_ENCODING,
+            UPGRADE,
+        ];
+        let name = HeaderName::from_str(text).map_err(|_| CredentialsFieldError)?;
+        let is_ours =
+            name.as_str().starts_with("remote-") || name.as_str().starts_with("x-forwarded-");
+        if TAKEN.contains(&name) || is_ours { Err(CredentialsFieldError) } else { Ok(Self(name)) }
+    }
+}
+
+/// Returns the credentials of a request in this field, still encoded. Cached credentials are
+/// recognized in this form.
 ///
 /// # Errors
 /// See [`NoCredentials`].
-pub fn credentials(headers: &HeaderMap) -> Result<EncodedCredentials<'_>, NoCredentials> {
-    let mut fields = headers.get_all(AUTHORIZATION);
+pub fn credentials<'a>(
+    headers: &'a HeaderMap,
+    field: &CredentialsField,
+) -> Result<EncodedCredentials<'a>, NoCredentials> {
+    let mut fields = headers.get_all(field.name());
     let field = fields.next().ok_or(NoCredentials::Missing)?;
     if fields.next().is_some() {
         return Err(NoCredentials::Repeated);
@@ -57,6 +111,16 @@ mod tests {
 
     use super::*;
     use crate::domain::{Password, UserName};
+
+    #[test]
+    fn field_of_another_meaning_carries_no_credentials() {
+        let field: CredentialsField = "X-Gate".parse().unwrap();
+        assert_eq!(field.name().as_str(), "x-gate");
+        assert_eq!("authorization".parse(), Ok(CredentialsField::default()));
+        for bad in ["", "a b", "Host", "cookie", "Remote-User", "X-Forwarded-For", "Upgrade"] {
+            assert_eq!(bad.parse::<CredentialsField>(), Err(CredentialsFieldError), "{bad}");
+        }
+    }
 
     proptest::proptest! {
         /// P-05

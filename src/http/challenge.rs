@@ -4,7 +4,10 @@ use actix_web::http::header::HeaderValue;
 
 /// The realm. Browsers show it, and clients remember one password per realm.
 #[derive(Clone, Debug)]
-pub struct Realm(HeaderValue);
+pub struct Realm {
+    basic: HeaderValue,
+    quiet: HeaderValue,
+}
 
 /// An error: the realm contains a control character.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -25,13 +28,22 @@ impl Realm {
         }
         // A quoted string: RFC 9110 section 5.6.4.
         let quoted = name.replace('\\', r"\\").replace('"', "\\\"");
-        let challenge = format!("Basic realm=\"{quoted}\", charset=\"UTF-8\"");
-        HeaderValue::from_bytes(challenge.as_bytes()).map(Self).map_err(|_| RealmError)
+        let challenge = |scheme: &str| {
+            let challenge = format!("{scheme} realm=\"{quoted}\", charset=\"UTF-8\"");
+            HeaderValue::from_bytes(challenge.as_bytes()).map_err(|_| RealmError)
+        };
+        Ok(Self { basic: challenge("Basic")?, quiet: challenge("X-Basic")? })
     }
 
     /// Returns the value of the WWW-Authenticate field.
     pub(super) fn challenge(&self) -> HeaderValue {
-        self.0.clone()
+        self.basic.clone()
+    }
+
+    /// Returns the value of a scheme that browsers do not know. So they show no prompt, and the
+    /// script gets the 401.
+    pub(super) fn quiet_challenge(&self) -> HeaderValue {
+        self.quiet.clone()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use super::{ExtAuthzPrefix, OpsConfig, Realm, TrustedProxies};
+use super::{CredentialsField, ExtAuthzPrefix, OpsConfig, ProxyConfig, Realm, TrustedProxies};
 use crate::auth::Decision;
 
 /// The configuration of all listeners.
@@ -11,6 +11,10 @@ use crate::auth::Decision;
 pub struct HttpConfig {
     /// The realm of the challenge.
     pub realm: Realm,
+    /// The field with the credentials.
+    pub credentials_field: CredentialsField,
+    /// Answer scripts of a page with a challenge for which browsers show no prompt.
+    pub quiet_challenge: bool,
     /// The proxies whose X-Forwarded-For is trusted.
     pub trusted_proxies: TrustedProxies,
     /// The delays of some responses.
@@ -26,6 +30,8 @@ pub struct HttpConfig {
     pub ext_authz: Option<ExtAuthzPrefix>,
     /// The configuration of the service for operators.
     pub ops: OpsConfig,
+    /// The configuration of the proxy, if there is an upstream.
+    pub proxy: Option<ProxyConfig>,
 }
 
 impl HttpConfig {

@@ -92,14 +92,26 @@ impl Stream {
         }
     }
 
-    /// Records that the server owes the client a response from now on.
-    fn owe(&mut self) {
+    /// Has the system drop bytes that were not delivered when the connection is closed. A Unix
+    /// socket has none.
+    fn drop_undelivered(&self) -> io::Result<()> {
         match self {
-            Self::Plain(stream) => stream.owe(),
-            Self::Tls(stream) => stream.get_mut().0.owe(),
-            Self::Local(stream) => stream.owe(),
+            Self::Plain(stream) => stream.io().set_zero_linger(),
+            Self::Tls(stream) => stream.get_ref().0.io().set_zero_linger(),
+            Self::Local(_) => Ok(()),
         }
     }
+}
+
+/// Calls a method of the timeout of a stream.
+macro_rules! io_timeout {
+    ($stream:expr, $method:ident) => {
+        match $stream {
+            Stream::Plain(stream) => stream.$method(),
+            Stream::Tls(stream) => stream.get_mut().0.$method(),
+            Stream::Local(stream) => stream.$method(),
+        }
+    };
 }
 
 macro_rules! each {
@@ -171,7 +183,7 @@ impl Inner {
             if ahead.is_empty() {
                 *ahead = Vec::new();
             }
-            stream.owe();
+            io_timeout!(stream, owe);
             return Poll::Ready(Ok(accepted.whole));
         }
         let mut space = [MaybeUninit::uninit(); PIECE];
@@ -183,6 +195,15 @@ impl Inner {
         buffer.put_slice(request);
         *ahead = later.to_vec();
         Poll::Ready(Ok(accepted.whole))
+    }
+
+    /// Returns an error if the connection was cut, so that nothing more is sent.
+    fn check_cut(&self) -> io::Result<()> {
+        if !self.occupant.is_cut() {
+            return Ok(());
+        }
+        self.stream.drop_undelivered()?;
+        Err(io::ErrorKind::ConnectionAborted.into())
     }
 
     /// Reads bytes of later requests, at most one piece, so that the end of the connection is
@@ -210,6 +231,11 @@ impl Connection {
         self.exchange.clone()
     }
 
+    /// Returns the means to cut the connection.
+    pub(super) fn end(&self) -> ConnectionEnd {
+        ConnectionEnd(Arc::clone(&self.inner.borrow().occupant))
+    }
+
     /// Returns the id of the user at the other end, if that can be told.
     pub(super) fn peer_user(&self) -> Option<u32> {
         self.inner.borrow().stream.peer_user()
@@ -218,12 +244,26 @@ impl Connection {
     /// Returns the stream if the client may still be sending, or has sent bytes that were not read.
     /// Call it when the HTTP library is done with the connection.
     pub(super) fn into_unread(self) -> Option<Stream> {
-        let Inner { stream, framing, ahead, .. } = Rc::into_inner(self.inner)?.into_inner();
+        let inner = Rc::into_inner(self.inner)?.into_inner();
+        let Inner { stream, framing, ahead, occupant } = inner;
+        if occupant.is_cut() {
+            return None;
+        }
         (framing.is_within() || !ahead.is_empty()).then_some(stream)
     }
 }
 
+/// The means to cut a connection.
+#[derive(Clone)]
+pub(super) struct ConnectionEnd(pub(super) Arc<Occupant>);
+
 impl CurrentExchange {
+    /// Records that the request is passed on to an upstream. From now on, only the silence of the
+    /// client is limited, and not the time until the response.
+    pub(super) fn pass_on(&self) {
+        self.step(Exchange::passed_on);
+    }
+
     /// Returns true until the whole request is read.
     pub(super) fn is_within_request(&self) -> bool {
         !self.0.get().is_open()
@@ -243,13 +283,20 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut inner = self.inner.borrow_mut();
+        inner.check_cut()?;
         let exchange = self.exchange.0.get();
+        if exchange.is_passed_on() && (exchange.is_open() || inner.framing.is_tunnel()) {
+            io_timeout!(&mut inner.stream, excuse);
+        }
         let read = if exchange.is_open() {
             inner.read_ahead(context)
         } else if exchange.is_answered_early() || inner.framing.is_stuck() {
             Poll::Ready(Ok(()))
         } else {
             let read = inner.read(context, buffer);
+            if exchange.is_passed_on() && read.is_ready() {
+                io_timeout!(&mut inner.stream, progress);
+            }
             if let Poll::Ready(Ok(true)) = read {
                 self.exchange.step(Exchange::request_read);
                 // Before the response is sent, after which the client may rely on it.
@@ -271,11 +318,14 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner.borrow_mut().stream).poll_write(context, bytes)
+        let mut inner = self.inner.borrow_mut();
+        inner.check_cut()?;
+        Pin::new(&mut inner.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner.borrow_mut();
+        inner.check_cut()?;
         ready!(Pin::new(&mut inner.stream).poll_flush(context))?;
         if let Some(exchange) = self.exchange.step(Exchange::flushed)
             && (!inner.ahead.is_empty() || exchange.is_answered_early())
@@ -296,12 +346,14 @@ pub(super) struct Body {
     body: BoxBody,
     /// Bytes of the body that the HTTP library has not taken yet.
     rest: Bytes,
+    /// The most bytes that the HTTP library takes at once.
+    piece: usize,
     exchange: CurrentExchange,
 }
 
 impl Body {
-    pub(super) fn new(body: BoxBody, exchange: CurrentExchange) -> Self {
-        Self { body, rest: Bytes::new(), exchange }
+    pub(super) fn new(body: BoxBody, piece: usize, exchange: CurrentExchange) -> Self {
+        Self { body, rest: Bytes::new(), piece, exchange }
     }
 }
 
@@ -323,7 +375,7 @@ impl MessageBody for Body {
                 end => return Poll::Ready(end),
             }
         }
-        let piece = self.rest.len().min(PIECE);
+        let piece = self.rest.len().min(self.piece);
         Poll::Ready(Some(Ok(self.rest.split_to(piece))))
     }
 }
@@ -419,7 +471,7 @@ mod tests {
 
         /// Answers as the HTTP library does. Returns true if the task is woken.
         async fn answer(&mut self) -> bool {
-            drop(Body::new(BoxBody::new(()), self.connection.exchange()));
+            drop(Body::new(BoxBody::new(()), PIECE, self.connection.exchange()));
             let before = self.wakes.0.load(Ordering::Relaxed);
             let flushed = self.poll(|connection, context| connection.poll_flush(context));
             assert!(matches!(flushed, Poll::Ready(Ok(()))));
@@ -519,7 +571,7 @@ mod tests {
         System::new().block_on(async {
             let bench = Bench::new();
             let text = "x".repeat(3 * PIECE + 1);
-            let mut body = Body::new(BoxBody::new(text), bench.connection.exchange());
+            let mut body = Body::new(BoxBody::new(text), PIECE, bench.connection.exchange());
             let waker = Waker::from(Arc::clone(&bench.wakes));
             let mut sizes = Vec::new();
             while let Poll::Ready(Some(piece)) =

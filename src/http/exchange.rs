@@ -8,6 +8,8 @@ pub(super) struct Exchange {
     /// The whole request was read.
     request_whole: bool,
     response: Response,
+    /// The request is passed on to an upstream, on which the response depends.
+    passed_on: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
@@ -24,6 +26,11 @@ impl Exchange {
     /// Records that the last byte of the request was read.
     pub(super) fn request_read(self) -> Self {
         Self { request_whole: true, ..self }.settled()
+    }
+
+    /// Records that the request is passed on to an upstream.
+    pub(super) fn passed_on(self) -> Self {
+        Self { passed_on: true, ..self }
     }
 
     /// Records that the HTTP library has encoded the whole response.
@@ -49,6 +56,11 @@ impl Exchange {
     /// request is of no use.
     pub(super) fn is_answered_early(self) -> bool {
         self.response == Response::Sent
+    }
+
+    /// Returns true if the request is passed on to an upstream.
+    pub(super) fn is_passed_on(self) -> bool {
+        self.passed_on
     }
 
     /// Makes room for the next exchange when both halves are over.

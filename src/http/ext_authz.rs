@@ -76,9 +76,9 @@ async fn ext_authz(request: HttpRequest, gate: SharedGate) -> HttpResponse {
     };
     let target = || audited(&gate, &request, target);
     let access = AccessRequest { groups: &groups, target: &target };
-    match gate.decide(&request, &access).await {
-        Ok(decision) => forward_auth::answer(&gate, decision),
-        Err(_) => forward_auth::unauthorized(&gate),
+    match gate.decide(request.head(), &access).await {
+        Ok(decision) => forward_auth::answer(&gate, request.head(), decision),
+        Err(_) => forward_auth::unauthorized(&gate, request.head()),
     }
 }
 

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use actix_http::RequestHead;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, Resource, web};
@@ -58,9 +59,9 @@ async fn auth(request: HttpRequest, gate: SharedGate) -> HttpResponse {
     };
     let target = || target(&gate, &request);
     let access = AccessRequest { groups: &groups, target: &target };
-    match gate.decide(&request, &access).await {
-        Ok(decision) => answer(&gate, decision),
-        Err(_) => unauthorized(&gate),
+    match gate.decide(request.head(), &access).await {
+        Ok(decision) => answer(&gate, request.head(), decision),
+        Err(_) => unauthorized(&gate, request.head()),
     }
 }
 
@@ -74,16 +75,16 @@ pub(super) fn misconfigured(gate: &Gate, what: &dyn fmt::Display) -> HttpRespons
 }
 
 /// Returns the challenge.
-pub(super) fn unauthorized(gate: &Gate) -> HttpResponse {
-    gate.denied(UNAUTHORIZED)
+pub(super) fn unauthorized(gate: &Gate, request: &RequestHead) -> HttpResponse {
+    gate.denied(request, UNAUTHORIZED)
 }
 
 // Exhaustive, so that a new decision cannot get the response of another one.
 #[deny(clippy::wildcard_enum_match_arm)]
-pub(super) fn answer(gate: &Gate, decision: Decision) -> HttpResponse {
+pub(super) fn answer(gate: &Gate, request: &RequestHead, decision: Decision) -> HttpResponse {
     match decision {
         Decision::Granted(grant) => granted(&grant).unwrap_or_else(unavailable),
-        Decision::Denied => unauthorized(gate),
+        Decision::Denied => unauthorized(gate, request),
         Decision::Forbidden => forbidden("group").body(NOT_IN_GROUP),
         Decision::Throttled { retry_after } => {
             later("throttled", retry_after).body(throttled(retry_after))

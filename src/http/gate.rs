@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use actix_http::RequestHead;
 use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, Resource, rt};
 
 use super::authorization::{NoCredentials, credentials};
@@ -18,7 +18,7 @@ use super::response::{
     throttled, whole_seconds,
 };
 use super::routing::{self, with};
-use super::{ExtAuthzPrefix, HttpConfig, forward_auth};
+use super::{ExtAuthzPrefix, HttpConfig, ProxyConfig, forward_auth};
 use crate::auth::{AccessRequest, Authenticator, Decision, Rejection};
 
 /// The state that all services share.
@@ -73,6 +73,11 @@ impl Gate {
         self.started
     }
 
+    /// Returns the configuration of the proxy, if there is one.
+    pub(super) fn proxy(&self) -> Option<&ProxyConfig> {
+        self.config.proxy.as_ref()
+    }
+
     /// Returns the prefix of the routes for Envoy, if there are any.
     pub(super) fn ext_authz(&self) -> Option<&ExtAuthzPrefix> {
         self.config.ext_authz.as_ref()
@@ -80,6 +85,10 @@ impl Gate {
 
     /// Returns true for a path of forward authentication, where proxies know few statuses.
     pub(super) fn is_forward_auth(&self, path: &str) -> bool {
+        // The paths of an upstream are its own.
+        if self.config.proxy.is_some() {
+            return false;
+        }
         path == forward_auth::PATH
             || self.ext_authz().is_some_and(|prefix| prefix.rest(path).is_some())
     }
@@ -117,11 +126,20 @@ impl Gate {
     /// and logged.
     pub(super) async fn decide(
         &self,
-        request: &HttpRequest,
+        request: &RequestHead,
         access: &AccessRequest<'_>,
     ) -> Result<Decision, NoCredentials> {
-        let source = self.source(request.head());
-        let why = match credentials(request.headers()) {
+        self.decide_from(self.source(request), request, access).await
+    }
+
+    /// The same for a request whose source is known.
+    pub(super) async fn decide_from(
+        &self,
+        source: IpAddr,
+        request: &RequestHead,
+        access: &AccessRequest<'_>,
+    ) -> Result<Decision, NoCredentials> {
+        let why = match credentials(request.headers(), &self.config.credentials_field) {
             Ok(encoded) => {
                 let decision = self.authenticator.decide(source, encoded, access).await;
                 if let Some(delay) = self.config.delays.before(&decision) {
@@ -145,22 +163,41 @@ impl Gate {
         }
     }
 
-    /// Returns the challenge.
-    pub(super) fn denied(&self, body: &'static str) -> HttpResponse {
+    /// Returns the value of the WWW-Authenticate field for this request.
+    pub(super) fn challenge(&self, request: &RequestHead) -> HeaderValue {
+        let is_script = || {
+            let by = request.headers().get("x-requested-with");
+            by.is_some_and(|by| by.as_bytes().eq_ignore_ascii_case(b"XMLHttpRequest"))
+        };
+        if self.config.quiet_challenge && is_script() {
+            self.config.realm.quiet_challenge()
+        } else {
+            self.config.realm.challenge()
+        }
+    }
+
+    /// Returns the field with the credentials.
+    pub(super) fn credentials_field(&self) -> &HeaderName {
+        self.config.credentials_field.name()
+    }
+
+    /// Returns a challenge.
+    pub(super) fn denied(&self, request: &RequestHead, body: &'static str) -> HttpResponse {
         let mut response = HttpResponse::new(StatusCode::UNAUTHORIZED);
         response.headers_mut().clone_from(&self.denied);
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, self.challenge(request));
         response.set_body(BoxBody::new(body))
     }
 
     // Exhaustive, so that a new decision cannot get the response of another one.
     #[deny(clippy::wildcard_enum_match_arm)]
-    fn answer(&self, decision: Decision) -> HttpResponse {
+    fn answer(&self, request: &RequestHead, decision: Decision) -> HttpResponse {
         match decision {
             Decision::Granted(_) => response(StatusCode::OK)
                 .insert_header(JSON)
                 .body(concat!(r#""You are authorized to see this message""#, "\n")),
             // The tutorial's body, which programs may compare.
-            Decision::Denied => self.denied("Unauthorized Access"),
+            Decision::Denied => self.denied(request, "Unauthorized Access"),
             Decision::Forbidden => text(StatusCode::FORBIDDEN, NOT_IN_GROUP),
             Decision::Throttled { retry_after } => response(StatusCode::TOO_MANY_REQUESTS)
                 .insert_header((header::RETRY_AFTER, whole_seconds(retry_after)))
@@ -181,8 +218,8 @@ pub(super) fn resource(gate: &SharedGate) -> Resource {
 }
 
 async fn rest_auth(request: HttpRequest, gate: SharedGate) -> HttpResponse {
-    match gate.decide(&request, &AccessRequest::ANY).await {
-        Ok(decision) => gate.answer(decision),
+    match gate.decide(request.head(), &AccessRequest::ANY).await {
+        Ok(decision) => gate.answer(request.head(), decision),
         Err(NoCredentials::TooLong) => head_too_long(),
         Err(_) => text(StatusCode::BAD_REQUEST, "Bad Request. Send one Authorization field.\n"),
     }
@@ -192,7 +229,9 @@ async fn rest_auth(request: HttpRequest, gate: SharedGate) -> HttpResponse {
 pub(super) mod tests {
     use std::time::Duration;
 
-    use super::super::{Delays, OpsConfig, Realm, TrustedProxies};
+    use actix_web::test::TestRequest;
+
+    use super::super::{CredentialsField, Delays, OpsConfig, Realm, TrustedProxies};
     use super::*;
     use crate::auth::{AuthConfig, Grant};
     use crate::domain::{CredentialVersion, UserName};
@@ -204,12 +243,15 @@ pub(super) mod tests {
         let authenticator = Authenticator::new(store, &AuthConfig::default()).unwrap();
         let config = HttpConfig {
             realm: Realm::new(Realm::DEFAULT).unwrap(),
+            credentials_field: CredentialsField::default(),
+            quiet_challenge: false,
             trusted_proxies: TrustedProxies::default(),
             delays: Delays::NONE,
             io_timeout: HttpConfig::IO_TIMEOUT,
             max_connections: HttpConfig::MAX_CONNECTIONS,
             ext_authz: None,
             ops: OpsConfig::default(),
+            proxy: None,
         };
         Gate::new(Arc::new(authenticator), &config)
     }
@@ -235,7 +277,8 @@ pub(super) mod tests {
             (Decision::Unavailable, 503, None),
         ] {
             let what = format!("{decision:?}");
-            let answer = gate.answer(decision);
+            let request = TestRequest::get().to_http_request();
+            let answer = gate.answer(request.head(), decision);
             let seen =
                 answer.headers().get(header::RETRY_AFTER).map(|value| value.to_str().unwrap());
             assert_eq!((answer.status().as_u16(), seen), (status, retry_after), "{what}");

@@ -20,15 +20,18 @@ pub(super) struct IoTimeout<T> {
     /// Half of the timeout. The clock is read twice per timeout, so that it costs requests nothing.
     tick: Duration,
     alarm: Option<Pin<Box<Sleep>>>,
-    /// Something has arrived, or could not be sent, and nothing was sent since.
-    owed: bool,
-    /// The value of `owed` at the last tick.
-    owed_before: bool,
+    /// Something has arrived, and nothing was sent since.
+    unanswered: bool,
+    /// Something could not be sent, and nothing was sent since.
+    unread: bool,
+    /// One of the two held at the last tick.
+    held_before: bool,
 }
 
 impl<T> IoTimeout<T> {
     pub(super) fn new(io: T, timeout: Duration) -> Self {
-        Self { io, tick: timeout / 2, alarm: None, owed: false, owed_before: false }
+        let tick = timeout / 2;
+        Self { io, tick, alarm: None, unanswered: false, unread: false, held_before: false }
     }
 
     pub(super) fn io(&self) -> &T {
@@ -37,24 +40,36 @@ impl<T> IoTimeout<T> {
 
     /// Records that a response is owed, since the HTTP library now has bytes that were read before.
     pub(super) fn owe(&mut self) {
-        self.owed = true;
+        self.unanswered = true;
+    }
+
+    /// Records that the client waits for the response, and owes nothing itself.
+    pub(super) fn excuse(&mut self) {
+        self.unanswered = false;
+        self.progress();
+    }
+
+    /// Records that the client goes on sending. One that does not read is not excused by that.
+    pub(super) fn progress(&mut self) {
+        self.held_before &= self.unread;
     }
 
     fn sent(&mut self) {
-        self.owed = false;
-        self.owed_before = false;
+        self.unanswered = false;
+        self.unread = false;
+        self.held_before = false;
     }
 
     /// Waits for the next tick. Fails after the timeout.
     fn wait(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        while self.owed {
+        while self.unanswered || self.unread {
             let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(self.tick)));
             // The alarm is set again only if there is something to wait for.
             if alarm.as_mut().poll(context).is_pending() {
                 return Ok(());
             }
             self.alarm = None;
-            if std::mem::replace(&mut self.owed_before, true) {
+            if std::mem::replace(&mut self.held_before, true) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }
@@ -70,7 +85,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for IoTimeout<T> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(context, buffer);
-        self.owed |= buffer.filled().len() > before;
+        self.unanswered |= buffer.filled().len() > before;
         if read.is_pending() {
             self.wait(context)?;
         }
@@ -87,7 +102,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for IoTimeout<T> {
         let written = Pin::new(&mut self.io).poll_write(context, bytes);
         match written {
             Poll::Pending => {
-                self.owed = true;
+                self.unread = true;
                 self.wait(context)?;
             }
             Poll::Ready(_) => self.sent(),

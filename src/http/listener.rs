@@ -10,7 +10,7 @@ use actix_web::web::{self, ServiceConfig};
 use super::gate::SharedGate;
 use super::ops::Monitor;
 use super::tls::Tls;
-use super::{ext_authz, forward_auth, gate, ops, response};
+use super::{connection, ext_authz, forward_auth, gate, ops, proxy, response};
 
 /// A listening socket and its service.
 #[derive(Debug)]
@@ -39,9 +39,19 @@ pub enum Service {
     Gate,
     /// The routes for operators alone, on threads of their own. A Unix socket is private.
     Ops,
+    /// The upstream of [`HttpConfig::proxy`](super::HttpConfig::proxy), on every path.
+    Proxy,
 }
 
 impl Service {
+    /// Returns the most bytes that are encoded at once. Responses of the gate itself are short.
+    pub(super) fn piece(self) -> usize {
+        match self {
+            Self::Gate | Self::Ops => connection::PIECE,
+            Self::Proxy => proxy::PIECE,
+        }
+    }
+
     /// Adds the routes, for a socket that browsers can or cannot reach.
     pub(super) fn configure(
         self,
@@ -52,6 +62,8 @@ impl Service {
     ) {
         match self {
             Self::Ops => ops::configure(&Rc::new(Arc::clone(monitor)), is_tcp, config),
+            // Its service has no routes.
+            Self::Proxy => {}
             Self::Gate => {
                 config.service(gate::resource(gate)).service(forward_auth::resource(gate));
                 ops::configure_public(gate, config);

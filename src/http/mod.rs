@@ -4,6 +4,7 @@
 //! users. No response reveals internals, and no log line contains raw text of a client.
 
 mod accept;
+mod access;
 mod admission;
 mod authorization;
 mod challenge;
@@ -19,6 +20,7 @@ mod listener;
 mod ops;
 mod peer;
 mod pem;
+mod proxy;
 mod response;
 mod routing;
 mod server;
@@ -26,7 +28,8 @@ mod service;
 mod strict_head;
 mod tls;
 
-pub use authorization::{NoCredentials, credentials};
+pub use access::{AccessRule, AccessRules, Requirement, RulesError};
+pub use authorization::{CredentialsField, NoCredentials, credentials};
 pub use challenge::{Realm, RealmError};
 pub use config::{Delays, HttpConfig};
 pub use ext_authz::{ExtAuthzPrefix, PrefixError};
@@ -36,6 +39,9 @@ pub use ops::{
 };
 pub use peer::{Network, TrustedProxies, source as source_address};
 pub use pem::TlsHint;
+pub use proxy::{
+    AllowedOrigin, HealthPath, ProxyConfig, Upstream, UpstreamAddress, UpstreamTlsError,
+};
 pub use server::run;
 pub use strict_head::{AcceptedBytes, Framing};
 pub use tls::Tls;

@@ -1,13 +1,14 @@
 //! The source address of a request: the peer of the connection, or the address that a trusted proxy
 //! names.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddrV4};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use actix_web::http::header::{HeaderMap, HeaderName};
 use arc_swap::{ArcSwap, Guard};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// The field in which proxies name their clients. It has no standard. All proxies append the
 /// address of their own peer.
@@ -16,6 +17,34 @@ pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarde
 /// The addresses of proxies: one address, or a network in CIDR notation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Network(IpNet);
+
+impl Network {
+    /// All IPv4 addresses.
+    pub(super) fn all_v4() -> Self {
+        Self(Ipv4Net::default().into())
+    }
+
+    /// All IPv6 addresses.
+    pub(super) fn all_v6() -> Self {
+        Self(Ipv6Net::default().into())
+    }
+
+    /// Returns true if the address is in the network. An IPv4 address in IPv6 counts as IPv4.
+    pub(super) fn contains(self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+
+    /// Returns true if all addresses of the other network are in this one.
+    pub(super) fn covers(self, other: Self) -> bool {
+        self.0.contains(&other.0)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// An error: the text is neither an address nor a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -30,6 +59,10 @@ impl FromStr for Network {
             Ok(address) => IpNet::from(address.to_canonical()),
             Err(_) => text.parse().map_err(|_| NetworkError)?,
         };
+        // IPv4 addresses in IPv6 count as IPv4, so such a network would contain none.
+        if matches!(network, IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some()) {
+            return Err(NetworkError);
+        }
         // Bits beyond the prefix are a mistake, because one address or another network was meant.
         if network.trunc() == network { Ok(Self(network)) } else { Err(NetworkError) }
     }
@@ -116,7 +149,7 @@ pub(super) fn origin(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> 
 
 /// Returns true if this is one of the proxies.
 fn is_trusted(trusted: &[Network], address: IpAddr) -> bool {
-    trusted.iter().any(|network| network.0.contains(&address.to_canonical()))
+    trusted.iter().any(|network| network.contains(address))
 }
 
 /// Parses an address, with or without a port. The zone of an IPv6 address (RFC 4007 section 11) is
@@ -250,6 +283,20 @@ mod tests {
         assert_eq!(source_of("10.0.0.1", &[&chain]), "10.1.1.1");
         let chain = format!("192.0.2.9{}", ", 10.1.1.1".repeat(MAX_HOPS - 1));
         assert_eq!(source_of("10.0.0.1", &[&chain]), "192.0.2.9");
+    }
+
+    #[test]
+    fn network_covers_networks_of_its_own_family() {
+        let network = |text: &str| text.parse::<Network>().unwrap();
+        let covers = |outer, inner| network(outer).covers(network(inner));
+        assert!(covers("10.0.0.0/8", "10.1.0.0/16"));
+        assert!(covers("10.0.0.0/8", "10.0.0.0/8"));
+        assert!(covers("10.0.0.0/8", "::ffff:10.0.0.1"));
+        assert!(!covers("10.1.0.0/16", "10.0.0.0/8"));
+        assert!(!covers("0.0.0.0/0", "::/0"));
+        assert!(!covers("::/0", "10.0.0.1"));
+        assert!(network("10.0.0.0/8").contains("::ffff:10.0.0.1".parse().unwrap()));
+        assert!("::ffff:10.0.0.0/104".parse::<Network>().is_err(), "it would contain no address");
     }
 
     #[test]

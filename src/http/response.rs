@@ -21,7 +21,8 @@ pub(super) const OVERLOADED: &str = "The server is busy. Try again in 1 second.\
 pub(super) const UNAVAILABLE: &str =
     "The server cannot check passwords at the moment. Try again later.\n";
 
-const NO_STORE: (HeaderName, HeaderValue) =
+/// No cache may store the response.
+pub(super) const NO_STORE: (HeaderName, HeaderValue) =
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
 /// Begins a response. No cache may store any of them.

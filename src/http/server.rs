@@ -7,18 +7,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 
-use actix_http::HttpService;
+use actix_http::{HttpService, Request, Response};
 use actix_server::{Server, ServerBuilder};
 use actix_service::{Service as _, ServiceFactory, apply_fn_factory, fn_factory, fn_service};
+use actix_web::body::BoxBody;
 use actix_web::rt::net::{TcpStream, UnixStream};
 use actix_web::{App, rt};
 use futures_util::future::try_join;
 
 use super::accept::{Accepted, Acceptor};
-use super::connection::{Connection, PIECE};
+use super::connection::{Body, Connection};
 use super::gate::Gate;
 use super::ops::{Monitor, PeerUser};
-use super::service::{exchanges, without_continue};
+use super::service::{Transport, admitting, application, exchanges, passing, without_continue};
 use super::{HttpConfig, Listener, Service, Socket, TrustedProxies};
 use crate::auth::Authenticator;
 
@@ -77,6 +78,9 @@ where
         if has_ops {
             rt::spawn(sample(Arc::clone(&monitor)));
         }
+        if gate.proxy().is_some() {
+            rt::spawn(check_streams(Arc::clone(&authenticator)));
+        }
         for listener in ops {
             ops_server = listen(ops_server, listener, &gate, &monitor, &ops_acceptor)?;
         }
@@ -112,6 +116,17 @@ async fn sample(monitor: Arc<Monitor>) {
     }
 }
 
+/// Ends open streams of users who may not log in any more, forever. Not on this thread, which has to
+/// notice signals.
+async fn check_streams(authenticator: Arc<Authenticator>) {
+    loop {
+        rt::time::sleep(Authenticator::STREAM_CHECK).await;
+        let authenticator = Arc::clone(&authenticator);
+        // The panic hook reports a panic.
+        let _ = rt::task::spawn_blocking(move || authenticator.check_streams()).await;
+    }
+}
+
 /// Begins a server with this number of threads and connections.
 fn build(threads: usize, max_connections: usize) -> ServerBuilder {
     Server::build()
@@ -124,74 +139,132 @@ fn build(threads: usize, max_connections: usize) -> ServerBuilder {
 /// Adds a listener to a server.
 fn listen(
     server: ServerBuilder,
-    Listener { socket, tls, service }: Listener,
+    listener: Listener,
     gate: &Arc<Gate>,
     monitor: &Arc<Monitor>,
     acceptor: &Arc<Acceptor>,
 ) -> io::Result<ServerBuilder> {
-    let stopping = server.graceful_shutdown_signal();
-    let (gate, acceptor) = (Arc::clone(gate), Arc::clone(acceptor));
-    let app = {
-        let (gate, monitor) = (Arc::clone(&gate), Arc::clone(monitor));
-        let (over_tls, is_tcp) = (tls.is_some(), socket.is_tcp());
-        move || {
-            // Every request clones it, which is cheaper within one thread.
-            let shared = Rc::new(Arc::clone(&gate));
-            let app =
-                App::new().configure(|config| service.configure(&shared, &monitor, is_tcp, config));
-            exchanges(app, Arc::clone(&gate), over_tls)
-        }
+    let over_tls = listener.tls.is_some();
+    let handler = Handler { gate: Arc::clone(gate), acceptor: Arc::clone(acceptor) };
+    if listener.service == Service::Proxy
+        && let Some(config) = gate.proxy()
+    {
+        let transport = Transport { over_tls, piece: listener.service.piece() };
+        let (of_app, of_expect) = (Arc::clone(gate), Arc::clone(gate));
+        let (app_config, expect_config) = (config.clone(), config.clone());
+        let app = move || {
+            exchanges(passing(&of_app, &app_config, over_tls), Arc::clone(&of_app), transport)
+        };
+        let expect = move || admitting(&of_expect, &expect_config, transport);
+        return handler.listen(server, listener, app, expect);
+    }
+    let (service, is_tcp) = (listener.service, listener.socket.is_tcp());
+    let (gate, monitor) = (Arc::clone(gate), Arc::clone(monitor));
+    let transport = Transport { over_tls, piece: listener.service.piece() };
+    let app = move || {
+        // Every request clones it, which is cheaper within one thread.
+        let shared = Rc::new(Arc::clone(&gate));
+        let app =
+            App::new().configure(|config| service.configure(&shared, &monitor, is_tcp, config));
+        exchanges(application(app), Arc::clone(&gate), transport)
     };
-    let http = move || {
-        let stopping = stopping.clone();
-        HttpService::build()
-            .on_connect_ext(move |connection: &Connection, data| {
-                data.insert(connection.exchange());
-                if service == Service::Ops
-                    && let Some(user) = connection.peer_user()
-                {
-                    data.insert(PeerUser(user));
+    let expect = {
+        let app = app.clone();
+        move || without_continue(app())
+    };
+    handler.listen(server, listener, app, expect)
+}
+
+/// What serves the connections of a listener.
+struct Handler {
+    gate: Arc<Gate>,
+    acceptor: Arc<Acceptor>,
+}
+
+impl Handler {
+    /// Adds a listener. `app` answers requests, and `expect` those that wait for `100 Continue`
+    /// first.
+    fn listen<A, E>(
+        self,
+        server: ServerBuilder,
+        Listener { socket, tls, service }: Listener,
+        app: impl Fn() -> A + Clone + Send + 'static,
+        expect: impl Fn() -> E + Clone + Send + 'static,
+    ) -> io::Result<ServerBuilder>
+    where
+        A: ServiceFactory<
+                Request,
+                Config = (),
+                Response = Response<Body>,
+                Error = actix_web::Error,
+                InitError = (),
+            > + 'static,
+        E: ServiceFactory<
+                Request,
+                Config = (),
+                Response = Request,
+                Error = Response<BoxBody>,
+                InitError = (),
+            > + 'static,
+    {
+        let stopping = server.graceful_shutdown_signal();
+        let Self { gate, acceptor } = self;
+        let http = move || {
+            let stopping = stopping.clone();
+            HttpService::build()
+                .on_connect_ext(move |connection: &Connection, data| {
+                    data.insert(connection.exchange());
+                    match service {
+                        Service::Ops => {
+                            connection.peer_user().map(|user| data.insert(PeerUser(user)));
+                        }
+                        Service::Proxy => drop(data.insert(connection.end())),
+                        Service::Gate => {}
+                    }
+                })
+                .h1_write_buffer_size(service.piece())
+                // A client that has left must not keep the upstream busy. One that closes only its
+                // own half looks the same.
+                .h1_allow_half_closed(service != Service::Proxy)
+                .graceful_shutdown_signal(move || {
+                    let stopping = stopping.clone();
+                    async move { stopping.notified().await }
+                })
+                .expect(expect())
+                .h1(app())
+        };
+        // The service of one thread, which its connections share.
+        let serve = move || {
+            let (http, acceptor, gate) = (http(), Arc::clone(&acceptor), Arc::clone(&gate));
+            fn_factory(move || {
+                let (http, acceptor, gate) =
+                    (http.new_service(()), Arc::clone(&acceptor), Arc::clone(&gate));
+                async move {
+                    let http = Rc::new(http.await?);
+                    Ok::<_, ()>(fn_service(move |accepted| {
+                        // Boxed, since every layer around it would set its size aside again.
+                        Box::pin(Arc::clone(&acceptor).serve(
+                            accepted,
+                            Rc::clone(&http),
+                            Arc::clone(&gate),
+                        ))
+                    }))
                 }
             })
-            .h1_write_buffer_size(PIECE)
-            .graceful_shutdown_signal(move || {
-                let stopping = stopping.clone();
-                async move { stopping.notified().await }
-            })
-            .expect(without_continue(app()))
-            .h1(app())
-    };
-    // The service of one thread, which its connections share.
-    let serve = move || {
-        let (http, acceptor, gate) = (http(), Arc::clone(&acceptor), Arc::clone(&gate));
-        fn_factory(move || {
-            let (http, acceptor, gate) =
-                (http.new_service(()), Arc::clone(&acceptor), Arc::clone(&gate));
-            async move {
-                let http = Rc::new(http.await?);
-                Ok::<_, ()>(fn_service(move |accepted| {
-                    // Boxed, since every layer around it would set its size aside again.
-                    Box::pin(Arc::clone(&acceptor).serve(
-                        accepted,
-                        Rc::clone(&http),
-                        Arc::clone(&gate),
-                    ))
-                }))
-            }
-        })
-    };
-    match socket {
-        Socket::Tcp(listener) => server.listen("http", listener, move || {
-            let tls = tls.clone();
-            apply_fn_factory(serve(), move |stream: TcpStream, service| {
-                service.call(Accepted::Tcp(stream, tls.clone()))
-            })
-        }),
-        Socket::Unix(listener) => server.listen_uds("http", listener, move || {
-            apply_fn_factory(serve(), |stream: UnixStream, service| {
-                service.call(Accepted::Unix(stream))
-            })
-        }),
+        };
+        match socket {
+            Socket::Tcp(listener) => server.listen("http", listener, move || {
+                let tls = tls.clone();
+                apply_fn_factory(serve(), move |stream: TcpStream, service| {
+                    service.call(Accepted::Tcp(stream, tls.clone()))
+                })
+            }),
+            Socket::Unix(listener) => server.listen_uds("http", listener, move || {
+                apply_fn_factory(serve(), |stream: UnixStream, service| {
+                    service.call(Accepted::Unix(stream))
+                })
+            }),
+        }
     }
 }
 

@@ -1,11 +1,14 @@
 //! The HTTP service of a connection, around the routes: one exchange per request.
 
+use std::future::ready;
 use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_http::{ConnectionType, Request, RequestHead, Response};
 use actix_service::{
-    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, map_config,
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, fn_factory,
+    fn_service, map_config,
 };
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{AppConfig, ServiceResponse};
@@ -14,9 +17,10 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use futures_util::FutureExt;
 
 use super::connection::{Body, CurrentExchange};
-use super::forward_auth;
 use super::gate::Gate;
+use super::proxy::Proxy;
 use super::response::{head_too_long, text};
+use super::{ProxyConfig, forward_auth};
 use crate::auth::Rejection;
 
 /// The field that demands TLS for a year (RFC 6797).
@@ -36,11 +40,128 @@ const MAX_HEAD: usize = 64 * 1024;
 pub(super) fn exchanges<F, S, B>(
     app: F,
     gate: Arc<Gate>,
-    over_tls: bool,
+    transport: Transport,
 ) -> impl ServiceFactory<
     Request,
     Config = (),
     Response = Response<Body>,
+    Error = actix_web::Error,
+    InitError = (),
+>
+where
+    F: IntoServiceFactory<S, Request>,
+    S: ServiceFactory<Request, Config = (), Error = actix_web::Error, InitError = ()>,
+    S::Response: Into<Response<B>>,
+    B: MessageBody + 'static,
+{
+    apply_fn_factory(app, move |request: Request, app: &S::Service| {
+        let exchange = request.conn_data::<CurrentExchange>().cloned().unwrap_or_default();
+        let forwarded = gate.is_forward_auth(request.path());
+        let response = if head_length(request.head()) > MAX_HEAD {
+            gate.reject(gate.source(request.head()), Rejection::HeadTooLong);
+            Err(if forwarded { forward_auth::head_too_long() } else { head_too_long() })
+        } else {
+            Ok(AssertUnwindSafe(app.call(request)).catch_unwind())
+        };
+        async move {
+            let response = match response {
+                Err(refusal) => refusal.into(),
+                Ok(response) => match response.await {
+                    Ok(Ok(response)) => response.into().map_into_boxed_body(),
+                    Ok(Err(e)) => e.into(),
+                    Err(_) if forwarded => forward_auth::unavailable().into(),
+                    Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR).into(),
+                },
+            };
+            Ok(finish(response, exchange, transport))
+        }
+    })
+}
+
+/// Adds what all responses have in common.
+fn finish(
+    mut response: Response<BoxBody>,
+    exchange: CurrentExchange,
+    Transport { over_tls, piece }: Transport,
+) -> Response<Body> {
+    let headers = response.headers_mut();
+    // An upstream may demand more.
+    if over_tls && !headers.contains_key(TLS_ONLY.0) {
+        headers.insert(TLS_ONLY.0, TLS_ONLY.1);
+    }
+    if exchange.is_within_request() && !response.upgrade() {
+        response.head_mut().set_connection_type(ConnectionType::Close);
+    }
+    response.map_body(|_, body| Body::new(body, piece, exchange))
+}
+
+/// Makes a service that passes requests to the upstream.
+pub(super) fn passing(
+    gate: &Arc<Gate>,
+    config: &ProxyConfig,
+    over_tls: bool,
+) -> impl ServiceFactory<
+    Request,
+    Config = (),
+    Response = Response<BoxBody>,
+    Error = actix_web::Error,
+    InitError = (),
+> + use<> {
+    let (gate, config) = (Arc::clone(gate), config.clone());
+    fn_factory(move || {
+        // One for each thread.
+        let proxy = Rc::new(Proxy::new(Arc::clone(&gate), &config, over_tls));
+        ready(Ok(fn_service(move |request| {
+            let proxy = Rc::clone(&proxy);
+            async move { Ok(proxy.serve(request).await) }
+        })))
+    })
+}
+
+/// Decides on requests with `Expect: 100-continue` before their content is sent.
+pub(super) fn admitting(
+    gate: &Arc<Gate>,
+    config: &ProxyConfig,
+    transport: Transport,
+) -> impl ServiceFactory<
+    Request,
+    Config = (),
+    Response = Request,
+    Error = Response<BoxBody>,
+    InitError = (),
+> + use<> {
+    let (gate, config) = (Arc::clone(gate), config.clone());
+    fn_factory(move || {
+        let proxy = Rc::new(Proxy::new(Arc::clone(&gate), &config, transport.over_tls));
+        let gate = Arc::clone(&gate);
+        ready(Ok(fn_service(move |request: Request| {
+            let (proxy, gate) = (Rc::clone(&proxy), Arc::clone(&gate));
+            let exchange = request.conn_data::<CurrentExchange>().cloned().unwrap_or_default();
+            async move {
+                let admitted = if head_length(request.head()) > MAX_HEAD {
+                    gate.reject(gate.source(request.head()), Rejection::HeadTooLong);
+                    Ok(Err(head_too_long()))
+                } else {
+                    AssertUnwindSafe(proxy.admit_waiting(request)).catch_unwind().await
+                };
+                let refused = match admitted {
+                    Ok(Ok(request)) => return Ok(request),
+                    Ok(Err(refused)) => refused,
+                    Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR),
+                };
+                Err(finish(refused.into(), exchange, transport).map_into_boxed_body())
+            }
+        })))
+    })
+}
+
+/// Makes a service of an application without settings.
+pub(super) fn application<F, S, B>(
+    app: F,
+) -> impl ServiceFactory<
+    Request,
+    Config = (),
+    Response = ServiceResponse<B>,
     Error = actix_web::Error,
     InitError = (),
 >
@@ -53,39 +174,16 @@ where
             Error = actix_web::Error,
             InitError = (),
         >,
-    B: MessageBody + 'static,
 {
-    apply_fn_factory(
-        map_config(app, |()| AppConfig::default()),
-        move |request: Request, app: &S::Service| {
-            let exchange = request.conn_data::<CurrentExchange>().cloned().unwrap_or_default();
-            let forwarded = gate.is_forward_auth(request.path());
-            let response = if head_length(request.head()) > MAX_HEAD {
-                gate.reject(gate.source(request.head()), Rejection::HeadTooLong);
-                Err(if forwarded { forward_auth::head_too_long() } else { head_too_long() })
-            } else {
-                Ok(AssertUnwindSafe(app.call(request)).catch_unwind())
-            };
-            async move {
-                let mut response = match response {
-                    Err(refusal) => refusal.into(),
-                    Ok(response) => match response.await {
-                        Ok(Ok(response)) => Response::from(response).map_into_boxed_body(),
-                        Ok(Err(e)) => e.into(),
-                        Err(_) if forwarded => forward_auth::unavailable().into(),
-                        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR).into(),
-                    },
-                };
-                if over_tls {
-                    response.headers_mut().insert(TLS_ONLY.0, TLS_ONLY.1);
-                }
-                if exchange.is_within_request() {
-                    response.head_mut().set_connection_type(ConnectionType::Close);
-                }
-                Ok(response.map_body(|_, body| Body::new(body, exchange)))
-            }
-        },
-    )
+    map_config(app, |()| AppConfig::default())
+}
+
+/// How the responses of a listener are sent.
+#[derive(Clone, Copy)]
+pub(super) struct Transport {
+    pub(super) over_tls: bool,
+    /// The most bytes that are encoded at once.
+    pub(super) piece: usize,
 }
 
 /// Answers requests with `Expect: 100-continue` at once (RFC 9110 section 10.1.1), since no
@@ -138,7 +236,9 @@ mod tests {
             let app = App::new()
                 .service(resource("/panics", panics))
                 .service(resource("/healthz", healthz));
-            let app = exchanges(app, Arc::new(gate()), false).new_service(()).await.unwrap();
+            let transport = Transport { over_tls: false, piece: 1024 };
+            let app = exchanges(application(app), Arc::new(gate()), transport);
+            let app = app.new_service(()).await.unwrap();
             for (path, status) in [("/panics", 500), ("/healthz", 200), ("/panics", 500)] {
                 let answer = app.call(TestRequest::get().uri(path).to_request()).await.unwrap();
                 assert_eq!(answer.status(), status, "{path}");

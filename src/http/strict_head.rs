@@ -122,6 +122,11 @@ impl Framing {
         if let Position::Content(left) = self.position { left } else { 0 }
     }
 
+    /// Returns true if all further bytes belong to the current request.
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.position == Position::Tunnel
+    }
+
     /// Returns true if the request was refused. Nothing more is read from this connection.
     pub(super) fn is_stuck(&self) -> bool {
         matches!(self.position, Position::Refused | Position::Broken)

@@ -35,6 +35,7 @@ const MODULES: [(&str, &[&str], &[&str]); 14] = [
             "memchr",
             "prometheus_client",
             "rustls",
+            "rustls_native_certs",
             "tokio_rustls",
             "x509_cert",
         ],

@@ -32,14 +32,17 @@ mod provision;
 mod provisioning;
 mod proxies;
 mod readme;
+mod rules;
 mod serve;
 mod settings;
 mod slow;
 mod store;
+mod streams;
 mod terminal;
 mod tls;
 mod transcripts;
 mod upkeep;
+mod upstream;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -89,7 +89,7 @@ fn counters_equal_what_clients_saw() {
     store.add("roy", "open-sesame");
     let operated = Operated::start(&store, "--cost 4 --source-failures 3/1h");
     let before = operated.scrape();
-    assert_eq!(before.series().iter().filter(|(name, _)| name.contains("reason")).count(), 20);
+    assert_eq!(before.series().iter().filter(|(name, _)| name.contains("reason")).count(), 21);
     assert!(
         before.series().iter().filter(|(name, _)| name.contains("reason")).all(|(_, n)| *n == 0.0)
     );
@@ -181,7 +181,7 @@ fn status_equals_what_clients_saw() {
     let metrics = operated.scrape();
     let requests = serde_json::json!({
         "granted": 4, "denied": 4, "challenged": 1, "throttled": 1,
-        "forbidden": 0, "overloaded": 0, "unavailable": 0, "rejected": 0,
+        "forbidden": 0, "overloaded": 0, "unavailable": 0, "rejected": 0, "exempt": 0,
     });
     assert_eq!(status["requests"], requests);
     // A password that is empty is no miss.

@@ -10,6 +10,7 @@ use crate::support::cli::{Completed, ServerProcess, finish};
 use crate::support::client::Request;
 use crate::support::program::listening;
 use crate::support::store::TempStore;
+use crate::support::upstream::{Upstream, field};
 
 /// Returns the code blocks of a section, each after its language.
 fn blocks(section: &str) -> Vec<(String, String)> {
@@ -269,6 +270,44 @@ fn monitoring_page_leads_from_nothing_to_a_cleared_lockout() {
     assert!(rest.contains("\nNo problems.\n") && rest.contains("\n127.0.0.1 "), "{rest}");
     assert!(rest.ends_with("\"You are authorized to see this message\"\n"), "{rest}");
     assert!(seen.stderr.contains("resttool: cleared 127.0.0.1\n"), "{}", seen.stderr);
+}
+
+/// The page leads from an API to a protected one in two commands, and the rules are those it shows.
+#[test]
+#[ignore = "needs curl"]
+fn protect_page_leads_to_a_protected_api() {
+    let machine = Machine::new();
+    let api = Upstream::echo();
+    let blocks = |title: &str| -> Vec<String> {
+        let blocks = blocks_of("docs/protect-an-api.md", title);
+        let there = |text: String| text.replace("127.0.0.1:8000", &api.address.to_string());
+        blocks.into_iter().map(|(_, text)| there(text)).collect()
+    };
+    let serve = |line: &str| {
+        let mut shell = machine.command("sh");
+        shell.arg("-c").arg(format!("exec {} --port 0", line.trim_end()));
+        ServerProcess::start(shell)
+    };
+    let page = blocks("## Two commands");
+    let [start, ask] = &page[..] else { panic!("{page:?}") };
+    let (add, line) = start.trim_end().rsplit_once('\n').unwrap();
+    // At a terminal, it asks for the password.
+    machine.shell(&format!("{add} --password-file /run/secrets/roy"));
+    let server = serve(line);
+    let there = |text: &str| text.replace("127.0.0.1:5000", &server.address.to_string());
+    let seen = machine.shell(&there(ask)).stdout;
+    let (passed, refused) = seen.split_once("0 bytes").unwrap();
+    assert_eq!(field(passed, "remote-user"), Some("roy"), "{seen}");
+    assert_eq!(refused, "Unauthorized. Log in with a valid user name and password.\n");
+    let page = blocks("## Rules");
+    let [rules] = &page[..] else { panic!("{page:?}") };
+    let server = serve(rules);
+    let status = |request: Request| request.send(server.address).status;
+    assert_eq!(status(Request::get("/health")), 200);
+    assert_eq!(status(Request::get("/docs/a")), 200);
+    assert_eq!(status(Request::new("POST", "/docs/a")), 401);
+    assert_eq!(status(Request::get("/admin/a").basic("roy", "open-sesame")), 403);
+    assert_eq!(status(Request::get("/other").basic("roy", "open-sesame")), 200);
 }
 
 /// Commands of `docs/forward-auth.md` run, and its configurations are those of `print`.

@@ -203,6 +203,9 @@ fn printed_file_has_every_setting_with_its_default() {
             && !line.contains("[\"")
             && !line.contains("\"ADDRESS\"")
             && !line.contains("\"N\"")
+            && !line.contains("\"URL\"")
+            && !line.contains("\"SIZE\"")
+            && !line.contains("\"NAME\"")
     };
     let with_default: String =
         settings.iter().filter(has_default).map(|line| format!("{line}\n")).collect();

@@ -159,6 +159,14 @@ impl Connection {
         bytes
     }
 
+    /// Reads a chunk. Returns `None` at the end of the body.
+    pub fn read_chunk(&mut self) -> Option<Vec<u8>> {
+        let length = usize::from_str_radix(&self.line(), 16).unwrap();
+        let chunk = self.read_exactly(length);
+        assert_eq!(self.line(), "");
+        (length > 0).then_some(chunk)
+    }
+
     /// Reads until the server closes the connection.
     pub fn rest(&mut self) -> String {
         let mut rest = Vec::new();
@@ -167,6 +175,16 @@ impl Connection {
             Err(e) if e.kind() != std::io::ErrorKind::ConnectionReset => panic!("not closed: {e}"),
             _ => String::from_utf8(rest).unwrap(),
         }
+    }
+
+    /// Reads until the connection ends, by a reset or otherwise.
+    pub fn rest_until_cut(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        let mut piece = [0; 1 << 16];
+        while let Ok(read @ 1..) = self.0.read(&mut piece) {
+            rest.extend(&piece[..read]);
+        }
+        rest
     }
 
     fn line(&mut self) -> String {

@@ -11,10 +11,11 @@ pub mod client;
 pub mod program;
 pub mod server;
 pub mod store;
+pub mod upstream;
 
 pub use resttool::testing::{
-    Account, AuthConfig, Call, Cost, Delays, GroupName, HttpConfig, Limit, MockStore, PasswordHash,
-    Tls,
+    Account, AuthConfig, Call, Cost, CredentialVersion, Delays, GroupName, Groups, HttpConfig,
+    Limit, MockStore, PasswordHash, ProxyConfig, Timestamp, Tls,
 };
 
 /// Sets a flag when it is dropped, also by a panic, so that threads that watch the flag end.

@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use resttool::testing::{
-    Authenticator, Counters, Listener, OpsConfig, Realm, Service, TrustedProxies, UserReader,
-    run_server,
+    Authenticator, Counters, CredentialsField, Listener, OpsConfig, ProxyConfig, Realm, Service,
+    TrustedProxies, Upstream, UserReader, run_server,
 };
 use tokio::sync::oneshot;
 
@@ -71,6 +71,32 @@ impl Server {
         Self::spawn(store, &unlimited(), http, tls)
     }
 
+    /// Serves as a proxy in front of this upstream, with changes of its configuration and this
+    /// timeout for slow clients.
+    pub fn start_proxy(
+        store: Box<dyn UserReader>,
+        upstream: &str,
+        timeout: Duration,
+        change: impl FnOnce(&mut ProxyConfig),
+    ) -> Self {
+        Self::start_proxy_with(store, &unlimited(), upstream, timeout, change)
+    }
+
+    /// The same with these settings of authentication.
+    pub fn start_proxy_with(
+        store: Box<dyn UserReader>,
+        settings: &AuthConfig,
+        upstream: &str,
+        timeout: Duration,
+        change: impl FnOnce(&mut ProxyConfig),
+    ) -> Self {
+        let upstream = upstream.parse().unwrap();
+        let mut proxy = ProxyConfig::new(Upstream::new(upstream, None).unwrap());
+        change(&mut proxy);
+        let http = HttpConfig { io_timeout: timeout, proxy: Some(proxy), ..http() };
+        Self::spawn(store, settings, http, None)
+    }
+
     fn spawn(
         store: Box<dyn UserReader>,
         settings: &AuthConfig,
@@ -98,7 +124,8 @@ impl Server {
                 ready.send(()).unwrap();
                 Ok(async { stopped.await.unwrap() })
             };
-            let listener = Listener { socket: listener.into(), tls, service: Service::Gate };
+            let service = if http.proxy.is_some() { Service::Proxy } else { Service::Gate };
+            let listener = Listener { socket: listener.into(), tls, service };
             listeners.push(listener);
             run_server(listeners, decides, &http, ready).unwrap();
         });
@@ -148,12 +175,15 @@ impl Drop for Server {
 fn http() -> HttpConfig {
     HttpConfig {
         realm: Realm::new(Realm::DEFAULT).unwrap(),
+        credentials_field: CredentialsField::default(),
+        quiet_challenge: false,
         trusted_proxies: TrustedProxies::default(),
         delays: Delays::NONE,
         io_timeout: HttpConfig::IO_TIMEOUT,
         max_connections: HttpConfig::MAX_CONNECTIONS,
         ext_authz: None,
         ops: OpsConfig::default(),
+        proxy: None,
     }
 }
 

@@ -24,17 +24,18 @@ use crate::cli::listen::{ListenAddress, Listening};
 use crate::cli::log as server_log;
 use crate::cli::reload::Reloader;
 use crate::cli::startup::Startup;
-use crate::config::{self, ServeSettings};
+use crate::config::{self, ProxySettingsError, ServeSettings};
 use crate::domain::{Cost, GroupName, UserName};
 use crate::fs::absolute;
 use crate::http::{self, HttpConfig, Listener, OpsConfig, Service, Socket, Tls, TlsHint};
 use crate::store::{self, Location, Problem, StoreError, UserStore};
 use crate::text::shell_word;
 
-/// Answer /rest-auth and /auth: check the user name and password of each request
+/// Check the user name and password of each request, and pass it to an API
 #[derive(Args, Debug)]
 #[command(after_help = "'resttool serve --help' lists all options, routes and examples")]
-#[command(after_long_help = "Routes:
+#[command(
+    after_long_help = "With --upstream, all paths are those of the API. Otherwise, there are these routes:
   GET /rest-auth   200 with valid credentials, 401 without, 403 without the group, 429 after too
                    many failed logins, 503 if the server cannot check
   /auth            the same for reverse proxies: 200 with Remote-User and Remote-Groups, 401 or 403;
@@ -52,12 +53,15 @@ queue, the groups, the trusted proxies and the log level. 'resttool print config
 
 Examples:
   resttool serve
+  resttool serve --upstream http://127.0.0.1:8000
+  resttool serve --upstream http://127.0.0.1:8000 --public /health --require '/admin/*=staff'
   resttool serve --port 0 --realm 'Wine cellar'
   resttool serve --trusted-proxy 127.0.0.1 --source-failures 5/10m
   resttool serve --host 0.0.0.0 --tls-cert /etc/resttool/cert.pem --tls-key /etc/resttool/key.pem
   resttool serve --unix-socket resttool.sock --unix-socket-mode 660
   resttool serve --ops-listen 127.0.0.1:9180
-  RESTTOOL_PORT=8080 resttool serve")]
+  RESTTOOL_PORT=8080 resttool serve"
+)]
 pub(in crate::cli) struct Serve {
     #[command(flatten)]
     settings: ServeSettings,
@@ -102,8 +106,18 @@ impl Serve {
             last_errors: server_log::last_errors,
             ..OpsConfig::default()
         };
-        let max_connections = max_connections(http.max_connections, limit);
-        let http = HttpConfig { max_connections, ops, ..http };
+        // Each passed request takes a connection to the upstream too.
+        let per_client = if settings.proxy.upstream.is_some() { 2 } else { 1 };
+        let max_connections = max_connections(http.max_connections, limit, per_client);
+        let proxy = settings.proxy.config().map_err(|e| {
+            let exit = match e {
+                ProxySettingsError::Tls(_) => Exit::Failed,
+                ProxySettingsError::Rules(_) => Exit::Usage,
+            };
+            Failure::new(exit, e)
+        })?;
+        let service = if proxy.is_some() { Service::Proxy } else { Service::Gate };
+        let http = HttpConfig { max_connections, ops, proxy, ..http };
         warn_about_socket_activation();
         let address = ListenAddress::of(settings)?;
         let operators = settings
@@ -123,7 +137,8 @@ impl Serve {
         let control = control::listen(location, settings.control.path())?;
         let users = store.count()?;
         let example = first_user(&*store)?;
-        warn_about_empty_groups(&*store, &auth.require_groups);
+        let required = auth.require_groups.iter().chain(settings.proxy.rules.groups());
+        warn_about_empty_groups(&*store, required.collect());
         let authenticator = Authenticator::new(store, &auth).map_err(|e| {
             Failure::new(Exit::Failed, format_args!("cannot start hash workers: {e}"))
         })?;
@@ -131,7 +146,7 @@ impl Serve {
         let trusted_proxies = http.trusted_proxies.clone();
         let reloader =
             Reloader::new(settings, tls.clone(), Arc::clone(&authenticator), trusted_proxies);
-        let mut listeners = vec![Listener { socket, tls, service: Service::Gate }];
+        let mut listeners = vec![Listener { socket, tls, service }];
         let mut listen_as_ops = |(socket, listening): (Socket, Listening)| {
             listeners.push(Listener { socket, tls: None, service: Service::Ops });
             listening
@@ -210,12 +225,11 @@ fn first_user(store: &dyn UserStore) -> Result<Option<UserName>, StoreError> {
     }
 }
 
-/// A required group without a member may be a typing error. It refuses all users.
-fn warn_about_empty_groups(store: &dyn UserStore, required: &[GroupName]) {
-    if required.is_empty() {
+/// A required group without a member may be a typing error. It refuses all users, or those of a path.
+fn warn_about_empty_groups(store: &dyn UserStore, mut empty: BTreeSet<&GroupName>) {
+    if empty.is_empty() {
         return;
     }
-    let mut empty: BTreeSet<_> = required.iter().collect();
     let visited = store.each(&mut |user| {
         empty.retain(|group| !user.groups.contains(group));
         if empty.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -293,11 +307,15 @@ fn raise_descriptor_limit() -> Option<u64> {
 /// Returns the number of connections that can be allowed. Each takes a descriptor, as do those that
 /// wait for a seat. Without this limit, one source could take all descriptors below the limit of
 /// connections, and keep other clients out.
-fn max_connections(wanted: NonZeroUsize, descriptors: Option<u64>) -> NonZeroUsize {
+fn max_connections(
+    wanted: NonZeroUsize,
+    descriptors: Option<u64>,
+    per_client: u64,
+) -> NonZeroUsize {
     const RESERVED: u64 = 64;
     let Some(limit) = descriptors else { return wanted };
     let free = limit.saturating_sub(RESERVED).max(limit / 4);
-    let most = usize::try_from(free / 5 * 4).unwrap_or(usize::MAX);
+    let most = usize::try_from(free / 5 * 4 / per_client).unwrap_or(usize::MAX);
     let most = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
     if most < wanted {
         log::warn!(
@@ -347,7 +365,8 @@ mod tests {
     /// R-05
     #[test]
     fn connections_fit_into_the_limit_of_open_files() {
-        let most = |wanted, limit| max_connections(NonZeroUsize::new(wanted).unwrap(), limit).get();
+        let most =
+            |wanted, limit| max_connections(NonZeroUsize::new(wanted).unwrap(), limit, 1).get();
         assert_eq!(most(10_000, None), 10_000);
         assert_eq!(most(10_000, Some(1_048_576)), 10_000);
         assert_eq!(most(10_000, Some(4096)), 3224);

@@ -92,6 +92,7 @@ fn logger(level: LevelFilter, layout: Layout, queue: LogQueue) -> Logger {
         .filter_module("actix_http", http)
         .filter_module("resttool", level)
         .filter_module("audit", level)
+        .filter_module("access", level)
         .format(move |out, record| write_record(out, layout, record))
         .target(Target::Pipe(Box::new(queue)))
         .build()

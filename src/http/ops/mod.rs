@@ -96,7 +96,9 @@ pub(super) fn configure(monitor: &SharedMonitor, is_tcp: bool, config: &mut Serv
     } else {
         control::configure(monitor, config);
     }
-    let readyz = with(monitor, |_, monitor| async move { readiness(monitor.is_ready()) });
+    let readyz = with(monitor, |_, monitor| async move {
+        readiness(monitor.is_ready() && monitor.is_upstream_ready().await)
+    });
     config
         .service(resource("/healthz", healthz))
         .service(resource("/readyz", readyz))

@@ -16,6 +16,7 @@ use super::status::{
 use crate::auth::{Authenticator, Counters, HistogramSnapshot, Subject, Throttled};
 use crate::http::Tls;
 use crate::http::gate::Gate;
+use crate::http::proxy;
 use crate::http::response::whole_seconds;
 use crate::time::Timestamp;
 
@@ -80,6 +81,14 @@ impl Monitor {
 
     pub(super) fn is_ready(&self) -> bool {
         self.authenticator().is_ready()
+    }
+
+    /// Asks the upstream whether it is ready, if there is one with a health path.
+    pub(super) async fn is_upstream_ready(&self) -> bool {
+        match self.gate.proxy() {
+            Some(proxy) => proxy::is_healthy(proxy).await,
+            None => true,
+        }
     }
 
     pub(super) fn figures(&self) -> Figures {

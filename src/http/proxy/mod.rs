@@ -1,0 +1,217 @@
+//! The proxy in front of an API: every granted request is written anew and passed to the upstream.
+//!
+//! Decides what reaches the upstream, and how long it may take. Decides nothing about credentials.
+//! No byte of a request reaches the upstream before it is admitted.
+
+mod access_log;
+mod admit;
+mod body;
+mod exchange;
+mod fields;
+mod health;
+mod origin;
+mod pool;
+mod refusal;
+mod ticker;
+mod tunnel;
+mod upstream;
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_http::{HttpMessage, Request, RequestHead, Response};
+use actix_web::HttpResponse;
+use actix_web::body::BoxBody;
+use actix_web::http::StatusCode;
+use hyper::header::HeaderValue;
+
+use super::AccessRules;
+use super::connection::{ConnectionEnd, CurrentExchange};
+use super::gate::Gate;
+use crate::auth::{OpenStream, StreamShard};
+use crate::text::printable;
+use access_log::AccessRecord;
+use admit::{Admitted, is_websocket};
+use exchange::Lasting;
+pub use health::HealthPath;
+pub(super) use health::is_healthy;
+pub use origin::AllowedOrigin;
+use pool::Pool;
+use refusal::refusal;
+pub use upstream::{Upstream, UpstreamAddress, UpstreamTlsError};
+
+/// The most bytes of a response that are encoded at once.
+pub(super) const PIECE: usize = 16 * 1024;
+
+/// The configuration of the proxy.
+#[derive(Clone, Debug)]
+pub struct ProxyConfig {
+    /// The API.
+    pub upstream: Upstream,
+    /// The requests that need no password, or a group.
+    pub rules: AccessRules,
+    /// Pass CORS preflights without a password.
+    pub cors: bool,
+    /// The origins from whose pages browsers may open WebSockets. Empty for all.
+    pub websocket_origins: Vec<AllowedOrigin>,
+    /// The path that has to answer for the upstream to count as ready.
+    pub health_path: Option<HealthPath>,
+    /// Pass the Authorization field to the upstream, which learns all passwords then.
+    pub pass_authorization: bool,
+    /// The limit of the body of a request, in bytes.
+    pub max_body: Option<u64>,
+    /// The limit of the time to connect to the upstream.
+    pub connect_timeout: Duration,
+    /// The limit of the time from the end of a request to the head of its response.
+    pub response_timeout: Option<Duration>,
+    /// Log a line for each passed request.
+    pub access_log: bool,
+}
+
+impl ProxyConfig {
+    /// The default of [`ProxyConfig::connect_timeout`].
+    pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// The default of [`ProxyConfig::response_timeout`].
+    pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+
+    /// Makes the default configuration for this upstream.
+    #[must_use]
+    pub fn new(upstream: Upstream) -> Self {
+        Self {
+            upstream,
+            rules: AccessRules::default(),
+            cors: false,
+            websocket_origins: Vec::new(),
+            health_path: None,
+            pass_authorization: false,
+            max_body: None,
+            connect_timeout: Self::CONNECT_TIMEOUT,
+            response_timeout: Some(Self::RESPONSE_TIMEOUT),
+            access_log: false,
+        }
+    }
+}
+
+/// The reason why the upstream gave no response.
+#[derive(Debug, thiserror::Error)]
+enum UpstreamError {
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    #[error("{}", with_cause(.0))]
+    Exchange(hyper::Error),
+    /// The library of the client takes what that of the server has accepted.
+    #[error("the request cannot be written")]
+    Untransferable,
+    #[error("the response is ambiguous: it has a Content-Length and a Transfer-Encoding")]
+    Ambiguous,
+    #[error("it switches protocols, which no request has asked for")]
+    Switched,
+    #[error("no response in time")]
+    TimedOut,
+    /// The client has sent more than it may.
+    #[error("the body of the request is too long")]
+    TooLong,
+}
+
+/// Describes an error with its cause, which hyper leaves out.
+fn with_cause(e: &hyper::Error) -> String {
+    match std::error::Error::source(e) {
+        Some(cause) => format!("{e}: {cause}"),
+        None => e.to_string(),
+    }
+}
+
+/// The proxy as one thread uses it.
+pub(super) struct Proxy {
+    gate: Arc<Gate>,
+    config: ProxyConfig,
+    pool: Rc<Pool>,
+    streams: Arc<StreamShard>,
+    /// The host for requests that name none.
+    host: HeaderValue,
+    over_tls: bool,
+}
+
+impl Proxy {
+    /// Makes the proxy of one thread.
+    pub(super) fn new(gate: Arc<Gate>, config: &ProxyConfig, over_tls: bool) -> Self {
+        let host = HeaderValue::from_str(&config.upstream.address().authority());
+        let pool = Pool::new(config.upstream.clone(), config.connect_timeout);
+        Self {
+            config: config.clone(),
+            pool: Rc::new(pool),
+            streams: gate.authenticator().add_stream_shard(),
+            host: host.unwrap_or(HeaderValue::from_static("localhost")),
+            over_tls,
+            gate,
+        }
+    }
+
+    /// Answers a request, by the upstream if it is admitted.
+    pub(super) async fn serve(&self, request: Request) -> Response<BoxBody> {
+        let admitted = request.extensions_mut().remove::<Admitted>();
+        let admitted = match admitted {
+            Some(admitted) => Ok(admitted),
+            None => self.admit(request.head()).await,
+        };
+        match admitted {
+            Ok(admitted) => self.pass_on(request, &admitted).await,
+            Err(refused) => refused.into(),
+        }
+    }
+
+    /// Passes a request to the upstream.
+    async fn pass_on(&self, mut request: Request, admitted: &Admitted) -> Response<BoxBody> {
+        if let Some(exchange) = request.conn_data::<CurrentExchange>() {
+            exchange.pass_on();
+        }
+        let access = self.config.access_log.then(|| AccessRecord::begin(request.head(), admitted));
+        let mut lasting = Lasting::new(self.open_stream(&request, admitted), access);
+        let payload = request.take_payload();
+        let head = request.head();
+        let answered = if is_websocket(head) {
+            // Boxed, as its size would count for every request.
+            Box::pin(self.open_tunnel(head, admitted, payload, &mut lasting)).await
+        } else {
+            self.exchange(head, admitted, payload).await.and_then(|(response, connection)| {
+                self.respond(head, response, Some(connection), &mut lasting)
+            })
+        };
+        answered.unwrap_or_else(|e| {
+            let response = self.failed(head, &e);
+            lasting.answered(response.status());
+            response.into()
+        })
+    }
+
+    /// Records an open stream of the user, so that a change of the user ends it.
+    fn open_stream(&self, request: &Request, admitted: &Admitted) -> Option<OpenStream> {
+        let grant = admitted.grant.as_ref()?;
+        let end = request.conn_data::<ConnectionEnd>()?;
+        let (grant, groups) = (Arc::clone(grant), Arc::clone(&admitted.groups));
+        Some(self.streams.open(grant, groups, Arc::clone(&end.0) as _))
+    }
+
+    /// Returns the response to a request that the upstream did not answer, and logs why.
+    fn failed(&self, head: &RequestHead, why: &UpstreamError) -> HttpResponse {
+        if matches!(why, UpstreamError::TooLong) {
+            return self.too_long(head);
+        }
+        let upstream = self.config.upstream.address();
+        let request = printable(&format!("{} {}", head.method, head.uri.path()));
+        log::warn!("upstream {upstream} gave no response to {request}: {why}");
+        let (status, text) = match why {
+            UpstreamError::TimedOut => {
+                (StatusCode::GATEWAY_TIMEOUT, "Gateway Timeout. The API did not respond in time.\n")
+            }
+            UpstreamError::Connect(_) => {
+                (StatusCode::BAD_GATEWAY, "Bad Gateway. The API cannot be reached.\n")
+            }
+            _ => (StatusCode::BAD_GATEWAY, "Bad Gateway. The API gave no valid response.\n"),
+        };
+        refusal(head, status, text)
+    }
+}
