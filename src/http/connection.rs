@@ -70,9 +70,6 @@ impl Stream {
         tls: Option<Tls>,
         io_timeout: Duration,
     ) -> io::Result<Self> {
-        // Without this, the first response over TLS waits until the client has acknowledged the
-        // handshake.
-        stream.set_nodelay(true)?;
         let stream = IoTimeout::new(stream, io_timeout);
         let Some(tls) = tls else { return Ok(Self::Plain(stream)) };
         let stream = timeout(io_timeout, TlsAcceptor::from(tls.config).accept(stream)).await??;
@@ -336,8 +333,12 @@ impl AsyncWrite for Connection {
         Poll::Ready(Ok(()))
     }
 
+    /// Ends TLS. A plain connection is closed next, which ends it as well.
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner.borrow_mut().stream).poll_shutdown(context)
+        match &mut self.inner.borrow_mut().stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Plain(_) | Stream::Local(_) => Poll::Ready(Ok(())),
+        }
     }
 }
 
@@ -393,25 +394,12 @@ mod tests {
     use std::task::{Wake, Waker};
 
     use actix_web::rt::System;
-    use actix_web::rt::net::TcpListener;
     use futures_executor::block_on;
     use tokio::io::ReadBuf;
 
     use super::super::admission::{Admission, Seat};
     use super::*;
     use crate::auth::Source;
-
-    #[test]
-    fn no_response_waits_for_an_acknowledgement() {
-        System::new().block_on(async {
-            let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-            let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let (accepted, _) = listener.accept().await.unwrap();
-            let begun = Stream::over_tcp(accepted, None, Duration::from_secs(10)).await;
-            let Stream::Plain(stream) = begun.unwrap() else { panic!("over TLS") };
-            assert!(stream.io().nodelay().unwrap());
-        });
-    }
 
     /// A counter of the wake-ups of the task of the connection.
     #[derive(Default)]

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::TcpListener;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use actix_web::body::BoxBody;
 use actix_web::rt::net::{TcpStream, UnixStream};
 use actix_web::{App, rt};
 use futures_util::future::try_join;
+use rustix::net::sockopt::set_tcp_nodelay;
 
 use super::accept::{Accepted, Acceptor};
 use super::connection::{Body, Connection};
@@ -253,12 +255,15 @@ impl Handler {
             })
         };
         match socket {
-            Socket::Tcp(listener) => server.listen("http", listener, move || {
-                let tls = tls.clone();
-                apply_fn_factory(serve(), move |stream: TcpStream, service| {
-                    service.call(Accepted::Tcp(stream, tls.clone()))
+            Socket::Tcp(listener) => {
+                send_at_once(&listener)?;
+                server.listen("http", listener, move || {
+                    let tls = tls.clone();
+                    apply_fn_factory(serve(), move |stream: TcpStream, service| {
+                        service.call(Accepted::Tcp(stream, tls.clone()))
+                    })
                 })
-            }),
+            }
             Socket::Unix(listener) => server.listen_uds("http", listener, move || {
                 apply_fn_factory(serve(), |stream: UnixStream, service| {
                     service.call(Accepted::Unix(stream))
@@ -268,9 +273,33 @@ impl Handler {
     }
 }
 
+/// Has no response wait until the client has acknowledged another one, or the handshake of TLS. Linux
+/// hands the option on to accepted connections, so that it costs them nothing.
+fn send_at_once(listener: &TcpListener) -> io::Result<()> {
+    Ok(set_tcp_nodelay(listener, true)?)
+}
+
 /// Returns the number of connections that one thread accepts. This is its part of all seats, and an
 /// eighth of that for connections that wait for a seat. More stay in the backlog of the listener.
 fn accepted_per_thread(max_connections: usize, threads: usize) -> usize {
     let seats = max_connections.div_ceil(threads);
     seats.saturating_add(seats / 8).saturating_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use rustix::net::sockopt::tcp_nodelay;
+
+    use super::*;
+
+    #[test]
+    fn no_response_waits_for_an_acknowledgement() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        send_at_once(&listener).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(tcp_nodelay(&accepted).unwrap());
+    }
 }
