@@ -299,6 +299,9 @@ fn protect_page_leads_to_a_protected_api() {
     let (passed, refused) = seen.split_once("0 bytes").unwrap();
     assert_eq!(field(passed, "remote-user"), Some("roy"), "{seen}");
     assert_eq!(refused, "Unauthorized. Log in with a valid user name and password.\n");
+    let page = blocks("## Containers");
+    let [print] = &page[..] else { panic!("{page:?}") };
+    machine.shell(print);
     let page = blocks("## Rules");
     let [rules] = &page[..] else { panic!("{page:?}") };
     let server = serve(rules);

@@ -14,6 +14,7 @@ use crate::support::cli::{ServerProcess, command, finish, run};
 use crate::support::client::{Connection, Request, Response};
 use crate::support::program::{Program, listening};
 use crate::support::store::TempStore;
+use crate::support::upstream::{Upstream, field};
 
 /// An API that answers with the head and the trailers of a request, in lower case, and the length
 /// of its body. It accepts WebSockets and sends their bytes back.
@@ -761,9 +762,17 @@ fn printed_configurations_use_the_settings_of_serve() {
     let nginx = printed("print nginx --group admin,caf\u{e9}$x");
     assert!(nginx.contains("server [::1]:7000;"), "{nginx}");
     assert!(nginx.contains("/auth?group=admin&group=caf%C3%A9%24x;"), "{nginx}");
-    for what in
-        ["caddy", "traefik", "haproxy", "envoy", "gateway-api", "systemd", "compose", "fail2ban"]
-    {
+    for what in [
+        "caddy",
+        "traefik",
+        "haproxy",
+        "envoy",
+        "gateway-api",
+        "systemd",
+        "compose",
+        "kubernetes",
+        "fail2ban",
+    ] {
         printed(&format!("print {what}"));
     }
     for bad in
@@ -867,45 +876,90 @@ fn gateway_route_as_printed_has_the_fields_of_the_api() {
     assert_eq!(rule["backendRefs"], serde_json::json!([{ "name": "api", "port": 8080 }]));
 }
 
-/// Runs the container's command in a shell, without a container engine.
-#[test]
-#[ignore = "needs python3 with yaml (python3-yaml)"]
-fn compose_as_printed_starts_a_gate_with_its_user() {
-    let store = TempStore::new();
-    let printed = run(store.folder(), "print compose", "").stdout;
-    let read = "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin)))";
+/// Returns the documents of a YAML file.
+fn documents(yaml: String) -> serde_json::Value {
+    let read = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(sys.stdin))))";
     let mut python = Command::new("/usr/bin/python3");
     python.args(["-c", read]);
-    let document: serde_json::Value =
-        serde_json::from_str(&finish(python, printed).stdout).unwrap();
-    let service = &document["services"]["resttool"];
-    assert_eq!(service["secrets"][0], "roy");
-    assert_eq!(document["secrets"]["roy"]["file"], "./roy.password");
-    // B-11: only the network that compose creates for this file is trusted.
-    assert_eq!(service["networks"], serde_json::Value::Null, "the default network");
-    let network = &document["networks"]["default"]["ipam"]["config"];
-    let trusted = &service["environment"]["RESTTOOL_TRUSTED_PROXY"];
-    assert_eq!(network, &serde_json::json!([{ "subnet": trusted }]));
-    let (_, prefix) = trusted.as_str().unwrap().split_once('/').unwrap();
-    assert!(prefix.parse::<u8>().unwrap() >= 28, "{trusted}");
+    serde_json::from_str(&finish(python, yaml).stdout).unwrap()
+}
+
+/// Runs the command of a container in a shell, without a container engine, in front of an API, and
+/// checks that it protects the API.
+fn check_container(script: &str, environment: &BTreeMap<String, String>, folders: [&str; 2]) {
+    let store = TempStore::new();
     let home = store.folder();
     let moved = |text: &str| {
-        let text = text.replace("/run/secrets", &home.display().to_string());
-        text.replace("/var/lib/resttool", &home.display().to_string()).replace("$$", "$")
+        let moved = |text: String, folder| text.replace(folder, &home.display().to_string());
+        folders.into_iter().fold(text.replace("$$", "$"), moved)
     };
     write(&home.join("roy"), "open-sesame\n");
     let mut container = Command::new("sh");
-    let script = service["command"].as_str().unwrap();
-    let script = script.strip_prefix("sh -c '").unwrap().strip_suffix('\'').unwrap();
     container.arg("-c").arg(moved(script)).env_clear().env("HOME", home);
     let tool = Path::new(env!("CARGO_BIN_EXE_resttool")).parent().unwrap().display();
     container.env("PATH", format!("{tool}:/usr/bin:/bin"));
-    for (name, value) in service["environment"].as_object().unwrap() {
-        container.env(name, moved(value.as_str().unwrap()));
+    for (name, value) in environment {
+        container.env(name, moved(value));
     }
     // Not on all addresses, and with a low cost: this test is not about them.
-    container.env("RESTTOOL_HOST", "127.0.0.1").env("RESTTOOL_PORT", "0").env("RESTTOOL_COST", "4");
+    let api = Upstream::echo();
+    container.env("RESTTOOL_UPSTREAM", api.url()).env("RESTTOOL_COST", "4");
+    container.env("RESTTOOL_HOST", "127.0.0.1").env("RESTTOOL_PORT", "0");
+    if environment.contains_key("RESTTOOL_OPS_LISTEN") {
+        container.env("RESTTOOL_OPS_LISTEN", "127.0.0.1:0");
+    }
     let gate = ServerProcess::start(container);
-    let request = Request::get("/auth").basic("roy", "open-sesame");
-    assert_eq!(request.send(gate.address).status, 200);
+    assert_eq!(Request::get("/").send(gate.address).status, 401);
+    let seen = Request::get("/").basic("roy", "open-sesame").send(gate.address);
+    assert_eq!((seen.status, field(&seen.body, "remote-user")), (200, Some("roy")));
+}
+
+#[test]
+#[ignore = "needs python3 with yaml (python3-yaml)"]
+fn compose_as_printed_protects_its_api() {
+    let store = TempStore::new();
+    let printed = run(store.folder(), "print compose --upstream api:8080", "").stdout;
+    let document = &documents(printed)[0];
+    let service = &document["services"]["resttool"];
+    assert_eq!(service["secrets"][0], "roy");
+    assert_eq!(document["secrets"]["roy"]["file"], "./roy.password");
+    assert_eq!(service["ports"], serde_json::json!(["127.0.0.1:5000:5000"]));
+    let environment = service["environment"].as_object().unwrap();
+    assert_eq!(environment["RESTTOOL_UPSTREAM"], "http://api:8080");
+    // B-11: no proxy is trusted.
+    assert_eq!(environment.get("RESTTOOL_TRUSTED_PROXY"), None);
+    let text = |(name, value): (&String, &serde_json::Value)| {
+        (name.clone(), value.as_str().unwrap().to_owned())
+    };
+    let script = service["command"].as_str().unwrap();
+    let script = script.strip_prefix("sh -c '").unwrap().strip_suffix('\'').unwrap();
+    let folders = ["/run/secrets", "/var/lib/resttool"];
+    check_container(script, &environment.iter().map(text).collect(), folders);
+}
+
+#[test]
+#[ignore = "needs python3 with yaml (python3-yaml)"]
+fn kubernetes_sidecar_as_printed_protects_its_api() {
+    let store = TempStore::new();
+    let printed = run(store.folder(), "print kubernetes --port 7000", "").stdout;
+    let documents = documents(printed);
+    let pod = &documents[0]["spec"]["template"]["spec"];
+    let [api, gate] = &pod["containers"].as_array().unwrap()[..] else { panic!("{pod}") };
+    assert_eq!(api.get("ports"), None, "the API is reached through the gate only");
+    let target = &documents[1]["spec"]["ports"][0]["targetPort"];
+    assert_eq!((target, &gate["ports"][0]["name"]), (&gate["ports"][0]["name"], target));
+    assert_eq!(gate["ports"][0]["containerPort"], 7000);
+    let mounts = gate["volumeMounts"].as_array().unwrap().iter().map(|mount| &mount["name"]);
+    let volumes = pod["volumes"].as_array().unwrap().iter().map(|volume| &volume["name"]);
+    assert!(mounts.eq(volumes), "{pod}");
+    let text = |variable: &serde_json::Value| {
+        let text = |key: &str| variable[key].as_str().unwrap().to_owned();
+        (text("name"), text("value"))
+    };
+    let environment: BTreeMap<_, _> = gate["env"].as_array().unwrap().iter().map(text).collect();
+    assert_eq!(environment["RESTTOOL_UPSTREAM"], "http://127.0.0.1:8000");
+    let command = gate["command"].as_array().unwrap();
+    assert_eq!((&command[0], &command[1], command.len()), (&"sh".into(), &"-c".into(), 3));
+    let folders = ["/run/secrets/resttool", "/run/users"];
+    check_container(command[2].as_str().unwrap(), &environment, folders);
 }

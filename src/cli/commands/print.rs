@@ -69,8 +69,10 @@ enum Snippet {
     GatewayApi,
     /// A service unit
     Systemd,
-    /// A compose.yml for Docker Compose
+    /// A compose.yml for Docker Compose, with resttool in front of an API
     Compose,
+    /// A Deployment with resttool as a sidecar in front of an API, and its Service
+    Kubernetes,
     /// A filter with its jail
     Fail2ban,
 }
@@ -109,6 +111,7 @@ impl Print {
             Snippet::GatewayApi => include_str!("snippets/gateway-api.yaml"),
             Snippet::Systemd => include_str!("snippets/resttool.service"),
             Snippet::Compose => include_str!("snippets/compose.yml"),
+            Snippet::Kubernetes => include_str!("snippets/kubernetes.yaml"),
             Snippet::Fail2ban => include_str!("snippets/fail2ban.conf"),
         };
         let ListenSettings { host, port } = &self.address;
