@@ -3,11 +3,13 @@
 //! Decides which fields of a client reach the upstream, which fields of the upstream reach the
 //! client, and what the gate says about a request. Framing is written anew by the HTTP libraries.
 
+use std::io::Write;
 use std::net::IpAddr;
 
 use actix_http::RequestHead;
 use actix_http::header::{HeaderMap as ClientFields, HeaderName as ClientName};
 use actix_web::http::header::HeaderValue as ClientValue;
+use actix_web::web::Bytes;
 use hyper::HeaderMap;
 use hyper::header::{self, HeaderName, HeaderValue};
 
@@ -57,14 +59,14 @@ pub(super) fn of_request(head: &RequestHead, about: &Forwarded<'_>) -> HeaderMap
         }
     }
     if let Some(grant) = about.grant {
-        let mut add = |name, text: &str| {
-            // Valid names are valid values.
-            if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
-                passed.insert(name, value);
-            }
-        };
-        add(REMOTE_USER, grant.user.as_str());
-        add(REMOTE_GROUPS, &grant.groups.to_string());
+        // Valid names are valid values.
+        if let Ok(user) = HeaderValue::from_bytes(grant.user.as_str().as_bytes()) {
+            passed.insert(REMOTE_USER, user);
+        }
+        let groups = Bytes::from(grant.groups.to_string());
+        if let Ok(groups) = HeaderValue::from_maybe_shared(groups) {
+            passed.insert(REMOTE_GROUPS, groups);
+        }
     }
     if let Some(list) = forwarded_for(fields, about) {
         passed.insert(X_FORWARDED_FOR, list);
@@ -134,16 +136,16 @@ fn is_lookalike(name: &str) -> bool {
 /// Returns the chain of addresses for the upstream: of a trusted proxy its own list and its address,
 /// of any other client its address alone.
 fn forwarded_for(fields: &ClientFields, about: &Forwarded<'_>) -> Option<HeaderValue> {
-    let peer = about.peer.to_canonical().to_string();
-    let mut list = Vec::new();
+    let mut list = Vec::with_capacity(16);
     if about.is_trusted {
         for field in fields.get_all(FORWARDED_FOR) {
             list.extend_from_slice(field.as_bytes());
             list.extend_from_slice(b", ");
         }
     }
-    list.extend_from_slice(peer.as_bytes());
-    HeaderValue::from_bytes(&list).ok()
+    // Writing to memory does not fail.
+    let _ = write!(list, "{}", about.peer.to_canonical());
+    HeaderValue::from_maybe_shared(Bytes::from(list)).ok()
 }
 
 /// Returns the host of a request. That of an absolute target replaces the field (RFC 9112 section
