@@ -43,6 +43,7 @@ mod tls;
 mod transcripts;
 mod upkeep;
 mod upstream;
+mod upstream_programs;
 
 #[path = "../support/mod.rs"]
 mod support;
