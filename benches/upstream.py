@@ -120,12 +120,11 @@ def caddy(folder, port):
         storage file_system {folder}/caddy
     }}
     http://127.0.0.1:{own} {{
-        route /free {{
-            respond 200
-        }}
-        basic_auth {{
+        @api not path /free
+        basic_auth @api {{
             roy {cheap}
         }}
+        respond /free 200
         reverse_proxy 127.0.0.1:{port}
     }}""")
     with Server("Caddy", "", [program, "run", "--config", str(folder / "Caddyfile")], own, "/", "/free") as server:

@@ -547,6 +547,36 @@ fn half_closed_client_has_left() {
     assert_eq!(rest, "");
 }
 
+/// An API may refuse a body before it has read it, and close the connection (RFC 9112 section 9.3).
+#[test]
+fn early_response_reaches_the_client() {
+    const LENGTH: usize = 64 << 20;
+    let proxied = Proxied::new(Upstream::start(|mut api| {
+        api.head();
+        api.write(
+            "HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno",
+        );
+        api.close();
+    }));
+    for _ in 0..20 {
+        let head = Request::new("PUT", "/").header("Content-Length", LENGTH.to_string());
+        let mut client = std::net::TcpStream::connect(proxied.server.address).unwrap();
+        client.write_all(&roy(head).bytes()).unwrap();
+        // Until the gate closes the connection.
+        let mut sender = client.try_clone().unwrap();
+        let sending = std::thread::spawn(move || {
+            let piece = [b'x'; 1 << 16];
+            (0..LENGTH / piece.len()).all(|_| sender.write_all(&piece).is_ok())
+        });
+        let mut response = Vec::new();
+        // A reset may follow the response.
+        let _ = client.read_to_end(&mut response);
+        let response = String::from_utf8(response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 413 ") && response.ends_with("no"), "{response}");
+        sending.join().unwrap();
+    }
+}
+
 /// Other upgrades are not offered to the API.
 #[test]
 fn upgrade_to_another_protocol_is_not_offered() {

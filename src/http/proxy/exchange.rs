@@ -176,8 +176,12 @@ impl Proxy {
         }
         let parts = driver.into_parts();
         lasting.answered(StatusCode::SWITCHING_PROTOCOLS);
-        let tunnel =
-            Tunnel::new(payload, parts.io.into_inner(), parts.read_buf, std::mem::take(lasting));
+        let tunnel = Tunnel::new(
+            payload,
+            parts.io.into_inner().into_inner(),
+            parts.read_buf,
+            std::mem::take(lasting),
+        );
         let mut switched =
             Response::with_body(StatusCode::SWITCHING_PROTOCOLS, BoxBody::new(tunnel));
         fields::of_response(response.headers(), switched.headers_mut());

@@ -6,6 +6,7 @@
 mod access_log;
 mod admit;
 mod body;
+mod early_response;
 mod exchange;
 mod fields;
 mod health;

@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 
 use super::UpstreamError;
 use super::body::RequestBody;
+use super::early_response::EarlyResponse;
 use super::ticker::Ticker;
 use super::upstream::{Upstream, UpstreamStream};
 
@@ -50,7 +51,7 @@ pub(super) struct UpstreamConnection {
 pub(super) type Sender = SendRequest<RequestBody>;
 
 /// The other half of a connection, which has to be polled.
-pub(super) type Driver = Connection<TokioIo<Box<dyn UpstreamStream>>, RequestBody>;
+pub(super) type Driver = Connection<TokioIo<EarlyResponse<Box<dyn UpstreamStream>>>, RequestBody>;
 
 impl Pool {
     pub(super) fn new(upstream: Upstream, connect_timeout: Duration) -> Self {
@@ -97,7 +98,7 @@ impl Pool {
         };
         Builder::new()
             .max_buf_size(READ_BUFFER)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(EarlyResponse::new(stream)))
             .await
             .map_err(UpstreamError::Exchange)
     }
