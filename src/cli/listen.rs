@@ -143,14 +143,14 @@ impl Listening {
         }
     }
 
-    /// Returns a command that tries a user.
-    pub(super) fn curl(&self, user: &str) -> String {
+    /// Returns a command that tries a user on this path.
+    pub(super) fn curl(&self, user: &str, path: &str) -> String {
         let user = shell_word(user);
         match &self.socket {
-            None => format!("curl -u {user} {}/rest-auth", self.url),
-            Some(SocketFile { path, .. }) => {
-                let socket = shell_word(path);
-                format!("curl -u {user} --unix-socket {socket} http://localhost/rest-auth")
+            None => format!("curl -u {user} {}{path}", self.url),
+            Some(SocketFile { path: socket, .. }) => {
+                let socket = shell_word(socket);
+                format!("curl -u {user} --unix-socket {socket} http://localhost{path}")
             }
         }
     }

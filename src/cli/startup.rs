@@ -23,6 +23,8 @@ pub(super) struct Startup<'a> {
     /// A user to try, if there is one.
     pub(super) example: Option<&'a str>,
     pub(super) certificate: Option<&'a Path>,
+    /// The address of the API that requests are passed to, if there is one.
+    pub(super) upstream: Option<String>,
 }
 
 impl Startup<'_> {
@@ -37,7 +39,13 @@ impl Startup<'_> {
             log::warn!("there is no user yet, add one: {}", self.add_user());
         }
         let Self { location, listening, .. } = self;
-        log::info!("{} in {location}, listening on {listening}", Users(self.users));
+        let users = Users(self.users);
+        match &self.upstream {
+            Some(upstream) => {
+                log::info!("{users} in {location}, upstream {upstream}, listening on {listening}")
+            }
+            None => log::info!("{users} in {location}, listening on {listening}"),
+        }
     }
 
     fn lines(&self, bold: Style) -> String {
@@ -46,13 +54,26 @@ impl Startup<'_> {
             Some(path) => printable(&path.to_string_lossy()),
             None => "none, so passwords are sent in the clear".to_owned(),
         };
+        let path = if self.upstream.is_some() { "/" } else { "/rest-auth" };
         let (label, command) = match self.example {
-            Some(user) => ("try it", self.listening.curl(user)),
+            Some(user) => ("try it", self.listening.curl(user, path)),
             None => ("next", self.add_user()),
         };
+        let [first, second] = match &self.upstream {
+            Some(upstream) => {
+                [("clients", self.listening.address(path)), ("upstream", upstream.clone())]
+            }
+            None => [
+                ("people", self.listening.address(path)),
+                (
+                    "proxies",
+                    format!("{} (see resttool print nginx)", self.listening.address("/auth")),
+                ),
+            ],
+        };
         let rows = [
-            ("people", self.listening.address("/rest-auth")),
-            ("proxies", format!("{} (see resttool print nginx)", self.listening.address("/auth"))),
+            first,
+            second,
             ("users", format!("{} in {}", Users(self.users), self.location)),
             ("certificate", certificate),
             (label, command),

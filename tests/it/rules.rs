@@ -346,6 +346,9 @@ fn access_log_has_a_line_for_each_passed_request() {
         "status=502 source=127.0.0.1 user=\"roy\" request=\"GET /broken\" bytes=0",
     ];
     assert_eq!(lines, expected);
+    let start =
+        format!("1 user in {}, upstream {}, ", site.store.database().display(), site.api.url());
+    assert!(server.log.contains(&start), "{}", server.log);
     assert!(server.log.contains("gave no response to GET /broken: "), "{}", server.log);
     assert!(!server.log.contains("secret"), "{}", server.log);
 }

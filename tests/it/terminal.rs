@@ -340,6 +340,21 @@ fn start_on_a_terminal_says_what_is_served_and_what_to_try() {
     assert!(line.contains(" INFO  audit] outcome=denied "), "{line}");
     drop(server);
 
+    // In front of an API, all paths are the API's.
+    let mut proxying = serve();
+    proxying.args(["--upstream", "http://127.0.0.1:8000"]);
+    let (server, seen, _keyboard) = started(&mut proxying, "Ctrl-C\r\n");
+    let (_, url) = seen.split_once("  clients      http://").unwrap();
+    let address = url.split_once('/').unwrap().0;
+    let rows = format!(
+        "  clients      http://{address}/
+  upstream     http://127.0.0.1:8000
+"
+    );
+    assert!(seen.contains(&rows), "{seen}");
+    assert!(seen.contains(&format!("curl -u 'Jane Doe' http://{address}/\n")), "{seen}");
+    drop(server);
+
     // Colours by default, and a next step without users.
     home.remove("Jane Doe");
     let mut coloured = serve();

@@ -161,6 +161,7 @@ impl Serve {
                 users,
                 example: example.as_ref().map(UserName::as_str),
                 certificate: settings.tls_cert.as_deref(),
+                upstream: settings.proxy.upstream.as_ref().map(ToString::to_string),
             };
             startup.say(settings.log.log_format);
             if let Some(operators) = &operators {
