@@ -254,7 +254,7 @@ fn websocket_passes_after_the_api_has_switched() {
     assert_eq!(client.rest(), "", "the end of the API ends the tunnel");
 }
 
-/// U-06: GHSA-qjpv-8xqr-qf6w and others: what follows a refused handshake is no request.
+/// U-06: what follows a refused handshake is no request (CVE-2026-2833 of pingora).
 #[test]
 fn refused_websocket_passes_nothing() {
     let (upstream, connections) = played();

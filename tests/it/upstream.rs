@@ -323,7 +323,8 @@ fn body_over_the_limit_is_refused() {
 }
 
 /// U-04: a request that two servers could read differently is refused, and the API sees nothing of
-/// it. CVE-2019-20445 and CVE-2022-24766 (both lengths), CVE-2020-10108 (two lengths), CVE-2024-52798.
+/// it. Cases of RUSTSEC-2021-0081 (actix-http), CVE-2026-2835 (pingora: Transfer-Encoding, also in
+/// HTTP/1.0), CVE-2023-38697 (`+` and `0x` before a length) and GO-2022-0212 (space before a colon).
 #[test]
 fn ambiguous_framing_never_passes() {
     let proxied = Proxied::new(Upstream::echo());
@@ -358,16 +359,21 @@ fn ambiguous_framing_never_passes() {
     client.write(old.as_bytes());
     let _ = client.close();
     assert_eq!(proxied.upstream.connections(), 0);
-    // Chunk extensions and trailers are not passed on (CVE-2025-58367: bare LF in an extension).
+    // Chunk extensions and trailers are not passed on. A bare LF in an extension is CVE-2025-22871 of
+    // Go, and a chunk without its line end CVE-2025-43859 of h11.
     let mut client = proxied.connect();
     let post = roy(Request::new("POST", "/").header("Transfer-Encoding", "chunked"));
     let chunks = "5;a=b\r\nhello\r\n0\r\nRemote-User: eve\r\nX: 1\r\n\r\n";
     client.write(&[&post.bytes(), chunks.as_bytes()].concat());
     let response = client.read();
     assert!(response.body.ends_with("5 bytes") && !response.body.contains("eve"), "{response:?}");
-    let mut client = proxied.connect();
-    client.write(&[&post.bytes(), &b"5;a\nb\r\nhello\r\n0\r\n\r\n"[..]].concat());
-    assert!(!client.close().unwrap_or_default().contains(" 200 "));
+    for chunks in
+        ["5;a\nb\r\nhello\r\n0\r\n\r\n", "5\r\nhelloxx0\r\n\r\n", "5\r\nhelloworld\r\n0\r\n\r\n"]
+    {
+        let mut client = proxied.connect();
+        client.write(&[&post.bytes(), chunks.as_bytes()].concat());
+        assert!(!client.close().unwrap_or_default().contains(" 200 "), "{chunks:?}");
+    }
 }
 
 /// U-11: a response that two clients could read differently does not reach the client.

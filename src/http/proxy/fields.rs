@@ -283,7 +283,8 @@ x-forwarded-proto: http";
         assert_eq!(passed(&fields, &over_tls), expected);
     }
 
-    /// U-02: CVE-2016-5385, CVE-2018-14773, and spellings that upstreams fold.
+    /// U-02: CVE-2016-5385, CVE-2018-14773, CVE-2026-35051 (Traefik: X-Forwarded-Prefix), and spellings
+    /// that upstreams fold (GHSA-x677-9fxg-v5c5 of Traefik).
     #[test]
     fn client_cannot_speak_for_the_gate() {
         for forged in [
@@ -343,7 +344,8 @@ x-forwarded-proto: https";
         assert_eq!(passed(&fields, &trusted), expected);
     }
 
-    /// U-03, U-02
+    /// U-03, U-02: Connection cannot remove fields of the gate (GHSA-62c8-mh53-4cqv of Traefik), and
+    /// fields that it names end here (CVE-2026-105299 of pingora).
     #[test]
     fn fields_about_the_connection_end_here() {
         let grant = grant();
