@@ -111,7 +111,7 @@ pub(crate) struct ProxySettings {
     )]
     upstream_health: Option<HealthPath>,
 
-    /// Let only pages of this origin open WebSockets: same, or e.g. https://app.example.com; may be
+    /// Let only pages of this origin open WebSockets: same, or e.g. https://app:8443; may be
     /// repeated, or separated by commas
     #[arg(
         long,
