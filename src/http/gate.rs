@@ -13,6 +13,7 @@ use actix_web::{HttpRequest, HttpResponse, Resource, rt};
 
 use super::authorization::{NoCredentials, credentials};
 use super::peer::{self, Oddity};
+use super::proxy::ChallengeFields;
 use super::response::{
     JSON, NOT_IN_GROUP, OVERLOADED, PLAIN_TEXT, UNAVAILABLE, head_too_long, response, text,
     throttled, whole_seconds,
@@ -35,6 +36,8 @@ pub(super) struct Gate {
     /// The header fields of every 401. The framework's map orders its fields at random, and copies
     /// of a map share the order, so all refusals are byte-identical.
     denied: HeaderMap,
+    /// The same for the proxy.
+    challenge_fields: ChallengeFields,
 }
 
 /// The gate as the handlers of one thread share it.
@@ -56,6 +59,7 @@ impl Gate {
             not_an_address: Once::new(),
             misconfigured: Once::new(),
             denied,
+            challenge_fields: ChallengeFields::new(&config.realm.challenge()),
         }
     }
 
@@ -174,6 +178,11 @@ impl Gate {
         } else {
             self.config.realm.challenge()
         }
+    }
+
+    /// Returns the fields of every 401 of the proxy.
+    pub(super) fn challenge_fields(&self) -> &ChallengeFields {
+        &self.challenge_fields
     }
 
     /// Returns the field with the credentials.

@@ -94,11 +94,11 @@ fn nothing_reaches_the_api_without_a_grant() {
 fn refusals_of_the_proxy_are_alike() {
     let proxied = Proxied::new(Upstream::echo());
     let refused = |user: &str, password: &str| {
-        let mut response = Request::get("/").basic(user, password).send(proxied.server.address);
-        response.headers.sort();
-        response
+        Request::get("/").basic(user, password).send(proxied.server.address)
     };
-    assert_eq!(refused("roy", "wrong"), refused("ann", "wrong"));
+    for _ in 0..10 {
+        assert_eq!(refused("roy", "wrong"), refused("ann", "wrong"), "the order of fields too");
+    }
     assert_eq!(refused("roy", "wrong").header("cache-control"), Some("no-store"));
 }
 

@@ -123,10 +123,10 @@ impl Proxy {
     #[deny(clippy::wildcard_enum_match_arm)]
     fn refuse(&self, head: &RequestHead, decision: Decision) -> HttpResponse {
         let (mut response, (name, value)) = match decision {
-            Decision::Denied => (
-                refusal(head, StatusCode::UNAUTHORIZED, UNAUTHORIZED),
-                (header::WWW_AUTHENTICATE, self.gate.challenge(head)),
-            ),
+            Decision::Denied => {
+                let challenge = self.gate.challenge(head);
+                return self.gate.challenge_fields().respond(head, challenge, UNAUTHORIZED);
+            }
             Decision::Throttled { retry_after } => (
                 refusal(head, StatusCode::TOO_MANY_REQUESTS, throttled(retry_after)),
                 (header::RETRY_AFTER, HeaderValue::from(whole_seconds(retry_after))),

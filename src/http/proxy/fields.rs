@@ -83,22 +83,29 @@ pub(super) fn of_request(head: &RequestHead, about: &Forwarded<'_>) -> HeaderMap
     passed
 }
 
+/// Returns true for a field about the connection or the framing, in either direction.
+fn is_about_connection(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "proxy-authenticate"
+            | "content-length"
+    )
+}
+
 /// Returns true for a field of a client that does not reach the upstream.
 fn is_dropped(name: &str, about: &Forwarded<'_>) -> bool {
     match name {
-        // About the connection.
-        "connection"
-        | "keep-alive"
-        | "proxy-connection"
-        | "te"
-        | "trailer"
-        | "transfer-encoding"
-        | "upgrade"
-        | "http2-settings"
-        | "proxy-authenticate"
-        | "proxy-authorization" => true,
-        // About the framing, and answered here.
-        "content-length" | "expect" => true,
+        _ if is_about_connection(name) => true,
+        "http2-settings" | "proxy-authorization" => true,
+        // Answered here.
+        "expect" => true,
         // Written anew.
         "host" | "x-forwarded-for" => true,
         "x-forwarded-proto" | "x-forwarded-host" => !about.is_trusted,
@@ -164,19 +171,7 @@ pub(super) fn of_response(fields: &HeaderMap, passed: &mut ClientFields) {
         NamedFields::of(fields.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes));
     for (name, value) in fields {
         let text = name.as_str();
-        let is_dropped = matches!(
-            text,
-            "connection"
-                | "keep-alive"
-                | "proxy-connection"
-                | "te"
-                | "trailer"
-                | "transfer-encoding"
-                | "upgrade"
-                | "proxy-authenticate"
-                | "proxy-authentication-info"
-                | "content-length"
-        );
+        let is_dropped = is_about_connection(text) || text == "proxy-authentication-info";
         if is_dropped || named.contains(text) {
             continue;
         }

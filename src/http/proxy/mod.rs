@@ -40,6 +40,7 @@ pub use health::HealthPath;
 pub(super) use health::is_healthy;
 pub use origin::AllowedOrigin;
 use pool::Pool;
+pub(super) use refusal::ChallengeFields;
 use refusal::refusal;
 pub use upstream::{Upstream, UpstreamAddress, UpstreamTlsError};
 

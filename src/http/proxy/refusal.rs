@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use actix_http::RequestHead;
 use actix_web::HttpResponse;
+use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use maud::{DOCTYPE, html};
@@ -34,24 +35,82 @@ enum Form {
     Text,
 }
 
+impl Form {
+    const ALL: [Self; 3] = [Self::Html, Self::Json, Self::Text];
+
+    /// Returns the fields of a refusal.
+    fn fields(self) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        let (name, value) = match self {
+            Self::Html => HTML,
+            Self::Json => JSON,
+            Self::Text => PLAIN_TEXT,
+        };
+        fields.insert(name, value);
+        if self == Self::Html {
+            fields.insert(POLICY.0, POLICY.1);
+        }
+        fields.insert(NO_STORE.0, NO_STORE.1);
+        fields.insert(header::VARY, HeaderValue::from_static("Accept"));
+        fields
+    }
+
+    fn body(self, status: StatusCode, text: &str) -> String {
+        match self {
+            Self::Text => text.to_owned(),
+            Self::Json => format!("{}\n", json!({ "error": text.trim_end() })),
+            Self::Html => page(status, text.trim_end()),
+        }
+    }
+}
+
 /// Makes a refusal with this text, which ends with a line end.
 pub(super) fn refusal(
     request: &RequestHead,
     status: StatusCode,
     text: impl Into<Cow<'static, str>>,
 ) -> HttpResponse {
-    let text = text.into();
-    let (content_type, body) = match preferred(request.headers()) {
-        Form::Text => (PLAIN_TEXT, text.into_owned()),
-        Form::Json => (JSON, format!("{}\n", json!({ "error": text.trim_end() }))),
-        Form::Html => (HTML, page(status, text.trim_end())),
-    };
-    let mut response = HttpResponse::build(status);
-    response.insert_header(NO_STORE).insert_header((header::VARY, "Accept"));
-    if content_type == HTML {
-        response.insert_header(POLICY);
+    let form = preferred(request.headers());
+    respond(form, form.fields(), status, &text.into())
+}
+
+fn respond(form: Form, fields: HeaderMap, status: StatusCode, text: &str) -> HttpResponse {
+    let mut response = HttpResponse::new(status);
+    *response.headers_mut() = fields;
+    response.set_body(BoxBody::new(form.body(status, text)))
+}
+
+/// The fields of every 401, by form. The framework's map orders its fields at random, and copies of
+/// a map share the order, so all refusals are byte-identical.
+pub(in crate::http) struct ChallengeFields([HeaderMap; 3]);
+
+impl ChallengeFields {
+    pub(in crate::http) fn new(challenge: &HeaderValue) -> Self {
+        Self(Form::ALL.map(|form| {
+            let mut fields = form.fields();
+            fields.insert(header::WWW_AUTHENTICATE, challenge.clone());
+            fields
+        }))
     }
-    response.insert_header(content_type).body(body)
+
+    /// Makes a 401 with this challenge.
+    pub(super) fn respond(
+        &self,
+        request: &RequestHead,
+        challenge: HeaderValue,
+        text: &str,
+    ) -> HttpResponse {
+        let form = preferred(request.headers());
+        let [html, json, plain] = &self.0;
+        let fields = match form {
+            Form::Html => html,
+            Form::Json => json,
+            Form::Text => plain,
+        };
+        let mut response = respond(form, fields.clone(), StatusCode::UNAUTHORIZED, text);
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        response
+    }
 }
 
 fn page(status: StatusCode, text: &str) -> String {
