@@ -180,7 +180,6 @@ impl Inner {
             if ahead.is_empty() {
                 *ahead = Vec::new();
             }
-            io_timeout!(stream, owe);
             return Poll::Ready(Ok(accepted.whole));
         }
         let mut space = [MaybeUninit::uninit(); PIECE];
@@ -292,7 +291,7 @@ impl AsyncRead for Connection {
         } else {
             let read = inner.read(context, buffer);
             if exchange.is_passed_on() && read.is_ready() {
-                io_timeout!(&mut inner.stream, progress);
+                io_timeout!(&mut inner.stream, excuse);
             }
             if let Poll::Ready(Ok(true)) = read {
                 self.exchange.step(Exchange::request_read);

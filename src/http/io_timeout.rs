@@ -1,9 +1,9 @@
 //! The timeout of connections without progress.
 //!
-//! The framework limits the time of the first head only. It waits forever for later heads and for
-//! clients that do not read. Here a connection ends unless something is sent within the timeout.
-//! The timeout begins when a part of a request has arrived, or a part of a response could not be
-//! sent. Knows nothing of the bytes.
+//! The framework limits the time of the first head only, and sets a timer for every response to end
+//! idle connections. It waits forever for later heads and for clients that do not read. Here a
+//! connection ends unless something is sent within the timeout, or the client is excused. Knows
+//! nothing of the bytes.
 
 use std::future::Future;
 use std::io;
@@ -20,60 +20,44 @@ pub(super) struct IoTimeout<T> {
     /// Half of the timeout. The clock is read twice per timeout, so that it costs requests nothing.
     tick: Duration,
     alarm: Option<Pin<Box<Sleep>>>,
-    /// Something has arrived, and nothing was sent since.
-    unanswered: bool,
     /// Something could not be sent, and nothing was sent since.
     unread: bool,
-    /// One of the two held at the last tick.
-    held_before: bool,
+    /// Nothing was sent since the last tick.
+    silent: bool,
 }
 
 impl<T> IoTimeout<T> {
     pub(super) fn new(io: T, timeout: Duration) -> Self {
         let tick = timeout / 2;
-        Self { io, tick, alarm: None, unanswered: false, unread: false, held_before: false }
+        Self { io, tick, alarm: None, unread: false, silent: false }
     }
 
     pub(super) fn io(&self) -> &T {
         &self.io
     }
 
-    /// Records that a response is owed, since the HTTP library now has bytes that were read before.
-    pub(super) fn owe(&mut self) {
-        self.unanswered = true;
-    }
-
-    /// Records that the client waits for the response, and owes nothing itself.
+    /// Begins the timeout anew, unless the client does not read.
     pub(super) fn excuse(&mut self) {
-        self.unanswered = false;
-        self.progress();
-    }
-
-    /// Records that the client goes on sending. One that does not read is not excused by that.
-    pub(super) fn progress(&mut self) {
-        self.held_before &= self.unread;
+        self.silent &= self.unread;
     }
 
     fn sent(&mut self) {
-        self.unanswered = false;
         self.unread = false;
-        self.held_before = false;
+        self.silent = false;
     }
 
     /// Waits for the next tick. Fails after the timeout.
     fn wait(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        while self.unanswered || self.unread {
+        loop {
             let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(self.tick)));
-            // The alarm is set again only if there is something to wait for.
             if alarm.as_mut().poll(context).is_pending() {
                 return Ok(());
             }
             self.alarm = None;
-            if std::mem::replace(&mut self.held_before, true) {
+            if std::mem::replace(&mut self.silent, true) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }
-        Ok(())
     }
 }
 
@@ -83,9 +67,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for IoTimeout<T> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(context, buffer);
-        self.unanswered |= buffer.filled().len() > before;
         if read.is_pending() {
             self.wait(context)?;
         }
@@ -116,5 +98,88 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for IoTimeout<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream as Client;
+
+    use actix_web::rt::System;
+    use actix_web::rt::net::UnixStream;
+
+    use super::*;
+
+    const TICK: Duration = Duration::from_millis(1);
+
+    fn pair() -> (IoTimeout<UnixStream>, Client) {
+        let (client, server) = Client::pair().unwrap();
+        server.set_nonblocking(true).unwrap();
+        let server = UnixStream::from_std(server).unwrap();
+        (IoTimeout::new(server, 2 * TICK), client)
+    }
+
+    /// Reads until the timeout, or until it has not come for as many ticks.
+    async fn read(stream: &mut IoTimeout<UnixStream>, ticks: u32, excused: bool) -> io::Result<()> {
+        let mut left = ticks;
+        poll_fn(|context| {
+            if excused {
+                stream.excuse();
+            }
+            let (mut space, mut stream) = ([0; 8], Pin::new(&mut *stream));
+            match stream.as_mut().poll_read(context, &mut ReadBuf::new(&mut space)) {
+                // Only the alarm wakes this task.
+                Poll::Pending if left > 0 => left -= 1,
+                Poll::Pending => return Poll::Ready(Ok(())),
+                read => return read,
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Writes until the client has to read. Returns the number of bytes.
+    async fn fill(stream: &mut IoTimeout<UnixStream>) -> usize {
+        let mut sent = 0;
+        let full = |context: &mut Context<'_>| {
+            while let Poll::Ready(some) = Pin::new(&mut *stream).poll_write(context, &[0; 4096])? {
+                sent += some;
+            }
+            Poll::Ready(io::Result::Ok(()))
+        };
+        poll_fn(full).await.unwrap();
+        sent
+    }
+
+    fn is_over(read: io::Result<()>) -> bool {
+        read.is_err_and(|e| e.kind() == io::ErrorKind::TimedOut)
+    }
+
+    /// B-12
+    #[test]
+    fn silence_ends_a_connection_unless_it_is_excused() {
+        System::new().block_on(async {
+            let (mut stream, _client) = pair();
+            read(&mut stream, 10, true).await.unwrap();
+            assert!(is_over(read(&mut stream, 10, false).await));
+        });
+    }
+
+    /// B-12: one that does not read is not excused.
+    #[test]
+    fn excuse_does_not_cover_unread_bytes() {
+        System::new().block_on(async {
+            let (mut stream, _client) = pair();
+            fill(&mut stream).await;
+            assert!(is_over(read(&mut stream, 10, true).await));
+
+            let (mut stream, mut client) = pair();
+            let sent = fill(&mut stream).await;
+            client.read_exact(&mut vec![0; sent]).unwrap();
+            poll_fn(|context| Pin::new(&mut stream).poll_write(context, &[0])).await.unwrap();
+            read(&mut stream, 10, true).await.unwrap();
+        });
     }
 }

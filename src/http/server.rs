@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 
-use actix_http::{HttpService, Request, Response};
+use actix_http::{HttpService, KeepAlive, Request, Response};
 use actix_server::{Server, ServerBuilder};
 use actix_service::{Service as _, ServiceFactory, apply_fn_factory, fn_factory, fn_service};
 use actix_web::body::BoxBody;
@@ -224,6 +224,8 @@ impl Handler {
                         Service::Gate => {}
                     }
                 })
+                // `IoTimeout` ends idle connections.
+                .keep_alive(KeepAlive::Os)
                 .h1_write_buffer_size(service.piece())
                 // A client that has left must not keep the upstream busy. One that closes only its
                 // own half looks the same.

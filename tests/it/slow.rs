@@ -89,6 +89,19 @@ fn endless_body_ends_the_connection() {
     }
 }
 
+/// B-12: between requests, and before the first.
+#[test]
+fn idle_connection_ends() {
+    let (_store, server) = server_with_short_timeout();
+    for requests in 0..3 {
+        let mut idle = Connection::open(server.address);
+        for _ in 0..requests {
+            assert_eq!(idle.send(&Request::get("/healthz")).status, 200);
+        }
+        assert_eq!(beside_a_client(&server, || idle.rest()), "", "after {requests} requests");
+    }
+}
+
 /// B-12: the client sends requests and reads no response.
 #[test]
 fn unread_responses_end_the_connection() {
