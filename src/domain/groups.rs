@@ -96,7 +96,8 @@ impl Groups {
 impl fmt::Display for Groups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, group) in self.0.iter().enumerate() {
-            write!(f, "{}{group}", if n == 0 { "" } else { "," })?;
+            f.write_str(if n == 0 { "" } else { "," })?;
+            f.write_str(group.as_str())?;
         }
         Ok(())
     }

@@ -74,7 +74,8 @@ impl Pool {
         if connection.sender.is_closed() || idle.len() >= MAX_IDLE {
             return;
         }
-        if idle.is_empty() {
+        // Only the task that closes idle connections holds a weak reference.
+        if Rc::weak_count(&self.idle) == 0 {
             rt::spawn(close_idle(Rc::downgrade(&self.idle)));
         }
         idle.push(IdleConnection { connection, since: Instant::now() });
@@ -114,5 +115,34 @@ async fn close_idle(idle: Weak<Idle>) {
         if idle.is_empty() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::rt::System;
+    use actix_web::rt::net::TcpListener;
+
+    use super::*;
+
+    /// U-13
+    #[test]
+    fn one_task_closes_the_idle_connections() {
+        System::new().block_on(async {
+            let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = format!("http://{}", api.local_addr().unwrap()).parse().unwrap();
+            let upstream = Upstream::new(address, None).unwrap();
+            let pool = Pool::new(upstream, Duration::from_secs(10));
+            let mut connection = pool.open().await.unwrap();
+            let _accepted = api.accept().await.unwrap();
+            connection.sender.ready().await.unwrap();
+            pool.put(connection);
+            for _ in 0..10 {
+                let connection = pool.take().unwrap();
+                assert!(pool.take().is_none());
+                pool.put(connection);
+            }
+            assert_eq!(Rc::weak_count(&pool.idle), 1);
+        });
     }
 }
