@@ -18,7 +18,7 @@ use futures_util::FutureExt;
 
 use super::connection::{Body, CurrentExchange};
 use super::gate::Gate;
-use super::proxy::Proxy;
+use super::proxy::{Admitter, Proxy};
 use super::response::{head_too_long, text};
 use super::{ProxyConfig, forward_auth};
 use crate::auth::Rejection;
@@ -110,7 +110,8 @@ pub(super) fn passing(
     let (gate, config) = (Arc::clone(gate), config.clone());
     fn_factory(move || {
         // One for each thread.
-        let proxy = Rc::new(Proxy::new(Arc::clone(&gate), &config, over_tls));
+        let admitter = Admitter::new(Arc::clone(&gate), config.clone());
+        let proxy = Rc::new(Proxy::new(admitter, over_tls));
         ready(Ok(fn_service(move |request| {
             let proxy = Rc::clone(&proxy);
             async move { Ok(proxy.serve(request).await) }
@@ -132,17 +133,17 @@ pub(super) fn admitting(
 > + use<> {
     let (gate, config) = (Arc::clone(gate), config.clone());
     fn_factory(move || {
-        let proxy = Rc::new(Proxy::new(Arc::clone(&gate), &config, transport.over_tls));
+        let admitter = Rc::new(Admitter::new(Arc::clone(&gate), config.clone()));
         let gate = Arc::clone(&gate);
         ready(Ok(fn_service(move |request: Request| {
-            let (proxy, gate) = (Rc::clone(&proxy), Arc::clone(&gate));
+            let (admitter, gate) = (Rc::clone(&admitter), Arc::clone(&gate));
             let exchange = request.conn_data::<CurrentExchange>().cloned().unwrap_or_default();
             async move {
                 let admitted = if head_length(request.head()) > MAX_HEAD {
                     gate.reject(gate.source(request.head()), Rejection::HeadTooLong);
                     Ok(Err(head_too_long()))
                 } else {
-                    AssertUnwindSafe(proxy.admit_waiting(request)).catch_unwind().await
+                    AssertUnwindSafe(admitter.admit_waiting(request)).catch_unwind().await
                 };
                 let refused = match admitted {
                     Ok(Ok(request)) => return Ok(request),

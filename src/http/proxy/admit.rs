@@ -8,11 +8,12 @@ use actix_web::HttpResponse;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::{Method, StatusCode, Version};
 
-use super::Proxy;
+use super::ProxyConfig;
 use super::origin::is_allowed;
 use super::refusal::refusal;
 use crate::auth::{AccessRequest, Decision, Grant, Rejection};
 use crate::domain::GroupName;
+use crate::http::gate::Gate;
 use crate::http::response::{
     NOT_IN_GROUP, OVERLOADED, UNAVAILABLE, head_too_long, throttled, whole_seconds,
 };
@@ -36,9 +37,19 @@ pub(in crate::http) struct Admitted {
     pub(super) source: IpAddr,
 }
 
-impl Proxy {
+/// Decides which requests may reach the upstream.
+pub(in crate::http) struct Admitter {
+    pub(super) gate: Arc<Gate>,
+    pub(super) config: ProxyConfig,
+}
+
+impl Admitter {
+    pub(in crate::http) fn new(gate: Arc<Gate>, config: ProxyConfig) -> Self {
+        Self { gate, config }
+    }
+
     /// Decides on a request that waits for `100 Continue` before it sends its body (RFC 9110
-    /// section 10.1.1). The decision is kept for [`Proxy::serve`].
+    /// section 10.1.1). The decision is kept for [`super::Proxy::serve`].
     pub(in crate::http) async fn admit_waiting(
         &self,
         request: Request,

@@ -14,7 +14,7 @@ use actix_web::rt;
 use hyper::body::{Body as _, Incoming};
 
 use super::access_log::AccessRecord;
-use super::admit::{Admitted, content_length};
+use super::admit::{Admitted, Admitter, content_length};
 use super::body::{BodyError, BodyProgress, RequestBody, ResponseBody};
 use super::fields::{self, Forwarded};
 use super::pool::UpstreamConnection;
@@ -58,13 +58,13 @@ impl Proxy {
         admitted: &Admitted,
         body: RequestBody,
     ) -> Result<hyper::Request<RequestBody>, UpstreamError> {
+        let Admitter { gate, config } = &self.admitter;
         let peer = head.peer_addr.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
-        let credentials =
-            (!self.config.pass_authorization).then_some(self.gate.credentials_field());
+        let credentials = (!config.pass_authorization).then_some(gate.credentials_field());
         let about = Forwarded {
             grant: admitted.grant.as_deref(),
             peer,
-            is_trusted: self.gate.trusts(peer),
+            is_trusted: gate.trusts(peer),
             over_tls: self.over_tls,
             credentials,
             upstream: &self.host,
@@ -86,7 +86,7 @@ impl Proxy {
         admitted: &Admitted,
         payload: Payload,
     ) -> Result<(hyper::Response<Incoming>, UpstreamConnection), UpstreamError> {
-        let body = RequestBody::new(payload, content_length(head), self.config.max_body);
+        let body = RequestBody::new(payload, content_length(head), self.admitter.config.max_body);
         let progress = body.progress();
         let is_repeatable = progress.is_none() && head.method.is_idempotent();
         let mut request = self.request(head, admitted, body)?;
@@ -121,7 +121,7 @@ impl Proxy {
         progress: Option<&BodyProgress>,
     ) -> Result<T, UpstreamError> {
         let mut sending = pin!(sending);
-        let Some(limit) = self.config.response_timeout else { return Ok(sending.await) };
+        let Some(limit) = self.admitter.config.response_timeout else { return Ok(sending.await) };
         ticker.restart();
         poll_fn(|context| {
             if let Poll::Ready(sent) = sending.as_mut().poll(context) {

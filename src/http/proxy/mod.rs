@@ -30,10 +30,10 @@ use hyper::header::HeaderValue;
 
 use super::AccessRules;
 use super::connection::{ConnectionEnd, CurrentExchange};
-use super::gate::Gate;
 use crate::auth::{OpenStream, StreamShard};
 use crate::text::printable;
 use access_log::AccessRecord;
+pub(super) use admit::Admitter;
 use admit::{Admitted, is_websocket};
 use exchange::Lasting;
 pub use health::HealthPath;
@@ -128,8 +128,7 @@ fn with_cause(e: &hyper::Error) -> String {
 
 /// The proxy as one thread uses it.
 pub(super) struct Proxy {
-    gate: Arc<Gate>,
-    config: ProxyConfig,
+    admitter: Admitter,
     pool: Rc<Pool>,
     streams: Arc<StreamShard>,
     /// The host for requests that name none.
@@ -139,16 +138,16 @@ pub(super) struct Proxy {
 
 impl Proxy {
     /// Makes the proxy of one thread.
-    pub(super) fn new(gate: Arc<Gate>, config: &ProxyConfig, over_tls: bool) -> Self {
+    pub(super) fn new(admitter: Admitter, over_tls: bool) -> Self {
+        let Admitter { gate, config } = &admitter;
         let host = HeaderValue::from_str(&config.upstream.address().authority());
         let pool = Pool::new(config.upstream.clone(), config.connect_timeout);
         Self {
-            config: config.clone(),
             pool: Rc::new(pool),
             streams: gate.authenticator().add_stream_shard(),
             host: host.unwrap_or(HeaderValue::from_static("localhost")),
             over_tls,
-            gate,
+            admitter,
         }
     }
 
@@ -157,7 +156,7 @@ impl Proxy {
         let admitted = request.extensions_mut().remove::<Admitted>();
         let admitted = match admitted {
             Some(admitted) => Ok(admitted),
-            None => self.admit(request.head()).await,
+            None => self.admitter.admit(request.head()).await,
         };
         match admitted {
             Ok(admitted) => self.pass_on(request, &admitted).await,
@@ -170,7 +169,8 @@ impl Proxy {
         if let Some(exchange) = request.conn_data::<CurrentExchange>() {
             exchange.pass_on();
         }
-        let access = self.config.access_log.then(|| AccessRecord::begin(request.head(), admitted));
+        let access =
+            self.admitter.config.access_log.then(|| AccessRecord::begin(request.head(), admitted));
         let mut lasting = Lasting::new(self.open_stream(&request, admitted), access);
         let payload = request.take_payload();
         let head = request.head();
@@ -200,9 +200,9 @@ impl Proxy {
     /// Returns the response to a request that the upstream did not answer, and logs why.
     fn failed(&self, head: &RequestHead, why: &UpstreamError) -> HttpResponse {
         if matches!(why, UpstreamError::TooLong) {
-            return self.too_long(head);
+            return self.admitter.too_long(head);
         }
-        let upstream = self.config.upstream.address();
+        let upstream = self.admitter.config.upstream.address();
         let request = printable(&format!("{} {}", head.method, head.uri.path()));
         log::warn!("upstream {upstream} gave no response to {request}: {why}");
         let (status, text) = match why {
