@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::exit::{Exit, Failure};
 use crate::config::{OpsAddress, ServeSettings};
 use crate::fs::{FileId, folder};
-use crate::http::Socket;
+use crate::http::{Socket, UpstreamAddress};
 use crate::text::{printable, shell_word};
 
 /// The address to listen on.
@@ -56,6 +56,32 @@ impl ListenAddress {
                 .hint("listen on 127.0.0.1 or on unix:PATH, or give --allow-remote-ops"));
         }
         Ok(Self::Tcp(addresses))
+    }
+
+    /// Fails if requests to this upstream would come back to this address, endlessly. An upstream
+    /// whose host cannot be resolved yet is another one.
+    pub(super) fn check_upstream(&self, upstream: &UpstreamAddress) -> Result<(), Failure> {
+        let is_own = match (self, upstream) {
+            (Self::Unix { path, .. }, UpstreamAddress::Unix(other)) => path == other,
+            (Self::Tcp(own), UpstreamAddress::Tcp { host, port, .. }) => {
+                let resolved = (host.as_str(), *port).to_socket_addrs().into_iter().flatten();
+                let arrives_at = |other: SocketAddr, own: &SocketAddr| {
+                    let is_local = own.ip().is_unspecified() && other.ip().is_loopback();
+                    own.ip() == other.ip() || is_local
+                };
+                own.iter().any(|own| own.port() == *port)
+                    && resolved
+                        .into_iter()
+                        .any(|other| own.iter().any(|own| arrives_at(other, own)))
+            }
+            _ => false,
+        };
+        if !is_own {
+            return Ok(());
+        }
+        let why = format!("--upstream {upstream} is the address of resttool itself");
+        Err(Failure::new(Exit::Usage, why)
+            .hint("give the address of the API, or choose another --port"))
     }
 
     /// Starts to listen for clients.

@@ -383,3 +383,36 @@ fn upstream_with_tls_is_verified() {
     let missing = site.check("--upstream https://localhost --upstream-ca none.pem");
     assert!(missing.code != 0, "{missing:?}");
 }
+
+/// The gate would ask itself, endlessly.
+#[test]
+fn gate_in_front_of_itself_is_an_error() {
+    let store = TempStore::new();
+    let check = |options: &str| {
+        let words = format!("serve --check --database {} {options}", store.database().display());
+        finish(command(store.folder(), words.split_whitespace()), "")
+    };
+    for (options, upstream) in [
+        ("", "http://127.0.0.1:5000"),
+        ("", "https://127.0.0.1:5000"),
+        ("--port 8000", "http://localhost:8000"),
+        ("--port 8000 --allow-plaintext --host 0.0.0.0", "http://127.0.0.1:8000"),
+        ("--port 8000 --allow-plaintext --host ::", "http://[::1]:8000"),
+        ("--unix-socket /nowhere/s", "unix:/nowhere/s"),
+    ] {
+        let said = check(&format!("{options} --upstream {upstream}"));
+        assert_eq!(said.code, 2, "{options} {upstream}: {said:?}");
+        let why = format!("--upstream {upstream} is the address of resttool itself\n");
+        assert!(said.stderr.contains(&why), "{options}: {}", said.stderr);
+    }
+    for options in [
+        "--upstream http://127.0.0.1:5001",
+        "--upstream http://127.0.0.2:5000",
+        "--unix-socket /nowhere/s --upstream http://127.0.0.1:5000",
+        "--unix-socket /nowhere/s --upstream unix:/nowhere/other",
+        "--port 0 --upstream http://127.0.0.1:5000",
+    ] {
+        let said = check(options);
+        assert!(!said.stderr.contains("itself"), "{options}: {}", said.stderr);
+    }
+}

@@ -120,6 +120,9 @@ impl Serve {
         let http = HttpConfig { max_connections, ops, proxy, ..http };
         warn_about_socket_activation();
         let address = ListenAddress::of(settings)?;
+        if let Some(upstream) = &settings.proxy.upstream {
+            address.check_upstream(upstream)?;
+        }
         let operators = settings
             .ops_listen
             .as_ref()
