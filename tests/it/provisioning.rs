@@ -548,11 +548,14 @@ fn security_page_names_existing_tests() {
     sources(&root.join("src"), &mut code);
     sources(&root.join("tests"), &mut code);
     let page = fs::read_to_string(root.join("docs/security.md")).unwrap();
-    let (_, rest) = page.split_once("## Threats").unwrap();
-    let (protected, _) = rest.split_once("\n## ").unwrap();
-    let table = protected.lines().filter(|line| line.starts_with("| ")).skip(2);
+    let rows = |heading: &str| {
+        let (_, rest) = page.split_once(heading).unwrap();
+        let (section, _) = rest.split_once("\n## ").unwrap();
+        let rows = section.lines().filter(|line| line.starts_with("| ")).skip(2);
+        rows.map(str::to_owned).collect::<Vec<_>>()
+    };
     let mut seen = 0;
-    for line in table {
+    for line in rows("## Threats").iter().chain(&rows("## Advisories of other proxies")) {
         let tests = line.trim_end_matches(" |").rsplit(" | ").next().unwrap();
         for test in tests.split(", ").map(|test| test.trim_matches('`')) {
             assert!(code.contains(&format!("fn {test}(")), "{test}");

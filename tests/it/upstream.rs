@@ -323,8 +323,7 @@ fn body_over_the_limit_is_refused() {
 }
 
 /// U-04: a request that two servers could read differently is refused, and the API sees nothing of
-/// it. Cases of RUSTSEC-2021-0081 (actix-http), CVE-2026-2835 (pingora: Transfer-Encoding, also in
-/// HTTP/1.0), CVE-2023-38697 (`+` and `0x` before a length) and GO-2022-0212 (space before a colon).
+/// it. docs/security.md names the advisories of these cases.
 #[test]
 fn ambiguous_framing_never_passes() {
     let proxied = Proxied::new(Upstream::echo());
@@ -359,21 +358,44 @@ fn ambiguous_framing_never_passes() {
     client.write(old.as_bytes());
     let _ = client.close();
     assert_eq!(proxied.upstream.connections(), 0);
-    // Chunk extensions and trailers are not passed on. A bare LF in an extension is CVE-2025-22871 of
-    // Go, and a chunk without its line end CVE-2025-43859 of h11.
+    // Chunk extensions and trailers are not passed on.
     let mut client = proxied.connect();
     let post = roy(Request::new("POST", "/").header("Transfer-Encoding", "chunked"));
     let chunks = "5;a=b\r\nhello\r\n0\r\nRemote-User: eve\r\nX: 1\r\n\r\n";
     client.write(&[&post.bytes(), chunks.as_bytes()].concat());
     let response = client.read();
     assert!(response.body.ends_with("5 bytes") && !response.body.contains("eve"), "{response:?}");
-    for chunks in
-        ["5;a\nb\r\nhello\r\n0\r\n\r\n", "5\r\nhelloxx0\r\n\r\n", "5\r\nhelloworld\r\n0\r\n\r\n"]
-    {
+    for chunks in [
+        "5;a\nb\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhelloxx0\r\n\r\n",
+        "5\r\nhelloworld\r\n0\r\n\r\n",
+        "10000000000000005\r\nhello\r\n0\r\n\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+    ] {
         let mut client = proxied.connect();
         client.write(&[&post.bytes(), chunks.as_bytes()].concat());
         assert!(!client.close().unwrap_or_default().contains(" 200 "), "{chunks:?}");
     }
+}
+
+/// U-04: the content of a refused request is never a request.
+#[test]
+fn content_of_a_refused_request_is_no_request() {
+    let proxied = Proxied::new(Upstream::echo());
+    let smuggled = roy(Request::get("/smuggled")).bytes();
+    for (request, status) in [
+        (Request::get("/"), 401),
+        (Request::get("/").basic("roy", "wrong"), 401),
+        (roy(Request::new("CONNECT", "localhost:80")), 405),
+        (roy(roy(Request::get("/"))), 400),
+    ] {
+        let mut client = proxied.connect();
+        let head = request.header("Content-Length", smuggled.len().to_string());
+        client.write(&[head.bytes(), smuggled.clone()].concat());
+        assert_eq!(client.read().status, status);
+        assert!(!client.close().unwrap_or_default().contains("HTTP/1.1"));
+    }
+    assert_eq!(proxied.upstream.connections(), 0);
 }
 
 /// U-11: a response that two clients could read differently does not reach the client.
@@ -387,6 +409,7 @@ fn malformed_responses_are_a_bad_gateway() {
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
         "HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nab",
         "HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: \rchunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nX: 1\r\n folded\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
@@ -413,7 +436,7 @@ fn malformed_responses_are_a_bad_gateway() {
 #[test]
 fn broken_off_response_is_no_whole_response() {
     for (head, expected) in
-        [("Content-Length: 10\r\n", "part"), ("Transfer-Encoding: chunked\r\n", "4\r\npart\r\n")]
+        [("Content-Length: 100\r\n", "part"), ("Transfer-Encoding: chunked\r\n", "4\r\npart\r\n")]
     {
         let proxied = Proxied::new(Upstream::start(move |mut api| {
             api.head();
@@ -428,12 +451,18 @@ fn broken_off_response_is_no_whole_response() {
         assert_eq!(client.read_head().status, 200);
         assert_eq!(client.read_exactly(expected.len()), expected.to_lowercase().as_bytes());
         drop(client);
-        let upstream = Upstream::start(move |mut api| {
+    }
+    // Content that is too short, a chunk that is not whole, and one whose size does not fit 64 bits.
+    for response in [
+        "Content-Length: 100\r\n\r\npart",
+        "Transfer-Encoding: chunked\r\n\r\n4\r\npa",
+        "Transfer-Encoding: chunked\r\n\r\n10000000000000002\r\npa\r\n0\r\n\r\n",
+    ] {
+        let proxied = Proxied::new(Upstream::start(move |mut api| {
             api.head();
-            api.write(format!("HTTP/1.1 200 OK\r\n{head}\r\n4\r\npa"));
+            api.write(format!("HTTP/1.1 200 OK\r\n{response}"));
             api.close();
-        });
-        let proxied = Proxied::new(upstream);
+        }));
         let mut client = proxied.connect();
         client.write(&roy(Request::get("/")).bytes());
         let rest = client.rest();
