@@ -11,6 +11,7 @@
 mod browser;
 mod command;
 mod control;
+mod desync_suite;
 mod docs;
 mod faults;
 mod forward;

@@ -71,11 +71,13 @@ impl Accepted {
     /// Reads the head of the next request, with the empty line. Returns `None` at the end of the
     /// connection.
     pub fn head(&mut self) -> Option<String> {
-        let mut head = String::new();
+        let mut head = Vec::new();
         loop {
-            match self.reader.read_line(&mut head) {
+            match self.reader.read_until(b'\n', &mut head) {
                 Ok(0) | Err(_) => return None,
-                Ok(_) if head.ends_with("\r\n\r\n") => return Some(head),
+                Ok(_) if head.ends_with(b"\r\n\r\n") => {
+                    return Some(String::from_utf8_lossy(&head).into_owned());
+                }
                 Ok(_) => {}
             }
         }

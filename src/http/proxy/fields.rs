@@ -133,7 +133,9 @@ fn is_lookalike(name: &str) -> bool {
     }
     let fold = |c: u8| if is_plain(c) { char::from(c) } else { '-' };
     let folded: String = name.bytes().map(fold).collect();
-    is_address(&folded) || matches!(folded.as_str(), "x-original-url" | "x-rewrite-url")
+    is_address(&folded)
+        || is_about_connection(&folded)
+        || matches!(folded.as_str(), "x-original-url" | "x-rewrite-url")
 }
 
 /// Returns the chain of addresses for the upstream: of a trusted proxy its own list and its address,
@@ -300,6 +302,8 @@ x-forwarded-proto: http";
             "True-Client-IP",
             "X-Original-URL",
             "X_Original_URL",
+            "Content_Length",
+            "Transfer.Encoding",
             "X-Rewrite-URL",
             "Proxy",
             "Host",
