@@ -391,7 +391,7 @@ fn chromium_uses_page_fetch_and_websocket_after_login() {
         "status": 401,
         "type": "text/html; charset=utf-8",
         "title": "Unauthorized",
-        "text": "401 Unauthorized\n\nUnauthorized. Log in with a valid user name and password.",
+        "text": "401 Unauthorized\n\nLog in with a valid user name and password.",
     });
     assert_eq!(found["refused"], refused);
     let page = json!({ "status": 200, "type": "text/html", "title": "API", "text": "page" });

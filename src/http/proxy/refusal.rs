@@ -115,6 +115,8 @@ impl ChallengeFields {
 
 fn page(status: StatusCode, text: &str) -> String {
     let title = status.canonical_reason().unwrap_or("Error");
+    // The heading says it already.
+    let text = text.strip_prefix(title).map_or(text, |rest| rest.trim_start_matches(['.', ' ']));
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -199,8 +201,10 @@ mod tests {
     }
 
     #[test]
-    fn page_is_escaped() {
-        let page = page(StatusCode::BAD_GATEWAY, "<script>");
-        assert!(page.contains("<h1>502 Bad Gateway</h1><p>&lt;script&gt;</p>"), "{page}");
+    fn page_is_escaped_and_has_its_title_once() {
+        for text in ["<script>", "Bad Gateway. <script>"] {
+            let page = page(StatusCode::BAD_GATEWAY, text);
+            assert!(page.contains("<h1>502 Bad Gateway</h1><p>&lt;script&gt;</p>"), "{page}");
+        }
     }
 }
