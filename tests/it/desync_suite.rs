@@ -31,8 +31,7 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    let suite =
-        std::env::var("RESTTOOL_DESYNC_SUITE").expect("the folder of the suite, see .ci/run");
+    let suite = std::env::var("DESYNC_SUITE").expect("the folder of the suite, see .ci/run");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/upstreams/desync_cases.py");
     let read = Command::new("/usr/bin/python3").arg(script).arg(suite).output().unwrap();
     assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
