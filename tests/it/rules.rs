@@ -81,6 +81,7 @@ fn first_rule_that_matches_decides() {
         ("GET", "/admin/a", 401, 200),
         ("GET", "/cellar/%61", 401, 403),
         ("GET", "/other", 401, 200),
+        ("GET", "/other?/docs/a=/health", 401, 200),
         ("OPTIONS", "/other", 401, 200),
     ] {
         let request = Request::new(method, path);
