@@ -17,10 +17,9 @@ use std::time::Instant;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use resttool::testing::{
-    AuthConfig, Authenticator, Cost, CredentialsField, Delays, DesiredPassword, DesiredUser,
-    HttpConfig, IfExists, IfMissing, LegacyHash, LegacyParams, LegacyScheme, Listener, OpsConfig,
-    Password, Realm, ReconcileOptions, Service, Timestamp, TrustedProxies, UserName, legacy_text,
-    open_store, reconcile, run_server,
+    AuthConfig, Authenticator, Cost, DesiredPassword, DesiredUser, HttpConfig, IfExists, IfMissing,
+    LegacyHash, LegacyParams, LegacyScheme, Listener, Password, Realm, ReconcileOptions, Service,
+    Timestamp, UserName, legacy_text, open_store, reconcile, run_server,
 };
 
 const SAMPLES: usize = 200;
@@ -53,20 +52,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let authenticator = Arc::new(Authenticator::new(store, &AuthConfig { cost, ..limits })?);
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let address = listener.local_addr()?;
-    let realm = Realm::new(Realm::DEFAULT)?;
-    let delays = Delays::default();
-    let settings = HttpConfig {
-        credentials_field: CredentialsField::default(),
-        quiet_challenge: false,
-        realm,
-        trusted_proxies: TrustedProxies::default(),
-        delays,
-        io_timeout: HttpConfig::IO_TIMEOUT,
-        max_connections: HttpConfig::MAX_CONNECTIONS,
-        ext_authz: None,
-        ops: OpsConfig::default(),
-        proxy: None,
-    };
+    let settings = HttpConfig::new(Realm::new(Realm::DEFAULT)?);
     let (ready, is_ready) = channel();
     // It serves until this program ends.
     std::thread::spawn(move || {

@@ -14,9 +14,8 @@ use std::time::Duration;
 use actix_web::rt::signal::unix::{SignalKind, signal};
 use libfuzzer_sys::fuzz_target;
 use resttool::testing::{
-    AccessRule, AccessRules, AuthConfig, Authenticator, Cost, CredentialsField, Delays, HttpConfig,
-    Listener, MockStore, OpsConfig, ProxyConfig, Realm, Service, TrustedProxies, Upstream,
-    run_server,
+    AccessRule, AccessRules, AuthConfig, Authenticator, Cost, Delays, HttpConfig, Listener,
+    MockStore, ProxyConfig, Realm, Service, Upstream, run_server,
 };
 
 /// The time that the upstream waits for another request. It closes the connection then, so that a
@@ -49,16 +48,9 @@ fn start(api: &Path, proxy: &Path) {
     let rules = AccessRules::new(vec![AccessRule::public("/*").unwrap()]).unwrap();
     let config = ProxyConfig { rules, ..ProxyConfig::new(Upstream::new(upstream, None).unwrap()) };
     let http = HttpConfig {
-        realm: Realm::new(Realm::DEFAULT).unwrap(),
-        credentials_field: CredentialsField::default(),
-        quiet_challenge: false,
-        trusted_proxies: TrustedProxies::default(),
         delays: Delays::NONE,
-        io_timeout: HttpConfig::IO_TIMEOUT,
-        max_connections: HttpConfig::MAX_CONNECTIONS,
-        ext_authz: None,
-        ops: OpsConfig::default(),
         proxy: Some(config),
+        ..HttpConfig::new(Realm::new(Realm::DEFAULT).unwrap())
     };
     let auth = AuthConfig { cost: Cost::new(4).unwrap(), ..AuthConfig::default() };
     let authenticator = Authenticator::new(Box::new(MockStore::default()), &auth).unwrap();

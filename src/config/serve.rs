@@ -13,8 +13,7 @@ use super::{ControlSetting, CostSetting, GivenSettings};
 use crate::auth::AuthConfig;
 use crate::domain::{GroupName, HashError};
 use crate::http::{
-    CredentialsField, Delays, ExtAuthzPrefix, HttpConfig, Network, OpsConfig, Realm, RealmError,
-    TrustedProxies,
+    CredentialsField, ExtAuthzPrefix, HttpConfig, Network, Realm, RealmError, TrustedProxies,
 };
 use crate::time::format_duration;
 
@@ -390,16 +389,12 @@ impl ServeSettings {
     /// Returns the configuration of HTTP.
     pub(crate) fn http_config(&self) -> Result<HttpConfig, RealmError> {
         Ok(HttpConfig {
-            realm: Realm::new(&self.realm)?,
             credentials_field: self.credentials_header.clone().unwrap_or_default(),
             quiet_challenge: self.quiet_challenge,
             trusted_proxies: TrustedProxies::new(self.trusted_proxies()),
-            delays: Delays::default(),
-            io_timeout: HttpConfig::IO_TIMEOUT,
             max_connections: self.max_connections,
             ext_authz: self.ext_authz_prefix.clone(),
-            ops: OpsConfig::default(),
-            proxy: None,
+            ..HttpConfig::new(Realm::new(&self.realm)?)
         })
     }
 }

@@ -43,6 +43,23 @@ impl HttpConfig {
         Some(n) => n,
         None => NonZeroUsize::MIN,
     };
+
+    /// Makes the default configuration with this realm.
+    #[must_use]
+    pub fn new(realm: Realm) -> Self {
+        Self {
+            realm,
+            credentials_field: CredentialsField::default(),
+            quiet_challenge: false,
+            trusted_proxies: TrustedProxies::default(),
+            delays: Delays::default(),
+            io_timeout: Self::IO_TIMEOUT,
+            max_connections: Self::MAX_CONNECTIONS,
+            ext_authz: None,
+            ops: OpsConfig::default(),
+            proxy: None,
+        }
+    }
 }
 
 /// The delays of responses that cost nothing. Without a delay, a client that repeats a request at

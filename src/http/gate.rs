@@ -240,7 +240,7 @@ pub(super) mod tests {
 
     use actix_web::test::TestRequest;
 
-    use super::super::{CredentialsField, Delays, OpsConfig, Realm, TrustedProxies};
+    use super::super::{Delays, Realm};
     use super::*;
     use crate::auth::{AuthConfig, Grant};
     use crate::domain::{CredentialVersion, UserName};
@@ -251,16 +251,8 @@ pub(super) mod tests {
         let store = Box::new(MockStore::default());
         let authenticator = Authenticator::new(store, &AuthConfig::default()).unwrap();
         let config = HttpConfig {
-            realm: Realm::new(Realm::DEFAULT).unwrap(),
-            credentials_field: CredentialsField::default(),
-            quiet_challenge: false,
-            trusted_proxies: TrustedProxies::default(),
             delays: Delays::NONE,
-            io_timeout: HttpConfig::IO_TIMEOUT,
-            max_connections: HttpConfig::MAX_CONNECTIONS,
-            ext_authz: None,
-            ops: OpsConfig::default(),
-            proxy: None,
+            ..HttpConfig::new(Realm::new(Realm::DEFAULT).unwrap())
         };
         Gate::new(Arc::new(authenticator), &config)
     }

@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use resttool::testing::{
-    Authenticator, Counters, CredentialsField, Listener, OpsConfig, ProxyConfig, Realm, Service,
-    TrustedProxies, Upstream, UserReader, run_server,
+    Authenticator, Counters, Listener, OpsConfig, ProxyConfig, Realm, Service, TrustedProxies,
+    Upstream, UserReader, run_server,
 };
 use tokio::sync::oneshot;
 
@@ -173,18 +173,7 @@ impl Drop for Server {
 
 /// The configuration of a server without trusted proxies and delays.
 fn http() -> HttpConfig {
-    HttpConfig {
-        realm: Realm::new(Realm::DEFAULT).unwrap(),
-        credentials_field: CredentialsField::default(),
-        quiet_challenge: false,
-        trusted_proxies: TrustedProxies::default(),
-        delays: Delays::NONE,
-        io_timeout: HttpConfig::IO_TIMEOUT,
-        max_connections: HttpConfig::MAX_CONNECTIONS,
-        ext_authz: None,
-        ops: OpsConfig::default(),
-        proxy: None,
-    }
+    HttpConfig { delays: Delays::NONE, ..HttpConfig::new(Realm::new(Realm::DEFAULT).unwrap()) }
 }
 
 /// Settings with the lowest cost, and without limits on failures: tests fail often.
