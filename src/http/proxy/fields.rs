@@ -51,7 +51,10 @@ pub(super) fn of_request(head: &RequestHead, about: &Forwarded<'_>) -> HeaderMap
     let mut passed = HeaderMap::with_capacity(fields.len() + 6);
     for (name, value) in fields {
         let text = name.as_str();
-        if about.credentials == Some(name) || named.contains(text) || is_dropped(text, about) {
+        if about.credentials == Some(name)
+            || named.contains(text)
+            || is_dropped(text, about.is_trusted)
+        {
             continue;
         }
         if let Some((name, value)) = for_upstream(text, value.as_bytes()) {
@@ -96,7 +99,10 @@ fn is_about_connection(name: &str) -> bool {
 }
 
 /// Returns true for a field of a client that does not reach the upstream.
-fn is_dropped(name: &str, about: &Forwarded<'_>) -> bool {
+fn is_dropped(name: &str, is_trusted: bool) -> bool {
+    if let Some(folded) = folded(name) {
+        return is_dropped(&folded, false);
+    }
     match name {
         _ if is_about_connection(name) => true,
         "http2-settings" | "proxy-authorization" => true,
@@ -104,12 +110,11 @@ fn is_dropped(name: &str, about: &Forwarded<'_>) -> bool {
         "expect" => true,
         // Written anew.
         "host" | "x-forwarded-for" => true,
-        "x-forwarded-proto" | "x-forwarded-host" => !about.is_trusted,
         // CGI makes HTTP_PROXY of it, which programs take for a setting (CVE-2016-5385).
         "proxy" => true,
         // Frameworks take these for the target (CVE-2018-14773).
         "x-original-url" | "x-rewrite-url" => true,
-        _ => is_lookalike(name) || (is_address(name) && !about.is_trusted),
+        _ => is_identity(name) || (is_address(name) && !is_trusted),
     }
 }
 
@@ -119,23 +124,18 @@ fn is_address(name: &str) -> bool {
         || name.starts_with("x-forwarded-")
 }
 
-/// Returns true for a field that an upstream may take for one of the gate.
+/// Returns true for a field about the user, which the gate alone knows.
+fn is_identity(name: &str) -> bool {
+    name.starts_with("remote-")
+}
+
+/// Returns the name that an upstream may read instead of this one, if there is one.
 ///
 /// CGI and its successors fold `-`, `_` and, in PHP, `.` and others into one character.
-fn is_lookalike(name: &str) -> bool {
-    let rest = name.strip_prefix("remote").map(str::as_bytes);
-    if rest.is_some_and(|rest| rest.first().is_some_and(|c| !c.is_ascii_alphanumeric())) {
-        return true;
-    }
+fn folded(name: &str) -> Option<String> {
     let is_plain = |c: u8| c.is_ascii_alphanumeric() || c == b'-';
-    if name.bytes().all(is_plain) {
-        return false;
-    }
     let fold = |c: u8| if is_plain(c) { char::from(c) } else { '-' };
-    let folded: String = name.bytes().map(fold).collect();
-    is_address(&folded)
-        || is_about_connection(&folded)
-        || matches!(folded.as_str(), "x-original-url" | "x-rewrite-url")
+    (!name.bytes().all(is_plain)).then(|| name.bytes().map(fold).collect())
 }
 
 /// Returns the chain of addresses for the upstream: of a trusted proxy its own list and its address,
@@ -304,6 +304,8 @@ x-forwarded-proto: http";
             "X_Original_URL",
             "Content_Length",
             "Transfer.Encoding",
+            "Proxy_Authorization",
+            "HTTP2_Settings",
             "X-Rewrite-URL",
             "Proxy",
             "Host",
@@ -331,6 +333,7 @@ x-forwarded-proto: http";
             ("X-Forwarded-Host", "www.example.com"),
             ("X-Forwarded-Port", "443"),
             ("X_Forwarded_For", "forged"),
+            ("X_Forwarded_Proto", "forged"),
         ];
         let expected = "host: api
 x-forwarded-for: 198.51.100.1, 10.0.0.1, 10.0.0.2, 192.0.2.7
