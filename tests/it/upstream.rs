@@ -389,13 +389,21 @@ fn content_of_a_refused_request_is_no_request() {
         (roy(Request::new("CONNECT", "localhost:80")), 405),
         (roy(roy(Request::get("/"))), 400),
     ] {
-        let mut client = proxied.connect();
-        let head = request.header("Content-Length", smuggled.len().to_string());
-        client.write(&[head.bytes(), smuggled.clone()].concat());
-        assert_eq!(client.read().status, status);
-        assert!(!client.close().unwrap_or_default().contains("HTTP/1.1"));
+        let head = request.header("Content-Length", smuggled.len().to_string()).bytes();
+        let at_once = [head.clone(), smuggled.clone()].concat();
+        // With its content, and with content that follows the response.
+        for (sent, late) in [(&at_once, &b""[..]), (&head, &smuggled)] {
+            let mut client = proxied.connect();
+            client.write(sent);
+            assert_eq!(client.read().status, status);
+            client.write(late);
+            assert!(!client.close().unwrap_or_default().contains("HTTP/1.1"));
+        }
     }
     assert_eq!(proxied.upstream.connections(), 0);
+    let mut client = proxied.connect();
+    client.write(&smuggled);
+    assert_eq!(client.read().status, 200, "a request, if it is one");
 }
 
 /// U-11: a response that two clients could read differently does not reach the client.
