@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::lease::{LEASE, Lease};
+use super::lease::{LOCAL, Lease, StoreClock};
 use super::{Revision, StoreError, Transaction, UserReader, UserStore, Visibility};
 use crate::domain::{Account, Groups, StoredHash, User, UserName};
 
@@ -43,6 +43,7 @@ pub struct MockStore(Arc<MockShared>);
 struct MockShared {
     data: Mutex<Data>,
     lease: Lease,
+    started: StoreClock,
     /// `None` for the real clock, on which waits sleep. Otherwise only waits move the clock.
     clock: Option<Mutex<Instant>>,
     hook: Hook,
@@ -67,7 +68,7 @@ impl MockStore {
     pub fn with_hook(
         hook: impl Fn(Call) -> Result<(), StoreError> + Send + Sync + 'static,
     ) -> Self {
-        Self::new(None, Box::new(hook))
+        Self::new(false, Box::new(hook))
     }
 
     /// Makes a store whose clock only its own waits move.
@@ -75,11 +76,14 @@ impl MockStore {
     pub(crate) fn with_still_clock(
         hook: impl Fn(Call) -> Result<(), StoreError> + Send + Sync + 'static,
     ) -> Self {
-        Self::new(Some(Mutex::new(Instant::now())), Box::new(hook))
+        Self::new(true, Box::new(hook))
     }
 
-    fn new(clock: Option<Mutex<Instant>>, hook: Hook) -> Self {
-        Self(Arc::new(MockShared { data: Mutex::default(), lease: Lease::new(), clock, hook }))
+    fn new(has_still_clock: bool, hook: Hook) -> Self {
+        let started = StoreClock::start();
+        let clock = has_still_clock.then(|| Mutex::new(Instant::now()));
+        let (data, lease) = (Mutex::default(), Lease::default());
+        Self(Arc::new(MockShared { data, lease, started, clock, hook }))
     }
 
     /// Adds or replaces a user, like another process that commits and does not wait.
@@ -116,8 +120,8 @@ impl MockStore {
         Visibility::new(outcome, move || {
             store.call(Call::Wait)?;
             match &store.0.clock {
-                None => thread::sleep(LEASE),
-                Some(clock) => *clock.lock().unwrap_or_else(PoisonError::into_inner) += LEASE,
+                None => thread::sleep(LOCAL),
+                Some(clock) => *clock.lock().unwrap_or_else(PoisonError::into_inner) += LOCAL,
             }
             Ok(())
         })
@@ -145,6 +149,7 @@ impl UserReader for MockStore {
             None => now,
             Some(clock) => *clock.lock().unwrap_or_else(PoisonError::into_inner),
         };
+        let now = self.0.started.at(now);
         self.call(Call::Revision)?;
         if let Some(revision) = self.0.lease.current(now) {
             return Ok(revision);
@@ -156,7 +161,7 @@ impl UserReader for MockStore {
     }
 
     fn reading_age(&self, now: Instant) -> Option<Duration> {
-        self.0.lease.age(now)
+        self.0.lease.age(self.0.started.at(now))
     }
 
     fn replace_hash(

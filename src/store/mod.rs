@@ -32,7 +32,7 @@ pub use problem::{FileProblem, FileProblemKind, Findings, NotUpgraded, Problem};
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A state of the store (see [`UserReader::revision`]).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub struct Revision(pub u64);
 
 /// The store as authentication uses it. All calls block, look-ups for microseconds.

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::lease::LEASE;
+use super::lease::LOCAL;
 use super::owner::Owner;
 use super::{Revision, StoreError, Transaction, UserReader, UserStore, Visibility};
 use crate::domain::{Account, Groups, StoredHash, User, UserName};
@@ -213,7 +213,7 @@ impl OwnedTransaction {
             // The outcome of the commit is unknown. Its changes are visible after the longest
             // lease.
             Err(e) => Visibility::new(Err(e), || {
-                thread::sleep(LEASE);
+                thread::sleep(LOCAL);
                 Ok(())
             }),
         }

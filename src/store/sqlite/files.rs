@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -62,6 +62,15 @@ impl OpenFiles {
 
     pub(super) fn detector(&self) -> MutexGuard<'_, ChangeDetector> {
         self.detector.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Locks the detector, unless another thread uses it.
+    pub(super) fn try_detector(&self) -> Option<MutexGuard<'_, ChangeDetector>> {
+        match self.detector.try_lock() {
+            Ok(detector) => Some(detector),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Detaches from a database that was moved or deleted. Its companions kept their names, and

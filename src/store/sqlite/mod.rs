@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{OptionalExtension, Row};
 
-use super::lease::Lease;
+use super::lease::{Lease, StoreClock};
 use super::owned::{Begin, OwnableStore};
 use super::{Revision, StoreError, Transaction, UserReader, UserStore, Visibility, cannot};
 use crate::domain::{Account, BadRecord, Groups, StoredHash, User, UserName};
@@ -47,6 +47,7 @@ pub(super) struct SqliteStore {
     path: PathBuf,
     files: RwLock<OpenFiles>,
     lease: Lease,
+    clock: StoreClock,
 }
 
 impl SqliteStore {
@@ -54,7 +55,7 @@ impl SqliteStore {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let path = existing(path)?;
         let files = RwLock::new(OpenFiles::open(&path, 0)?);
-        Ok(Self { path, files, lease: Lease::new() })
+        Ok(Self { path, files, lease: Lease::default(), clock: StoreClock::start() })
     }
 
     /// Opens a store, after creating it if it does not exist.
@@ -151,16 +152,28 @@ impl UserReader for SqliteStore {
     }
 
     fn revision(&self, now: Instant) -> Result<Revision, StoreError> {
-        if let Some(revision) = self.lease.current(now) {
+        let now = self.clock.at(now);
+        let current = self.lease.current(now);
+        if let (Some(revision), false) = (current, self.lease.ends_soon(now)) {
             return Ok(revision);
         }
         let files = self.files()?;
-        let mut detector = files.detector();
+        let mut detector = match current {
+            // Renewed before its end, and by one thread, so that no other one waits for it.
+            Some(revision) => match files.try_detector() {
+                Some(detector) => detector,
+                None => return Ok(revision),
+            },
+            None => files.detector(),
+        };
+        if let (Some(revision), false) = (self.lease.current(now), self.lease.ends_soon(now)) {
+            return Ok(revision);
+        }
         self.lease.renew(now, || detector.revision(&files.path))
     }
 
     fn reading_age(&self, now: Instant) -> Option<Duration> {
-        self.lease.age(now)
+        self.lease.age(self.clock.at(now))
     }
 
     fn replace_hash(

@@ -17,6 +17,7 @@ use crate::domain::{Cost, CredentialVersion, HashError, LegacyScheme, PasswordHa
 use crate::store::contract::{
     Backend, account, add, contract, groups, hash, name, put, remove, wrapped_hash,
 };
+use crate::store::lease::LOCAL;
 use crate::store::{FileProblem, FileProblemKind, Findings, Problem, all};
 use crate::time::Timestamp;
 
@@ -66,6 +67,26 @@ impl TempStore {
 fn read_revision(store: &SqliteStore) -> Result<Revision, StoreError> {
     store.lease.end();
     store.revision(Instant::now())
+}
+
+/// B-06: requests wait for a renewal only if no lease covers them.
+#[test]
+fn lease_is_renewed_early_and_by_one_thread() {
+    let place = TempStore::new();
+    let store = place.open();
+    let start = Instant::now();
+    let before = store.revision(start).unwrap();
+    add(&store, "roy").unwrap();
+    assert_eq!(store.revision(start + LOCAL / 2).unwrap(), before);
+    let soon = start + LOCAL * 7 / 8;
+    {
+        let files = store.files().unwrap();
+        let _renewal = files.detector();
+        assert_eq!(store.revision(soon).unwrap(), before, "another thread renews");
+    }
+    let renewed = store.revision(soon).unwrap();
+    assert_ne!(renewed, before);
+    assert_eq!(store.revision(start + LOCAL).unwrap(), renewed, "until its own end");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::backoff::Backoff;
 use super::connection::{checkpoint, connect, is_busy, store_error};
 use super::rows;
 use crate::domain::{Account, LegacyParams, UserName};
-use crate::store::lease::LEASE;
+use crate::store::lease::LOCAL;
 use crate::store::{BUSY_TIMEOUT, StoreError, Transaction, Visibility};
 
 /// The limit of the page cache in KiB. With the default of 2000 KiB, an import of a million users in
@@ -57,7 +57,7 @@ fn take_turn(connection: &Connection) -> rusqlite::Result<()> {
 /// Returns the token of a transaction that ended now. It waits for the lease of every server.
 pub(super) fn visibility(outcome: Result<(), StoreError>) -> Visibility {
     Visibility::new(outcome, || {
-        thread::sleep(LEASE);
+        thread::sleep(LOCAL);
         Ok(())
     })
 }
