@@ -101,7 +101,10 @@ pub fn reconcile_into(
 ) -> Result<(), ReconcileError> {
     let mut computed = HashMap::new();
     for _ in 0..MAX_PLANS {
-        let mut transaction = store.begin()?;
+        let mut transaction = match store.begin() {
+            Err(StoreError::Conflict) => continue,
+            begun => begun?,
+        };
         match plan(&mut *transaction, desired, changes, &computed, options, now, progress) {
             Ok(Plan::NeedsHashes(jobs)) => {
                 drop(transaction);
@@ -114,8 +117,12 @@ pub fn reconcile_into(
                 } else {
                     transaction.rollback()
                 };
-                return Ok(ended.wait()?);
+                match ended.wait() {
+                    Err(StoreError::Conflict) => {}
+                    ended => return Ok(ended?),
+                }
             }
+            Err(e) if e.is_conflict() => {}
             Err(e) => {
                 transaction.rollback().wait()?;
                 return Err(e);
@@ -123,6 +130,16 @@ pub fn reconcile_into(
         }
     }
     Err(StoreError::Busy.into())
+}
+
+impl ReconcileError {
+    /// Returns true if a concurrent change came first, so that a new plan may succeed.
+    fn is_conflict(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(StoreError::Conflict) | Self::User { why: StoreError::Conflict, .. }
+        )
+    }
 }
 
 /// Removes users in one transaction. The next request with one of their passwords is refused. A
@@ -136,6 +153,20 @@ pub fn remove(
     names: &[UserName],
     missing: IfGone,
 ) -> Result<Vec<Change>, RemoveError> {
+    for _ in 0..MAX_PLANS {
+        match remove_once(store, names, missing) {
+            Err(RemoveError::Store(StoreError::Conflict)) => {}
+            removed => return removed,
+        }
+    }
+    Err(StoreError::Busy.into())
+}
+
+fn remove_once(
+    store: &dyn UserStore,
+    names: &[UserName],
+    missing: IfGone,
+) -> Result<Vec<Change>, RemoveError> {
     let mut transaction = store.begin()?;
     let removed = names.iter().map(|name| match transaction.remove(name)? {
         true => Ok(Change::removed(name.clone())),
@@ -143,6 +174,7 @@ pub fn remove(
     });
     let changes = match removed.collect::<Result<Vec<_>, StoreError>>() {
         Ok(changes) => changes,
+        Err(StoreError::Conflict) => return Err(StoreError::Conflict.into()),
         Err(e) => {
             transaction.rollback().wait()?;
             return Err(e.into());
@@ -190,7 +222,7 @@ fn plan(
     let (mut jobs, mut done, mut changed) = (Vec::new(), 0, false);
     let of = desired.count();
     changes.restart().map_err(ReconcileError::Record)?;
-    desired.visit(&mut |position, user| {
+    let mut step = |transaction: &mut dyn Transaction, position: usize, user: &DesiredUser| {
         match user.reconcile(transaction, computed.get(&position), options, now) {
             // The changes of an incomplete plan are dropped.
             Ok(_) if !jobs.is_empty() => {}
@@ -213,7 +245,8 @@ fn plan(
             }
         }
         Ok(())
-    })?;
+    };
+    visit_ahead(transaction, desired, &mut step)?;
     if !jobs.is_empty() {
         return Ok(Plan::NeedsHashes(jobs));
     }
@@ -222,6 +255,33 @@ fn plan(
     }
     changes.finish().map_err(ReconcileError::Record)?;
     Ok(Plan::Complete { changed })
+}
+
+/// Plans one user, which has this position.
+type PlanStep<'a> =
+    dyn FnMut(&mut dyn Transaction, usize, &DesiredUser) -> Result<(), ReconcileError> + 'a;
+
+/// Visits the desired users, with their records read ahead if that is faster.
+fn visit_ahead(
+    transaction: &mut dyn Transaction,
+    desired: &dyn DesiredUsers,
+    step: &mut PlanStep<'_>,
+) -> Result<(), ReconcileError> {
+    let size = transaction.prefetch_size().min(desired.count());
+    if size <= 1 {
+        return desired.visit(&mut |position, user| step(transaction, position, user));
+    }
+    let mut ahead: Vec<(usize, DesiredUser)> = Vec::with_capacity(size);
+    let mut run = |ahead: &mut Vec<(usize, DesiredUser)>| {
+        let names: Vec<_> = ahead.iter().map(|(_, user)| user.name.clone()).collect();
+        transaction.prefetch(&names)?;
+        ahead.drain(..).try_for_each(|(position, user)| step(transaction, position, &user))
+    };
+    desired.visit(&mut |position, user| {
+        ahead.push((position, user.clone()));
+        if ahead.len() == size { run(&mut ahead) } else { Ok(()) }
+    })?;
+    run(&mut ahead)
 }
 
 /// Removes users that are not desired. Returns true if there were any.

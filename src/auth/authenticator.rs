@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,11 +16,13 @@ use tokio::sync::oneshot;
 use super::keyed::Key;
 use super::open_streams::{OpenStreams, StreamCheck, StreamShard};
 use super::throttle::{AttemptEnd, LoginAttempt, Refused, Source, Throttled};
-use super::verifier::{Attempt, Verifier};
+use super::verifier::{Attempt, CacheLookup, Verifier};
 use super::workers::{NotTaken, WorkerJob, Workers};
-use super::{AccessRequest, AuthConfig, ClearedBy, Decision, HistogramSnapshot, Outcome, Subject};
+use super::{
+    AccessRequest, AuthConfig, ClearedBy, Decision, Grant, HistogramSnapshot, Outcome, Subject,
+};
 use crate::domain::{EncodedCredentials, GroupName, UserName};
-use crate::store::UserReader;
+use crate::store::{Revision, StoreError, UserReader};
 use crate::text::quoted;
 
 /// Decides on login attempts. Hashes are computed on its own threads, never on the caller's.
@@ -31,6 +33,28 @@ pub struct Authenticator {
     queued: Arc<Mutex<Queued>>,
     live: ArcSwap<LiveConfig>,
     streams: OpenStreams,
+    /// The requests that wait for a reading of the store.
+    waiters: AtomicUsize,
+}
+
+/// The most requests that wait for a reading of the store.
+const MAX_WAITERS: usize = 1024;
+
+/// A request that waits for a reading of the store.
+struct Waiter<'a>(&'a AtomicUsize);
+
+impl<'a> Waiter<'a> {
+    /// Returns `None` if as many wait as may.
+    fn enter(waiters: &'a AtomicUsize) -> Option<Self> {
+        let waiter = Self(waiters);
+        (waiters.fetch_add(1, Ordering::Relaxed) < MAX_WAITERS).then_some(waiter)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The part of the configuration that can change while the server runs, without the limits of the
@@ -93,7 +117,7 @@ impl Authenticator {
             verify_queued(verifier, queued, attempts);
         })?;
         let (live, streams) = (LiveConfig::of(config).into(), OpenStreams::default());
-        Ok(Self { verifier, workers, queued, live, streams })
+        Ok(Self { verifier, workers, queued, live, streams, waiters: AtomicUsize::new(0) })
     }
 
     /// Uses these limits of failures and of the queue, and these groups, from the next request on.
@@ -120,15 +144,14 @@ impl Authenticator {
             return;
         }
         let now = Instant::now();
-        let revision = self.verifier.store.revision(now).inspect_err(|e| {
+        let failed = |e: &StoreError| {
             self.verifier.audit.failure(&format_args!("cannot check open streams: {e}"));
-        });
-        let mut check = StreamCheck::begin(&self.streams, revision.ok());
-        check.look_up(|name| {
-            self.verifier.store.find_with_groups(name).inspect_err(|e| {
-                self.verifier.audit.failure(&format_args!("cannot check open streams: {e}"));
-            })
-        });
+        };
+        let store = &self.verifier.store;
+        let revision = store.revision(now).inspect_err(failed);
+        let is_unchanged = |name: &UserName, since| store.is_unchanged(name, since);
+        let mut check = StreamCheck::begin(&self.streams, revision.ok(), is_unchanged);
+        check.look_up(|name| store.find_with_groups(name).inspect_err(failed));
         let required = self.live.load();
         for ((user, why), count) in check.finish(&required.require_groups, now, SystemTime::now()) {
             let user = quoted(user.as_str());
@@ -183,10 +206,16 @@ impl Authenticator {
         let verifier = &*self.verifier;
         let source = Source::of(peer);
         let now = Instant::now();
-        let revision = verifier.revision(now);
-        let lookup = |key: &Key| verifier.lookup_cache(key, source, revision?, now);
         let key = verifier.keyed.encoded(encoded);
-        if let Some(grant) = lookup(&key) {
+        let revision = match verifier.store.revision(now) {
+            Ok(revision) => Some(revision),
+            // Boxed, like all that few requests need, since its size would count for every request.
+            Err(e) => match Box::pin(self.wait_for_revision(e, &key, encoded)).await {
+                Ok(revision) => revision,
+                Err(outcome) => return self.conclude(outcome, peer, None, access),
+            },
+        };
+        if let Some(grant) = self.cached(&key, source, revision, now).await {
             return self.conclude(Outcome::Cached(grant), peer, None, access);
         }
         let credentials = match encoded.decode() {
@@ -196,13 +225,65 @@ impl Authenticator {
         // An entry is about the candidate that matched, so that a password has one entry in every
         // spelling.
         let keys = verifier.candidate_keys(&credentials);
-        if let Some(grant) = keys.iter().filter(|candidate| **candidate != key).find_map(lookup) {
-            return self.conclude(Outcome::Cached(grant), peer, None, access);
+        for candidate in keys.iter().filter(|candidate| **candidate != key) {
+            if let Some(grant) = self.cached(candidate, source, revision, now).await {
+                return self.conclude(Outcome::Cached(grant), peer, None, access);
+            }
         }
         verifier.cache_misses.fetch_add(1, Ordering::Relaxed);
         let attempt = Attempt { credentials, keys, source, revision };
-        // Boxed, since its size would count for every request.
         Box::pin(self.verify(peer, attempt, access)).await
+    }
+
+    /// Returns the grant of a cache entry, if it is right at this revision.
+    async fn cached(
+        &self,
+        key: &Key,
+        source: Source,
+        revision: Option<Revision>,
+        now: Instant,
+    ) -> Option<Arc<Grant>> {
+        let revision = revision?;
+        match self.verifier.lookup_cache(key, source, revision, now) {
+            CacheLookup::Hit(grant) => Some(grant),
+            CacheLookup::Miss => None,
+            CacheLookup::Outdated(entry) => {
+                Box::pin(self.verifier.refresh(key, *entry, revision, now)).await
+            }
+        }
+    }
+
+    /// Returns the revision for a request that no lease covers, or its outcome.
+    ///
+    /// A request waits if the next reading is under way, or if the cache has its credentials: the
+    /// store may be reachable again soon. All others are unavailable at once.
+    async fn wait_for_revision(
+        &self,
+        why: StoreError,
+        key: &Key,
+        encoded: EncodedCredentials<'_>,
+    ) -> Result<Option<Revision>, Outcome> {
+        let verifier = &*self.verifier;
+        let waits = match &why {
+            StoreError::Lapsed => true,
+            StoreError::Unreachable(_) => {
+                verifier.has_entry(key)
+                    || encoded.decode().is_ok_and(|credentials| {
+                        let keys = verifier.candidate_keys(&credentials);
+                        keys.iter().any(|key| verifier.has_entry(key))
+                    })
+            }
+            // The request is verified without the cache, or meets the error again.
+            _ => {
+                verifier.audit.failure(&format_args!("cannot use the cache: {why}"));
+                return Ok(None);
+            }
+        };
+        let _waiter = waits.then(|| Waiter::enter(&self.waiters)).flatten();
+        if _waiter.is_none() {
+            return Err(Outcome::Unavailable);
+        }
+        verifier.store.next_revision().await.map(Some).map_err(|_| Outcome::Unavailable)
     }
 
     /// Waits for a worker to verify credentials that the cache does not have.
@@ -315,7 +396,7 @@ impl Authenticator {
     pub fn is_ready(&self) -> bool {
         self.verifier
             .store
-            .is_empty()
+            .ready()
             .inspect_err(|e| self.verifier.audit.failure(&format_args!("not ready: {e}")))
             .is_ok()
     }

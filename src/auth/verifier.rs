@@ -76,61 +76,76 @@ impl Verifier {
         self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the revision of the store for a request that arrived at `now`. Returns `None` if it
-    /// cannot be read. Then the cache is not used.
-    pub(super) fn revision(&self, now: Instant) -> Option<Revision> {
-        self.store
-            .revision(now)
-            .inspect_err(|e| self.audit.failure(&format_args!("cannot use the cache: {e}")))
-            .ok()
+    /// Returns true if the cache has these credentials, outdated or not.
+    pub(super) fn has_entry(&self, key: &Key) -> bool {
+        self.cache().get(key, Instant::now()).is_some()
     }
 
-    /// Returns the grant if the cache has these credentials, and they are right at this revision.
-    /// Takes microseconds. `now` is the time of the request.
+    /// Looks credentials up in the cache. Takes microseconds. `now` is the time of the request.
     pub(super) fn lookup_cache(
         &self,
         key: &Key,
         source: Source,
         revision: Revision,
         now: Instant,
-    ) -> Option<Arc<Grant>> {
-        let entry = self.cache().get(key, now)?;
+    ) -> CacheLookup {
+        let Some(entry) = self.cache().get(key, now) else { return CacheLookup::Miss };
         let other_source = entry.source != source;
         // The clock is not read for most users, because they never expire.
         let expired = entry.expires.is_some_and(|end| end.has_passed(SystemTime::now()));
-        let outdated = entry.revision != revision || expired;
-        if !other_source && !outdated {
-            return Some(entry.grant);
+        let same = entry.revision == revision;
+        if same && !other_source && !expired {
+            return CacheLookup::Hit(entry.grant);
         }
-        let mut current = CacheEntry { source, ..entry };
-        if outdated {
-            // The user is read after the revision, so that the next look-up reads later changes.
-            let name = &current.grant.user;
-            let (user, groups) = match self.store.find_with_groups(name) {
-                Ok(Some((user, groups)))
-                    if self.keyed.hash(&user.hash) == current.hash
-                        && !user.locked
-                        && !user.has_expired(SystemTime::now()) =>
-                {
-                    (user, groups)
-                }
-                Ok(_) => {
-                    self.cache().remove(key);
-                    return None;
-                }
-                // The verification that follows meets the error too, and logs it.
-                Err(_) => return None,
-            };
-            let grant = grant_of(name, &user, groups);
-            current = CacheEntry { revision, expires: user.expires, grant, ..current };
+        let current = CacheEntry { source, ..entry };
+        let unchanged = same || self.store.is_unchanged(&current.grant.user, current.revision);
+        if expired || !unchanged {
+            return CacheLookup::Outdated(Box::new(current));
         }
-        let grant = Arc::clone(&current.grant);
-        self.cache().insert(*key, current, now);
+        let current = CacheEntry { revision, ..current };
+        CacheLookup::Hit(self.renew(key, current, other_source, now))
+    }
+
+    /// Reads the record of an outdated entry again. Returns the grant if the entry is still right.
+    pub(super) async fn refresh(
+        &self,
+        key: &Key,
+        entry: CacheEntry,
+        revision: Revision,
+        now: Instant,
+    ) -> Option<Arc<Grant>> {
+        // The user is read after the revision, so that the next look-up reads later changes.
+        let name = entry.grant.user.clone();
+        let (user, groups) = match self.store.look_up(&name).await {
+            Ok(Some((user, groups)))
+                if self.keyed.hash(&user.hash) == entry.hash
+                    && !user.locked
+                    && !user.has_expired(SystemTime::now()) =>
+            {
+                (user, groups)
+            }
+            Ok(_) => {
+                self.cache().remove(key);
+                return None;
+            }
+            // The verification that follows meets the error too, and logs it.
+            Err(_) => return None,
+        };
+        let grant = grant_of(&name, &user, groups);
+        let current = CacheEntry { revision, expires: user.expires, grant, ..entry };
+        Some(self.renew(key, current, true, now))
+    }
+
+    /// Enters an entry as it is now. The throttle remembers the source of its request if that may be
+    /// another one.
+    fn renew(&self, key: &Key, entry: CacheEntry, other_source: bool, now: Instant) -> Arc<Grant> {
+        let (grant, source) = (Arc::clone(&entry.grant), entry.source);
+        self.cache().insert(*key, entry, now);
         if other_source {
             let user = self.keyed.user(&grant.user);
             self.throttle().remember(LoginAttempt { user, source });
         }
-        Some(grant)
+        grant
     }
 
     /// Returns the cache keys of the candidates for a password, in their order.
@@ -297,6 +312,14 @@ impl Verifier {
         }
         Ok(replaced)
     }
+}
+
+/// The result of a look-up in the cache.
+pub(super) enum CacheLookup {
+    Hit(Arc<Grant>),
+    Miss,
+    /// The record of the user may have changed since.
+    Outdated(Box<CacheEntry>),
 }
 
 /// An attempt whose user was looked up.

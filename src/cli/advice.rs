@@ -7,17 +7,25 @@ use rustix::io::Errno;
 
 use crate::domain::BadRecord;
 use crate::fs::{beside, folder};
-use crate::store::{FileProblem, FileProblemKind, Location, Problem};
+use crate::store::{DatabaseProblem, FileProblem, FileProblemKind, Location, Problem};
 use crate::text::{shell_operand, shell_word};
 
 /// Returns a command that fixes the problem, or advice if no single command does.
 pub(super) fn fix(problem: &Problem, store: &Location) -> Option<String> {
+    let is_database = matches!(store, Location::Postgres(_));
     let store = store.shell_word();
     match problem {
+        Problem::Missing if is_database => {
+            Some(format!("resttool database init --database {store}"))
+        }
         Problem::Missing => Some(format!("resttool useradd NAME --database {store}")),
         Problem::NotAStore => {
             Some("name another file with --database; a missing one is made".to_owned())
         }
+        Problem::OlderSchema { .. } => {
+            Some(format!("resttool database migrate --database {store}"))
+        }
+        Problem::Database(problem) => Some(fix_database(problem)),
         Problem::UnknownSchema { .. } => Some("use a newer resttool".to_owned()),
         Problem::OrphanedCompanion(path) => {
             Some(format!("put the database back, or remove the companion: rm {}", shell_word(path)))
@@ -52,6 +60,24 @@ pub(super) fn system(e: &io::Error) -> Option<&'static str> {
         Errno::NOSPC | Errno::DQUOT => "make room on the file system",
         _ => return None,
     })
+}
+
+fn fix_database(problem: &DatabaseProblem) -> String {
+    match problem {
+        DatabaseProblem::ReadOnlyRole { .. } => {
+            "use another role for commands; this one is enough for 'resttool serve'".to_owned()
+        }
+        DatabaseProblem::AsynchronousStandbys { .. } => {
+            "set synchronous_standby_names, e.g. to 'ANY 1 (*)'".to_owned()
+        }
+        DatabaseProblem::ClockDiffers { .. } => "set both clocks by NTP".to_owned(),
+        DatabaseProblem::StateLocked { pid, .. } => {
+            format!("end that transaction, e.g. by pg_terminate_backend({pid}) of psql")
+        }
+        DatabaseProblem::MissingTrigger { table, trigger } => {
+            format!("ALTER TABLE resttool.{table} ENABLE TRIGGER {trigger}")
+        }
+    }
 }
 
 fn fix_file(FileProblem { path, kind }: &FileProblem) -> Option<String> {

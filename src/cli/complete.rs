@@ -115,5 +115,8 @@ fn location(words: impl Iterator<Item = OsString>) -> Option<Location> {
         }
     }
     let named = found.or_else(|| std::env::var_os(config::DATABASE_VARIABLE));
-    named.map(|path| Location::from(PathBuf::from(path))).or_else(config::default_location)
+    match named {
+        Some(named) => config::location(PathBuf::from(named)).ok(),
+        None => config::default_location(),
+    }
 }

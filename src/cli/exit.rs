@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use super::{advice, log};
 use crate::admin::{PolicyError, ReconcileError};
 use crate::domain::{HashError, NameError, PasswordError};
-use crate::store::{Location, StoreError};
+use crate::store::{Location, StoreError, UrlError};
 
 /// The exit codes. They are those of useradd, userdel, passwd and htpasswd where these agree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -152,15 +152,32 @@ impl From<StoreError> for Failure {
             StoreError::UserExists => (Exit::UserExists, None),
             StoreError::NoSuchUser => (Exit::NoSuchUser, None),
             StoreError::Busy => (Exit::Busy, Some("try again".to_owned())),
-            StoreError::Refused { path, problem } => {
-                (Exit::Failed, advice::fix(&problem, &Location::File(path)))
+            StoreError::Refused { location, problem } => {
+                (Exit::Failed, advice::fix(&problem, &location))
             }
             StoreError::Failed(e) => {
                 (Exit::Failed, e.system().and_then(advice::system).map(str::to_owned))
             }
-            StoreError::BadRecord { .. } | StoreError::Unconfirmed(_) => (Exit::Failed, None),
+            StoreError::Conflict | StoreError::Lapsed => (Exit::Busy, Some("try again".to_owned())),
+            StoreError::Unknown(_) => (
+                Exit::Failed,
+                Some("look at the users, e.g. with 'resttool userlist', and try again".to_owned()),
+            ),
+            StoreError::BadRecord { .. }
+            | StoreError::Unconfirmed(_)
+            | StoreError::Unreachable(_) => (Exit::Failed, None),
         };
         Self { hint, ..Self::new(exit, why) }
+    }
+}
+
+impl From<UrlError> for Failure {
+    fn from(e: UrlError) -> Self {
+        let failure = Self::new(Exit::Usage, &e);
+        match e.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
     }
 }
 

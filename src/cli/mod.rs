@@ -14,6 +14,7 @@ mod input;
 mod listen;
 mod log;
 mod many;
+mod open;
 mod options;
 mod output;
 mod progress;
@@ -108,7 +109,11 @@ fn dispatch(cli: Cli) -> Exit {
         failure.report(&format!("cannot {what}"));
         failure.exit
     };
-    let Some(location) = cli.store.location() else {
+    let location = match cli.store.location() {
+        Ok(location) => location,
+        Err(e) => return report(e.into()),
+    };
+    let Some(location) = location else {
         let failure = Failure::new(Exit::Failed, "there is no home directory to keep the users in");
         return report(failure.hint("name a file with --database"));
     };

@@ -19,7 +19,8 @@ use crate::text::printable;
 pub(super) struct Startup<'a> {
     pub(super) listening: &'a Listening,
     pub(super) location: &'a Location,
-    pub(super) users: u64,
+    /// The number of users, if it is known.
+    pub(super) users: Option<u64>,
     /// A user to try, if there is one.
     pub(super) example: Option<&'a str>,
     pub(super) certificate: Option<&'a Path>,
@@ -35,7 +36,7 @@ impl Startup<'_> {
             say(&self.lines(bold));
             return;
         }
-        if self.users == 0 {
+        if self.users == Some(0) {
             log::warn!("there is no user yet, add one: {}", self.add_user());
         }
         let Self { location, listening, .. } = self;
@@ -89,14 +90,15 @@ impl Startup<'_> {
 }
 
 /// A number of users in words.
-struct Users(u64);
+struct Users(Option<u64>);
 
 impl fmt::Display for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            0 => f.write_str("no users"),
-            1 => f.write_str("1 user"),
-            n => write!(f, "{n} users"),
+            None => f.write_str("users"),
+            Some(0) => f.write_str("no users"),
+            Some(1) => f.write_str("1 user"),
+            Some(n) => write!(f, "{n} users"),
         }
     }
 }

@@ -19,7 +19,7 @@ pub(crate) use proxy::ProxySettingsError;
 pub(crate) use serve::{ListenSettings, LogFormat, ServeSettings};
 pub(crate) use shared::{
     ControlSetting, CostSetting, DATABASE_VARIABLE, HashingSettings, JsonSetting, OutputSettings,
-    QuietSetting, StoreSettings, default_location,
+    QuietSetting, StoreSettings, default_location, location,
 };
 pub(crate) use similar::similar;
 pub(crate) use values::OpsAddress;

@@ -7,7 +7,7 @@ use clap::{Args, value_parser};
 
 use crate::admin::Policy;
 use crate::domain::{Cost, HashError, Password};
-use crate::store::Location;
+use crate::store::{Location, PostgresUrl, UrlError};
 
 /// The variable of the location of the store.
 pub(crate) const DATABASE_VARIABLE: &str = "RESTTOOL_DATABASE";
@@ -15,17 +15,31 @@ pub(crate) const DATABASE_VARIABLE: &str = "RESTTOOL_DATABASE";
 /// The location of the store.
 #[derive(Args, Debug)]
 pub(crate) struct StoreSettings {
-    /// Keep users in this file; commands that add users create it, with its folders
+    /// Keep users in this file, or in this PostgreSQL database
     ///
-    /// Default: resttool/resttool.db in $XDG_DATA_HOME, or in ~/.local/share if that is not set.
-    #[arg(long, value_name = "PATH", global = true, env = DATABASE_VARIABLE)]
+    /// The URL of a database is postgres://USER@HOST/DATABASE. Commands that add users create a file,
+    /// with its folders. Default: resttool/resttool.db in $XDG_DATA_HOME, or in ~/.local/share if
+    /// that is not set.
+    #[arg(long, value_name = "PATH|URL", global = true, env = DATABASE_VARIABLE)]
     database: Option<PathBuf>,
 }
 
 impl StoreSettings {
     /// Returns the location, or `None` without a home folder.
-    pub(crate) fn location(self) -> Option<Location> {
-        self.database.map(Location::from).or_else(default_location)
+    ///
+    /// # Errors
+    /// Fails if it is an invalid URL. Checked here and not by the parser of arguments, which would
+    /// print a password in it.
+    pub(crate) fn location(self) -> Result<Option<Location>, UrlError> {
+        self.database.map_or_else(|| Ok(default_location()), |place| location(place).map(Some))
+    }
+}
+
+/// Returns the store that a path or a URL names.
+pub(crate) fn location(place: PathBuf) -> Result<Location, UrlError> {
+    match place.to_str() {
+        Some(url) if PostgresUrl::is_url(url) => PostgresUrl::parse(url).map(Location::from),
+        _ => Ok(place.into()),
     }
 }
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::{Revision, StoreError, UserStore, all};
+use futures_executor::block_on;
+
+use super::{Revision, StoreError, UserReader, UserStore, all};
 use crate::domain::{
     Account, Cost, CredentialVersion, GroupName, Groups, LegacyParams, LegacyScheme, PasswordHash,
     StoredHash, User, UserName, WrappedHash,
@@ -20,13 +22,23 @@ pub(crate) trait Backend {
 
     /// Opens the store once more, like another process.
     fn open(&self) -> Box<dyn UserStore>;
+
+    /// The number of rounds of a test that waits for the lease again and again.
+    fn rounds(&self) -> u32 {
+        100
+    }
+
+    /// Opens the store as a server does.
+    fn serve(&self) -> Box<dyn UserReader> {
+        self.open()
+    }
 }
 
 /// Runs the contract for a backend.
 macro_rules! contract {
-    ($backend:ty) => {
+    ($backend:ty $(, #[$attribute:meta])*) => {
         crate::store::contract::contract! {
-            $backend:
+            $backend, [$(#[$attribute])*]:
             user_exists_from_put_to_remove,
             record_is_read_as_it_was_put,
             changes_take_effect_together_or_not_at_all,
@@ -39,14 +51,16 @@ macro_rules! contract {
             second_writer_does_not_see_or_lose_changes,
         }
     };
-    ($backend:ty: $($test:ident,)*) => {
-        $(
+    ($backend:ty, $attributes:tt: $($test:ident,)*) => {
+        $(crate::store::contract::contract! { test $backend, $attributes, $test })*
+    };
+    (test $backend:ty, [$(#[$attribute:meta])*], $test:ident) => {
             #[test]
+            $(#[$attribute])*
             fn $test() {
                 use crate::store::contract::{self, Backend};
                 contract::$test(&<$backend as Backend>::new());
             }
-        )*
     };
 }
 pub(crate) use contract;
@@ -245,17 +259,21 @@ pub(crate) fn hash_is_replaced_only_if_it_is_still_the_old_one(backend: &impl Ba
     assert_eq!(all(&*store), [roy]);
 }
 
-/// Returns the revision without relying on an earlier reading.
-fn read_revision(backend: &impl Backend) -> Revision {
-    backend.open().revision(Instant::now()).unwrap()
+/// Returns the revision for a request of now, like a server: it waits for a reading if no lease covers
+/// the request.
+fn revision(server: &dyn UserReader) -> Revision {
+    match server.revision(Instant::now()) {
+        Ok(revision) => revision,
+        Err(_) => block_on(server.next_revision()).unwrap(),
+    }
 }
 
 pub(crate) fn revision_changes_with_every_change_and_only_then(backend: &impl Backend) {
-    let (one, other) = (backend.open(), backend.open());
+    let (one, other, server) = (backend.open(), backend.open(), backend.serve());
     // With the same reader, after the lease has ended.
     let read = || {
         one.visibility().wait().unwrap();
-        one.revision(Instant::now()).unwrap()
+        revision(&*server)
     };
     let mut seen = vec![read()];
     let mut look = |changed| {
@@ -265,7 +283,7 @@ pub(crate) fn revision_changes_with_every_change_and_only_then(backend: &impl Ba
     };
     look(false);
     other.find(&name("roy")).unwrap();
-    let _ = read_revision(backend);
+    revision(&*backend.serve());
     look(false);
     add(&*other, "roy").unwrap();
     look(true);
@@ -275,31 +293,38 @@ pub(crate) fn revision_changes_with_every_change_and_only_then(backend: &impl Ba
     look(false);
 }
 
-/// B-06: a reading may be as old as the lease, and the end of every transaction waits for the
-/// lease.
+/// B-06, F-02: a reading may be as old as the lease, and the end of every transaction that revokes
+/// anything waits for the lease.
 pub(crate) fn change_is_in_every_revision_read_after_its_wait(backend: &impl Backend) {
-    let (one, other) = (backend.open(), backend.open());
+    let (server, other) = (backend.serve(), backend.open());
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         // Another thread reads all the time, so that the last reading is from just before the
         // change.
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                one.revision(Instant::now()).unwrap();
+                revision(&*server);
             }
         });
         let _stop = Stop(&done);
-        for n in 0..100 {
-            let before = one.revision(Instant::now()).unwrap();
-            add(&*other, &format!("user-{n}")).unwrap();
-            assert_ne!(one.revision(Instant::now()).unwrap(), before);
+        let now = || revision(&*server);
+        for n in 0..backend.rounds() {
+            let user = format!("user-{n}");
+            add(&*other, &user).unwrap();
+            let before = now();
+            remove(&*other, &user).unwrap();
+            assert_ne!(now(), before);
+            // A name that was removed may be added again with another password.
+            let before = now();
+            add(&*other, &user).unwrap();
+            assert_ne!(now(), before);
             // Another process has just committed, and this one finds nothing to change.
-            let before = one.revision(Instant::now()).unwrap();
+            let before = now();
             let mut theirs = other.begin().unwrap();
-            theirs.put(&account(&format!("their-{n}"))).unwrap();
+            theirs.remove(&name(&user)).unwrap();
             drop(theirs.commit());
-            assert!(!remove(&*other, "nobody").unwrap());
-            assert_ne!(one.revision(Instant::now()).unwrap(), before);
+            assert!(!remove(&*other, &user).unwrap());
+            assert_ne!(now(), before);
         }
     });
 }

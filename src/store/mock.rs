@@ -19,6 +19,7 @@ pub enum Call {
     FindWithGroups,
     Contains,
     IsEmpty,
+    Ready,
     Count,
     Revision,
     /// The revision is read, since no lease covers it.
@@ -139,9 +140,8 @@ impl UserReader for MockStore {
         Ok(self.account(name)?.map(|(user, groups)| (user, Arc::new(groups))))
     }
 
-    fn is_empty(&self) -> Result<bool, StoreError> {
-        self.call(Call::IsEmpty)?;
-        Ok(self.data().accounts.is_empty())
+    fn ready(&self) -> Result<(), StoreError> {
+        self.call(Call::Ready)
     }
 
     fn revision(&self, now: Instant) -> Result<Revision, StoreError> {
@@ -179,6 +179,11 @@ impl UserReader for MockStore {
 }
 
 impl UserStore for MockStore {
+    fn is_empty(&self) -> Result<bool, StoreError> {
+        self.call(Call::IsEmpty)?;
+        Ok(self.data().accounts.is_empty())
+    }
+
     fn contains(&self, name: &UserName) -> Result<bool, StoreError> {
         self.call(Call::Contains)?;
         Ok(self.data().accounts.contains_key(name))

@@ -11,6 +11,7 @@ mod location;
 pub(crate) mod mock;
 mod owned;
 mod owner;
+mod postgres;
 mod problem;
 mod sqlite;
 
@@ -18,18 +19,27 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::{self, BoxFuture, FutureExt};
+
 use crate::domain::{Account, BadRecord, Groups, StoredHash, User, UserName};
 use crate::text::{printable, quoted};
-pub use location::{Location, backup, check, open, open_or_create};
-pub use problem::{FileProblem, FileProblemKind, Findings, NotUpgraded, Problem};
+pub use location::{
+    Location, backup, check, initialize, migrate, open, open_or_create, open_reader,
+};
+pub use postgres::url::{PostgresUrl, UrlError};
+pub(crate) use postgres::{LEASE as DEFAULT_LEASE, SERVE_ROLE};
+pub use problem::{DatabaseProblem, FileProblem, FileProblemKind, Findings, NotUpgraded, Problem};
 
 /// The time after which a call fails as busy. A reader waits for it in all, a writer for the next
 /// commit of another writer.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The record of a user with their groups, or `None` if there is no such user.
+pub type FoundUser = Option<(User, Arc<Groups>)>;
 
 /// A state of the store (see [`UserReader::revision`]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
@@ -54,11 +64,17 @@ pub trait UserReader: Send + Sync {
     /// As [`UserReader::find`].
     fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError>;
 
-    /// Returns true if there are no users.
+    /// Looks up a user as [`UserReader::find_with_groups`] does. The caller is not blocked by a
+    /// network.
+    fn look_up(&self, name: &UserName) -> BoxFuture<'static, Result<FoundUser, StoreError>> {
+        future::ready(self.find_with_groups(name)).boxed()
+    }
+
+    /// Checks that users can be looked up, without asking a network.
     ///
     /// # Errors
     /// See the trait.
-    fn is_empty(&self) -> Result<bool, StoreError>;
+    fn ready(&self) -> Result<(), StoreError>;
 
     /// Returns the revision for a request that arrived at `now`.
     ///
@@ -67,8 +83,21 @@ pub trait UserReader: Send + Sync {
     /// waits. So after a command has returned, every later request gets a new revision.
     ///
     /// # Errors
-    /// See the trait.
+    /// [`StoreError::Lapsed`] if a reading is under way, and [`StoreError::Unreachable`] if none is
+    /// possible now.
     fn revision(&self, now: Instant) -> Result<Revision, StoreError>;
+
+    /// Waits for a revision that a request may rely on, up to 2 s.
+    fn next_revision(&self) -> BoxFuture<'static, Result<Revision, StoreError>> {
+        future::ready(self.revision(Instant::now())).boxed()
+    }
+
+    /// Returns true if this user is known not to have changed from `since` to the current revision.
+    /// A store that knows no names returns false.
+    fn is_unchanged(&self, name: &UserName, since: Revision) -> bool {
+        let _ = (name, since);
+        false
+    }
 
     /// Returns the age of the last reading of the revision, or `None` if there is none.
     fn reading_age(&self, now: Instant) -> Option<Duration>;
@@ -94,6 +123,12 @@ pub trait UserReader: Send + Sync {
 
 /// The store as administration uses it. Writers take turns across processes.
 pub trait UserStore: UserReader {
+    /// Returns true if there are no users.
+    ///
+    /// # Errors
+    /// See [`UserReader`].
+    fn is_empty(&self) -> Result<bool, StoreError>;
+
     /// Returns true if there is a user of this name, also with an unusable record.
     ///
     /// # Errors
@@ -120,6 +155,11 @@ pub trait UserStore: UserReader {
     /// See [`UserReader`].
     fn begin(&self) -> Result<Box<dyn Transaction>, StoreError>;
 
+    /// Has `notice` called with the time of each wait for the servers, before it begins.
+    fn notify_of_waits(&mut self, notice: WaitNotice) {
+        let _ = notice;
+    }
+
     /// Returns the token to wait until everything that is committed now is visible to every server.
     ///
     /// For a command that ends without a transaction because of a state that it has read. Another
@@ -127,10 +167,28 @@ pub trait UserStore: UserReader {
     fn visibility(&self) -> Visibility;
 }
 
+/// Tells of a wait for the servers. Called with its time.
+pub type WaitNotice = fn(Duration);
+
 /// Changes that take effect together or not at all. Dropping a transaction rolls it back.
 ///
 /// The methods have the errors that [`UserReader`] names. After an error, nothing can be committed.
 pub trait Transaction {
+    /// Returns the number of users whose records [`Transaction::prefetch`] should read at once. One if
+    /// that is no faster than reading them one by one.
+    fn prefetch_size(&self) -> usize {
+        1
+    }
+
+    /// Reads the records of these users ahead.
+    ///
+    /// # Errors
+    /// See the trait.
+    fn prefetch(&mut self, names: &[UserName]) -> Result<(), StoreError> {
+        let _ = names;
+        Ok(())
+    }
+
     /// Returns the record of a user, with the changes so far.
     ///
     /// # Errors
@@ -201,6 +259,12 @@ impl Visibility {
         waited.map_err(|e| StoreError::Unconfirmed(Box::new(e)))
     }
 
+    /// Returns the result of the commit without a wait. For a change after which every request has
+    /// the same result, e.g. another hash of the same password.
+    pub(crate) fn outcome(self) -> Result<(), StoreError> {
+        self.outcome
+    }
+
     /// Changes the error of the transaction.
     fn map_err(self, change: impl FnOnce(StoreError) -> StoreError) -> Self {
         Self { outcome: self.outcome.map_err(change), wait: self.wait }
@@ -227,14 +291,26 @@ pub enum StoreError {
         /// The problem of the record.
         why: BadRecord,
     },
-    /// The file cannot be used as a store, and is left as it is.
-    #[error("{}: {problem}", printable(&path.to_string_lossy()))]
+    /// The file or database cannot be used as a store, and is left as it is.
+    #[error("{location}: {problem}")]
     Refused {
-        /// The file or folder with the problem.
-        path: PathBuf,
+        /// The file, folder or database with the problem.
+        location: Location,
         /// The problem.
         problem: Problem,
     },
+    /// A concurrent change came first. Nothing was changed, and the same call may succeed now.
+    #[error("a concurrent change came first")]
+    Conflict,
+    /// The database cannot be reached, or takes no changes. Nothing was changed.
+    #[error("cannot reach the database: {0}")]
+    Unreachable(String),
+    /// No reading of the revision can be relied on yet.
+    #[error("the database was not read yet")]
+    Lapsed,
+    /// The connection was lost during the commit, so the changes may be made or not.
+    #[error("it is not known whether the change is committed: {0}")]
+    Unknown(String),
     /// The transaction is committed, but a later step failed. It is not confirmed that every server
     /// sees the change, or that no copy of a removed hash is left.
     #[error("the change is committed, but {0}")]
@@ -245,6 +321,20 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Makes the error of a file with a problem.
+    fn refused(path: &Path, problem: Problem) -> Self {
+        Self::Refused { location: path.to_owned().into(), problem }
+    }
+
+    /// Returns an error with the same text, for another caller that waits for the same result.
+    fn repeat(&self) -> Self {
+        match self {
+            Self::Unreachable(why) => Self::Unreachable(why.clone()),
+            Self::BadRecord { user, why } => Self::BadRecord { user: user.clone(), why: *why },
+            other => Self::failed(other.to_string()),
+        }
+    }
+
     /// Makes the error of a failure without a cause of its own.
     pub(crate) fn failed(message: impl Into<String>) -> Self {
         Self::Failed(SystemError { message: message.into(), source: None })
@@ -297,11 +387,21 @@ fn replace_hash(
     old: &StoredHash,
     new: StoredHash,
 ) -> Result<bool, StoreError> {
-    let mut transaction = store.begin()?;
+    replace_hash_in(store.begin()?, name, old, new)
+}
+
+/// Replaces the hash of a user in this transaction. No server has to see that: the password stays
+/// the same.
+fn replace_hash_in(
+    mut transaction: Box<dyn Transaction>,
+    name: &UserName,
+    old: &StoredHash,
+    new: StoredHash,
+) -> Result<bool, StoreError> {
     match transaction.find(name)? {
         Some(account) if account.hash.as_ref() == Ok(old) => {
             transaction.put(&Account { hash: Ok(new), ..account })?;
-            transaction.commit().wait()?;
+            transaction.commit().outcome()?;
             Ok(true)
         }
         Some(_) | None => Ok(false),

@@ -128,8 +128,8 @@ impl<S: OwnableStore> UserReader for OwnedStore<S> {
         self.0.call(move |store| store.find_with_groups(&name))
     }
 
-    fn is_empty(&self) -> Result<bool, StoreError> {
-        self.0.call(|store| store.is_empty())
+    fn ready(&self) -> Result<(), StoreError> {
+        self.0.call(|store| store.ready())
     }
 
     fn revision(&self, now: Instant) -> Result<Revision, StoreError> {
@@ -155,6 +155,10 @@ impl<S: OwnableStore> UserReader for OwnedStore<S> {
 }
 
 impl<S: OwnableStore> UserStore for OwnedStore<S> {
+    fn is_empty(&self) -> Result<bool, StoreError> {
+        self.0.call(|store| store.is_empty())
+    }
+
     fn contains(&self, name: &UserName) -> Result<bool, StoreError> {
         let name = name.clone();
         self.0.call(move |store| store.contains(&name))

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::domain::{BadRecord, Cost, UserName};
+use super::StoreError;
+use crate::domain::{Account, BadRecord, Cost, StoredHash, UserName};
+use crate::hashing::{exceeds_ceiling, needs_rehash};
 use crate::text::{printable, quoted};
 use crate::time::Timestamp;
 
@@ -19,6 +21,35 @@ pub struct Findings {
 impl From<Vec<Problem>> for Findings {
     fn from(problems: Vec<Problem>) -> Self {
         Self { problems, not_upgraded: NotUpgraded::default() }
+    }
+}
+
+impl Findings {
+    /// Adds the problems of a record, as it was read.
+    pub(super) fn record(&mut self, read: Result<Account, StoreError>, minimum: Cost) {
+        match read {
+            Ok(Account { name: user, hash: Err(why), .. })
+            | Err(StoreError::BadRecord { user, why }) => {
+                self.problems.push(Problem::BadRecord { user, why });
+            }
+            Ok(Account { name, hash: Ok(hash), .. }) => self.add(name, &hash, minimum),
+            Err(e) => self.problems.push(Problem::BadName(e.to_string())),
+        }
+    }
+
+    /// Adds what there is to say about the hash of a user.
+    fn add(&mut self, user: UserName, hash: &StoredHash, minimum: Cost) {
+        if let Some(wrapped) = &hash.wrapped {
+            self.not_upgraded.users += 1;
+            let first = self.not_upgraded.since.get_or_insert(wrapped.imported);
+            *first = wrapped.imported.min(*first);
+            if let Some(rounds) = exceeds_ceiling(hash) {
+                self.problems.push(Problem::TooManyRounds { user: user.clone(), rounds });
+            }
+        }
+        if needs_rehash(&hash.bcrypt, minimum.get()) {
+            self.problems.push(Problem::WeakHash { user, cost: hash.cost(), minimum });
+        }
     }
 }
 
@@ -45,12 +76,21 @@ pub enum Problem {
         /// The newest version that this program knows.
         known: u32,
     },
+    /// The schema has this version, and has to be migrated to `known`.
+    OlderSchema {
+        /// The version in the database.
+        version: i32,
+        /// The version that this program needs.
+        known: i32,
+    },
     /// There is no database, but this companion of one, whose content SQLite would bring back.
     OrphanedCompanion(PathBuf),
     /// The database is damaged, with details if there are any.
     Damaged(Option<String>),
     /// A file or folder can be read or changed by other users.
     File(FileProblem),
+    /// A setting or the state of a PostgreSQL database.
+    Database(DatabaseProblem),
     /// A stored user name is invalid.
     BadName(String),
     /// A stored record is unusable.
@@ -100,6 +140,9 @@ impl fmt::Display for Problem {
             Self::UnknownSchema { version, known } => {
                 write!(f, "its schema is version {version}, and this resttool knows up to {known}")
             }
+            Self::OlderSchema { version, known } => {
+                write!(f, "its schema is version {version}, and this resttool needs {known}")
+            }
             Self::OrphanedCompanion(path) => {
                 let path = printable(&path.to_string_lossy());
                 write!(f, "it is missing, but its companion {path} is there")
@@ -107,6 +150,7 @@ impl fmt::Display for Problem {
             Self::Damaged(None) => f.write_str("it is damaged"),
             Self::Damaged(Some(details)) => write!(f, "it is damaged: {details}"),
             Self::File(problem) => f.write_str(&problem.describe("it")),
+            Self::Database(problem) => problem.fmt(f),
             Self::BadName(why) => f.write_str(why),
             Self::BadRecord { user, why } => f.write_str(&super::describe_record(user, why)),
             Self::TooManyRounds { user, rounds } => {
@@ -121,6 +165,65 @@ impl fmt::Display for Problem {
                 let user = quoted(user.as_str());
                 write!(f, "the hash of user {user} is of cost {cost}, below {minimum}")
             }
+        }
+    }
+}
+
+/// A problem of a PostgreSQL database.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DatabaseProblem {
+    /// The role may not change users.
+    ReadOnlyRole {
+        /// The role.
+        role: String,
+    },
+    /// A failover may lose the last changes, since no standby confirms them.
+    AsynchronousStandbys {
+        /// The connected standbys.
+        count: i64,
+    },
+    /// The clocks of the database and of this machine differ, e.g. for the expiry of users.
+    ClockDiffers {
+        /// The difference in seconds.
+        seconds: i64,
+    },
+    /// A transaction holds the row of the state, so no user can be changed.
+    StateLocked {
+        /// The process of the transaction in the database.
+        pid: i32,
+        /// Its age in seconds.
+        seconds: i64,
+    },
+    /// A trigger that records changes is missing or disabled, so servers do not see them.
+    MissingTrigger {
+        /// The table.
+        table: String,
+        /// The trigger.
+        trigger: String,
+    },
+}
+
+impl fmt::Display for DatabaseProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ReadOnlyRole { role } => {
+                write!(f, "its role {} may not change users", quoted(role))
+            }
+            Self::AsynchronousStandbys { count } => write!(
+                f,
+                "it has {count} standbys and an empty synchronous_standby_names, so a failover may lose the last changes"
+            ),
+            Self::ClockDiffers { seconds } => {
+                write!(f, "its clock and that of this machine differ by {seconds} s")
+            }
+            Self::StateLocked { pid, seconds } => write!(
+                f,
+                "process {pid} has kept its state locked for {seconds} s, so no user can be changed"
+            ),
+            Self::MissingTrigger { table, trigger } => write!(
+                f,
+                "the trigger {trigger} of its table {table} is missing or disabled, so servers may not notice changes"
+            ),
         }
     }
 }

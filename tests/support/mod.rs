@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub mod cli;
 pub mod client;
+pub mod fault_proxy;
+pub mod postgres;
 pub mod program;
 pub mod server;
 pub mod store;

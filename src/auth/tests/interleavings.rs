@@ -130,8 +130,12 @@ fn request(verifier: &Verifier, password: &str) -> bool {
     let keys = verifier.candidate_keys(&credentials);
     let source = Source::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let now = Instant::now();
-    let revision = verifier.revision(now);
-    let lookup = |key| verifier.lookup_cache(key, source, revision?, now);
+    let revision = verifier.store.revision(now).ok();
+    let lookup = |key: &Key| match verifier.lookup_cache(key, source, revision?, now) {
+        CacheLookup::Hit(grant) => Some(grant),
+        CacheLookup::Miss => None,
+        CacheLookup::Outdated(entry) => block_on(verifier.refresh(key, *entry, revision?, now)),
+    };
     if keys.iter().find_map(lookup).is_some() {
         return true;
     }

@@ -15,7 +15,8 @@ use base64::engine::general_purpose::STANDARD;
 use futures_executor::block_on;
 
 use super::cache::CacheEntry;
-use super::verifier::{Attempt, OutdatedHash, Verifier};
+use super::keyed::Key;
+use super::verifier::{Attempt, CacheLookup, OutdatedHash, Verifier};
 use super::*;
 use crate::domain::{
     Account, BadRecord, Cost, Credentials, EncodedCredentials, HashError, LegacyHash, Password,
@@ -317,7 +318,7 @@ fn user_that_expires_while_cached_is_read_again() {
     let verifier = authenticator.verifier();
     let key = verifier.keyed.candidate(&name(), b"right");
     let now = Instant::now();
-    let revision = verifier.revision(now).unwrap();
+    let revision = verifier.store.revision(now).unwrap();
     let entry = verifier.cache().get(&key, now).unwrap();
     verifier.cache().insert(key, CacheEntry { expires: end, revision, ..entry }, now);
     assert_eq!(decide(&authenticator, "right"), Decision::Denied);

@@ -12,6 +12,7 @@ use crate::admin::{
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::input::{FailureList, Input};
 use crate::cli::many::{Warnings, reconcile_many};
+use crate::cli::open::{open_or_create_store, open_store};
 use crate::cli::output::Inputs;
 use crate::cli::report::{Report, diff, summary};
 use crate::cli::secret::{generate, password_in};
@@ -19,7 +20,7 @@ use crate::config::{HashingSettings, OutputSettings};
 use crate::domain::UserName;
 use crate::formats::desired_state::{self, Entry, EntryPassword};
 use crate::fs::folder;
-use crate::store::{self, Location, Problem, StoreError, UserStore};
+use crate::store::{Location, Problem, StoreError, UserStore};
 use crate::text::printable;
 
 /// Reconcile the users with the desired state in a file, in one transaction
@@ -156,15 +157,15 @@ fn open(
     dry_run: bool,
 ) -> Result<(Option<TempDir>, Box<dyn UserStore>), Failure> {
     if !dry_run {
-        return Ok((None, store::open_or_create(location)?));
+        return Ok((None, open_or_create_store(location)?));
     }
-    match store::open(location) {
+    match open_store(location) {
         Err(StoreError::Refused { problem: Problem::Missing, .. }) => {
             let folder = tempfile::tempdir().map_err(|e| {
                 Failure::new(Exit::Failed, format_args!("cannot create a temporary folder: {e}"))
             })?;
             let empty = Location::from(folder.path().join("empty.db"));
-            let store = store::open_or_create(&empty)?;
+            let store = open_or_create_store(&empty)?;
             Ok((Some(folder), store))
         }
         opened => Ok((None, opened?)),

@@ -6,11 +6,12 @@ use crate::admin::{DesiredPassword, DesiredUser, IfExists, IfMissing, ReconcileO
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::input::{FailureList, Input, bad_line, lines, refuse_utf16};
 use crate::cli::many::{Lines, Warnings, line_of, reconcile_many};
+use crate::cli::open::{open_or_create_store, open_store};
 use crate::cli::output::Inputs;
 use crate::cli::report::Report;
 use crate::config::{HashingSettings, OutputSettings};
 use crate::domain::{Password, UserName};
-use crate::store::{self, Location};
+use crate::store::Location;
 
 /// Change many passwords in one transaction, from name:password lines on standard input
 #[derive(Args, Debug)]
@@ -57,8 +58,8 @@ impl Chpasswd {
         warnings.say();
         let mut report = Report::open_bulk(&self.output, &Inputs::new(location, []), "chpasswd")?;
         let (missing, store) = match self.create {
-            true => (IfMissing::Add, store::open_or_create(location)?),
-            false => (IfMissing::Refuse, store::open(location)?),
+            true => (IfMissing::Add, open_or_create_store(location)?),
+            false => (IfMissing::Refuse, open_store(location)?),
         };
         let options = ReconcileOptions::new(missing, IfExists::Replace);
         let options = ReconcileOptions { cost: policy.cost, ..options };

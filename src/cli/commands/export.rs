@@ -7,13 +7,14 @@ use std::time::SystemTime;
 use clap::Args;
 
 use crate::cli::exit::{Exit, Failure, cannot_print, say};
+use crate::cli::open::open_store;
 use crate::cli::options::UserFormat;
 use crate::cli::output::{Inputs, Output, PRIVATE, Refusal};
 use crate::cli::report::write_each;
 use crate::config::QuietSetting;
 use crate::domain::Account;
 use crate::formats::{htpasswd, jsonl};
-use crate::store::{self, Location, StoreError};
+use crate::store::{Location, StoreError};
 use crate::text::printable;
 
 /// Export all users with their hashes to a file that only its owner may read
@@ -42,7 +43,7 @@ impl Export {
 
     pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
         let now = SystemTime::now();
-        let store = store::open(location)?;
+        let store = open_store(location)?;
         let (mut skipped, mut wrapped) = (0, 0);
         let line = |user: &Account| {
             let unusable = |why| StoreError::BadRecord { user: user.name.clone(), why };

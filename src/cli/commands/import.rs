@@ -12,6 +12,7 @@ use crate::cli::duplicates::{Duplicates, LineIndex, SecondLine};
 use crate::cli::exit::{Failure, cannot_read_again, say};
 use crate::cli::input::{Input, ReadInput, bad_line, has_changed};
 use crate::cli::many::{line_of, reconcile_many};
+use crate::cli::open::open_or_create_store;
 use crate::cli::options::UserFormat;
 use crate::cli::output::Inputs;
 use crate::cli::report::Report;
@@ -21,7 +22,7 @@ use crate::formats::ImportedHash;
 use crate::formats::htpasswd::{self, HtpasswdError};
 use crate::formats::jsonl::{self, ImportedUser, JsonlError};
 use crate::hashing::{max_rounds, needs_rehash};
-use crate::store::{self, Location};
+use crate::store::Location;
 use crate::text::printable;
 use crate::time::Timestamp;
 
@@ -117,7 +118,7 @@ impl Import {
             report.say(&format!("{users}: hashing with bcrypt of cost {}", cost.get()));
         }
         let options = ReconcileOptions { cost, ..ReconcileOptions::new(IfMissing::Add, existing) };
-        let store = store::open_or_create(location)?;
+        let store = open_or_create_store(location)?;
         let mut changes = report.spool();
         reconcile_many(&*store, &users, &mut changes, &options, "importing", line_of)?;
         report.publish(changes)?;
@@ -368,8 +369,8 @@ mod tests {
 
     use super::*;
     use crate::admin::reconcile_into;
+    use crate::store::UserStore;
     use crate::store::mock::{Call, MockStore};
-    use crate::store::{UserReader, UserStore};
 
     const HASH: &str = "$2y$10$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 

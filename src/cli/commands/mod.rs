@@ -49,6 +49,7 @@ commands! {
     throttle: Throttle,
     check: Check,
     backup: Backup,
+    database: Database,
     print: Print,
     completions: Completions,
     man: Man,

@@ -6,13 +6,14 @@ use crate::admin::{
     ChangeKind, DesiredPassword, DesiredUser, IfExists, IfMissing, ReconcileOptions,
 };
 use crate::cli::exit::Failure;
+use crate::cli::open::open_store;
 use crate::cli::output::Inputs;
 use crate::cli::report::Report;
 use crate::cli::secret::{NewSecret, NewSecretOptions};
 use crate::cli::single::{command, reconcile_one, record_one};
 use crate::config::{HashingSettings, OutputSettings};
 use crate::domain::UserName;
-use crate::store::{self, Location, StoreError};
+use crate::store::{Location, StoreError};
 use crate::text::printable;
 
 /// Change a user's password; the old one is refused from the next request on
@@ -48,7 +49,7 @@ impl Passwd {
         let secret = NewSecret::open(&self.secret)?;
         let inputs = Inputs::new(location, self.secret.password.known.password_file.as_deref());
         let mut report = Report::open(&self.output, &inputs)?;
-        let store = store::open(location)?;
+        let store = open_store(location)?;
         // Fail before the prompt for a password.
         if !store.contains(&name)? {
             // Another process may have removed the user just before.

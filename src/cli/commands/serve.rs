@@ -28,7 +28,7 @@ use crate::config::{self, ProxySettingsError, ServeSettings};
 use crate::domain::{Cost, GroupName, UserName};
 use crate::fs::absolute;
 use crate::http::{self, HttpConfig, Listener, OpsConfig, Service, Socket, Tls, TlsHint};
-use crate::store::{self, Location, Problem, StoreError, UserStore};
+use crate::store::{self, Location, Problem, StoreError, UserReader, UserStore};
 use crate::text::shell_word;
 
 /// Check the user name and password of each request, and pass it to an API
@@ -134,14 +134,11 @@ impl Serve {
             say("resttool: the settings, the store and the certificate are valid");
             return Ok(());
         }
-        let store = open(location)?;
+        let required = auth.require_groups.iter().chain(settings.proxy.rules.groups());
+        let (store, users) = open(location, required.collect())?;
         let (socket, listening) = address.listen(settings)?;
         let operators = operators.map(|address| address.listen_for_operators()).transpose()?;
         let control = control::listen(location, settings.control.path())?;
-        let users = store.count()?;
-        let example = first_user(&*store)?;
-        let required = auth.require_groups.iter().chain(settings.proxy.rules.groups());
-        warn_about_empty_groups(&*store, required.collect());
         let authenticator = Authenticator::new(store, &auth).map_err(|e| {
             Failure::new(Exit::Failed, format_args!("cannot start hash workers: {e}"))
         })?;
@@ -161,8 +158,11 @@ impl Serve {
             let startup = Startup {
                 listening: &listening,
                 location,
-                users,
-                example: example.as_ref().map(UserName::as_str),
+                users: users.as_ref().map(|users| users.count),
+                example: users
+                    .as_ref()
+                    .and_then(|users| users.first.as_ref())
+                    .map(UserName::as_str),
                 certificate: settings.tls_cert.as_deref(),
                 upstream: settings.proxy.upstream.as_ref().map(ToString::to_string),
             };
@@ -183,12 +183,42 @@ impl Serve {
     }
 }
 
-/// Opens the store. Only the default one is created, since another path may be mistyped.
-fn open(location: &Location) -> Result<Box<dyn UserStore>, StoreError> {
-    if config::default_location().as_ref() == Some(location) {
+/// The users at the start of the server.
+struct UsersAtStart {
+    count: u64,
+    /// An example of a user. One with an unusable record is none.
+    first: Option<UserName>,
+}
+
+impl UsersAtStart {
+    /// Looks at the users once, and warns of groups without members.
+    fn look_at(store: &dyn UserStore, required: BTreeSet<&GroupName>) -> Result<Self, StoreError> {
+        let (count, first) = (store.count()?, first_user(store)?);
+        warn_about_empty_groups(store, required);
+        Ok(Self { count, first })
+    }
+}
+
+/// Opens the store. Only the default one is created, since another path may be mistyped. The users of
+/// a database that cannot be reached are not known yet.
+fn open(
+    location: &Location,
+    required: BTreeSet<&GroupName>,
+) -> Result<(Box<dyn UserReader>, Option<UsersAtStart>), StoreError> {
+    let opened = if config::default_location().as_ref() == Some(location) {
         store::open_or_create(location)
     } else {
         store::open(location)
+    };
+    let opened = match (location, opened) {
+        (Location::Postgres(_), Err(StoreError::Unreachable(_))) => None,
+        (_, opened) => Some(opened?),
+    };
+    let users =
+        opened.as_deref().map(|store| UsersAtStart::look_at(store, required)).transpose()?;
+    match (location, opened) {
+        (Location::File(_), Some(store)) => Ok((store, users)),
+        _ => Ok((store::open_reader(location)?, users)),
     }
 }
 

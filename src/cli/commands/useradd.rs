@@ -6,6 +6,7 @@ use crate::admin::{
     ChangeKind, DesiredPassword, DesiredUser, GroupsEdit, IfExists, IfMissing, ReconcileOptions,
 };
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::open::open_or_create_store;
 use crate::cli::options::{ExpiryOption, ListedGroup, groups, listed_group};
 use crate::cli::output::Inputs;
 use crate::cli::report::Report;
@@ -13,7 +14,7 @@ use crate::cli::secret::{NewSecret, NewSecretOptions};
 use crate::cli::single::{changed, command, reconcile_one, record_one, warn_about_expiry};
 use crate::config::{HashingSettings, OutputSettings};
 use crate::domain::UserName;
-use crate::store::{self, Location, StoreError};
+use crate::store::{Location, StoreError};
 use crate::text::printable;
 
 /// Add a user
@@ -81,7 +82,7 @@ impl Useradd {
         let inputs = Inputs::new(location, self.secret.password.known.password_file.as_deref());
         warn_about_expiry(self.expiry.get());
         let mut report = Report::open(&self.output, &inputs)?;
-        let store = store::open_or_create(location)?;
+        let store = open_or_create_store(location)?;
         let existing = match (self.update, self.if_not_exists) {
             (true, _) => IfExists::Compare,
             (_, true) => IfExists::Skip,

@@ -8,12 +8,13 @@ use crate::admin::{ChangeKind, IfGone, RemoveError, remove};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::input::FailureList;
 use crate::cli::many::record_many;
+use crate::cli::open::open_store;
 use crate::cli::output::Inputs;
 use crate::cli::report::Report;
 use crate::cli::single::record_one;
 use crate::config::OutputSettings;
 use crate::domain::UserName;
-use crate::store::{self, Location, StoreError};
+use crate::store::{Location, StoreError};
 use crate::text::printable;
 
 /// Remove users; their passwords are refused from the next request on
@@ -50,7 +51,7 @@ impl Userdel {
         if let [name] = self.names.as_slice() {
             let name = UserName::parse(name)?;
             let mut report = Report::open(&self.output, &inputs)?;
-            let store = store::open(location)?;
+            let store = open_store(location)?;
             let changes =
                 remove(&*store, std::slice::from_ref(&name), missing).map_err(|e| match e {
                     RemoveError::Missing(_) => StoreError::NoSuchUser.into(),
@@ -69,7 +70,7 @@ impl Userdel {
         }
         let names = self.unique_names()?;
         let mut report = Report::open_bulk(&self.output, &inputs, "userdel")?;
-        let changes = remove(&*store::open(location)?, &names, missing).map_err(|e| match e {
+        let changes = remove(&*open_store(location)?, &names, missing).map_err(|e| match e {
             RemoveError::Missing(names) => no_such_users(names),
             RemoveError::Store(e) => e.into(),
         })?;

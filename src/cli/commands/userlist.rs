@@ -9,6 +9,7 @@ use clap::builder::PossibleValuesParser;
 use wildmatch::WildMatch;
 
 use crate::cli::exit::{Failure, cannot_list, print_list};
+use crate::cli::open::open_store;
 use crate::cli::options::group_name;
 use crate::cli::report::{UserJson, json, write_each};
 use crate::cli::table::table;
@@ -16,7 +17,7 @@ use crate::cli::terminal;
 use crate::config::JsonSetting;
 use crate::domain::{Account, GroupName, LegacyScheme, StoredHash};
 use crate::hashing::needs_rehash;
-use crate::store::{self, Location};
+use crate::store::Location;
 
 /// List users, without their hashes
 #[derive(Args, Debug)]
@@ -83,7 +84,7 @@ impl Userlist {
                     })
                 })
         };
-        let store = store::open(location)?;
+        let store = open_store(location)?;
         if self.json.json {
             let mut out = io::BufWriter::new(io::stdout().lock());
             let line = |user: &Account| match matches(user) {

@@ -6,13 +6,14 @@ use crate::admin::{
     ChangeKind, DesiredPassword, DesiredUser, GroupsEdit, IfExists, IfMissing, ReconcileOptions,
 };
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::open::open_store;
 use crate::cli::options::{ExpiryOption, ListedGroup, groups, listed_group};
 use crate::cli::output::Inputs;
 use crate::cli::report::Report;
 use crate::cli::single::{changed, reconcile_one, record_one, warn_about_expiry};
 use crate::config::OutputSettings;
 use crate::domain::UserName;
-use crate::store::{self, Location};
+use crate::store::Location;
 use crate::text::printable;
 
 /// Change a user's groups, lock, expiry or name
@@ -70,7 +71,7 @@ impl Usermod {
         let desired = self.desired(name.clone())?;
         warn_about_expiry(self.expiry.get());
         let mut report = Report::open(&self.output, &Inputs::new(location, []))?;
-        let store = store::open(location)?;
+        let store = open_store(location)?;
         let options = ReconcileOptions::new(IfMissing::Refuse, IfExists::Replace);
         let change = reconcile_one(&*store, &desired, &options)?;
         record_one(&mut report, &change, None)?;

@@ -5,11 +5,12 @@ use serde::Serialize;
 
 use crate::auth::{self, Outcome};
 use crate::cli::exit::{Exit, Failure, print, say};
+use crate::cli::open::open_store;
 use crate::cli::report::json;
 use crate::cli::secret::{KnownPassword, PasswordOptions};
 use crate::config::{JsonSetting, QuietSetting};
 use crate::domain::{Credentials, UserName};
-use crate::store::{self, Location};
+use crate::store::Location;
 use crate::text::printable;
 
 /// Check a password as the server does; exits with 0 if it is granted, 3 if not, 6 if the user does
@@ -41,7 +42,7 @@ impl Verify {
     pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
         let user = UserName::parse(&self.name)?;
         let input = KnownPassword::open(&self.password)?;
-        let store = store::open(location)?;
+        let store = open_store(location)?;
         let password = input.get(&user)?;
         let credentials = Credentials { user, password };
         let reason = match auth::check(&*store, &credentials)? {

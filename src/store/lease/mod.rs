@@ -5,15 +5,29 @@
 //! reading is dated before it is taken. It is relied on for the length of the lease. A change waits
 //! for at least that length after its commit before its command returns. So a reading that a later
 //! request relies on was taken after the commit.
+//!
+//! SQLite reads when a request needs it, within [`LOCAL`]. PostgreSQL is read by a timer, and
+//! [`Follower`] says which users have changed.
+
+mod changed_names;
+mod follower;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Revision;
+pub(super) use changed_names::ChangedNames;
+pub(super) use follower::{Answer, Changes, Follower, StateTag};
 
 /// The length of the lease of a store on this machine. A change waits as long before it returns.
 pub(crate) const LOCAL: Duration = Duration::from_millis(1);
+
+/// Returns the time that a change waits after its commit if other machines hold leases of this
+/// length. Their clocks may run up to 8 % slower than this one, and this one 8 % faster.
+pub(super) fn wait_for_machines(length: Duration) -> Duration {
+    length + length / 4
+}
 
 /// A reading of the revision. Times are those of one clock.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

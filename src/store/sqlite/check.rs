@@ -11,8 +11,7 @@ use rustix::fs::OFlags;
 use super::connection::{connect_read_only, store_error};
 use super::schema::{APPLICATION_ID, version};
 use super::{companions, exists, real, rows};
-use crate::domain::{Account, Cost, StoredHash, UserName};
-use crate::hashing::{exceeds_ceiling, needs_rehash};
+use crate::domain::Cost;
 use crate::store::access::{file_problems, folder_problems};
 use crate::store::{BUSY_TIMEOUT, FileProblem, Findings, Problem, StoreError, cannot};
 use crate::text::printable;
@@ -32,7 +31,7 @@ pub(in crate::store) fn check_files(path: &Path) -> Result<Vec<Problem>, StoreEr
 /// Returns the error of a store that does not exist.
 pub(super) fn missing(path: &Path) -> StoreError {
     let problem = orphaned_companion(path).unwrap_or(Problem::Missing);
-    StoreError::Refused { path: path.to_owned(), problem }
+    StoreError::refused(path, problem)
 }
 
 /// Returns the problem of a companion without a database. SQLite creates companions after the
@@ -79,7 +78,7 @@ pub(super) fn refuse_problems(path: &Path) -> Result<(), StoreError> {
 }
 
 pub(super) fn refused(problem: FileProblem) -> StoreError {
-    StoreError::Refused { path: problem.path.clone(), problem: Problem::File(problem) }
+    StoreError::Refused { location: problem.path.clone().into(), problem: Problem::File(problem) }
 }
 
 /// Returns the problems of the files. `path` has no links.
@@ -90,7 +89,7 @@ fn problems(path: &Path) -> Result<Vec<FileProblem>, StoreError> {
     problems.extend(file_problems(path, &companions).map_err(failed)?);
     // Advice is given about stores only, not about other files.
     if !problems.is_empty() && !is_store(path).map_err(failed)? {
-        return Err(StoreError::Refused { path: path.to_owned(), problem: Problem::NotAStore });
+        return Err(StoreError::refused(path, Problem::NotAStore));
     }
     Ok(problems)
 }
@@ -136,31 +135,7 @@ fn records(
     let mut rows = statement.query([]).map_err(failed)?;
     let mut findings = Findings::default();
     while let Some(row) = rows.next().map_err(failed)? {
-        match rows::account(row) {
-            Ok(Account { name: user, hash: Err(why), .. })
-            | Err(StoreError::BadRecord { user, why }) => {
-                findings.problems.push(Problem::BadRecord { user, why });
-            }
-            Ok(Account { name, hash: Ok(hash), .. }) => findings.add(name, &hash, minimum),
-            Err(e) => findings.problems.push(Problem::BadName(e.to_string())),
-        }
+        findings.record(rows::account(row), minimum);
     }
     Ok(findings)
-}
-
-impl Findings {
-    /// Adds what there is to say about the hash of a user.
-    fn add(&mut self, user: UserName, hash: &StoredHash, minimum: Cost) {
-        if let Some(wrapped) = &hash.wrapped {
-            self.not_upgraded.users += 1;
-            let first = self.not_upgraded.since.get_or_insert(wrapped.imported);
-            *first = wrapped.imported.min(*first);
-            if let Some(rounds) = exceeds_ceiling(hash) {
-                self.problems.push(Problem::TooManyRounds { user: user.clone(), rounds });
-            }
-        }
-        if needs_rehash(&hash.bcrypt, minimum.get()) {
-            self.problems.push(Problem::WeakHash { user, cost: hash.cost(), minimum });
-        }
-    }
 }

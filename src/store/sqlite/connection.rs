@@ -52,7 +52,7 @@ pub(super) fn is_busy(e: &rusqlite::Error) -> bool {
 
 /// Translates an error of the library.
 pub(super) fn store_error(e: rusqlite::Error, path: &Path) -> StoreError {
-    let refused = |problem| StoreError::Refused { path: path.to_owned(), problem };
+    let refused = |problem| StoreError::refused(path, problem);
     match e.sqlite_error_code() {
         _ if is_busy(&e) => StoreError::Busy,
         Some(ErrorCode::NotADatabase) => refused(Problem::NotAStore),

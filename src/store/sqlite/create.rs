@@ -27,7 +27,7 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
         return Err(refused(problem));
     }
     if let Some(problem) = orphaned_companion(path) {
-        return Err(StoreError::Refused { path: path.to_owned(), problem });
+        return Err(StoreError::refused(path, problem));
     }
     let fresh =
         tempfile::Builder::new().prefix(".resttool-new-").tempfile_in(folder).map_err(failed)?;

@@ -147,8 +147,8 @@ impl UserReader for SqliteStore {
         })
     }
 
-    fn is_empty(&self) -> Result<bool, StoreError> {
-        self.query("SELECT NOT EXISTS (SELECT 1 FROM users)", [], |row| row.get(0))
+    fn ready(&self) -> Result<(), StoreError> {
+        self.is_empty().map(drop)
     }
 
     fn revision(&self, now: Instant) -> Result<Revision, StoreError> {
@@ -192,6 +192,10 @@ impl UserReader for SqliteStore {
 }
 
 impl UserStore for SqliteStore {
+    fn is_empty(&self) -> Result<bool, StoreError> {
+        self.query("SELECT NOT EXISTS (SELECT 1 FROM users)", [], |row| row.get(0))
+    }
+
     fn contains(&self, name: &UserName) -> Result<bool, StoreError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM users WHERE name = ?1)";
         self.query(sql, [name.as_str()], |row| row.get(0))

@@ -58,7 +58,7 @@ pub(super) fn migrate(
 /// for an empty database, and would overwrite the rest of it.
 pub(super) fn version(connection: &Connection, path: &Path) -> Result<u32, StoreError> {
     let failed = |e| store_error(e, path);
-    let refused = |problem| Err(StoreError::Refused { path: path.to_owned(), problem });
+    let refused = |problem| Err(StoreError::refused(path, problem));
     let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let application = number("application_id").map_err(failed)?;
     let version = number("user_version").map_err(failed)?;

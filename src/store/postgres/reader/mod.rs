@@ -1,0 +1,379 @@
+//! The store as a server reads it: one thread with one connection, which renews the lease by a timer.
+//!
+//! Decides when the revision is read, and what happens without a connection. No other thread waits
+//! for the network, except hash workers for the record of a user.
+
+mod queries;
+mod schedule;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::boot_clock::boot_time;
+use super::connect::{ConnectionParams, Link};
+use super::session::runtime;
+use super::transaction;
+use crate::domain::{Groups, StoredHash, User, UserName};
+use crate::store::lease::{ChangedNames, Follower, Lease};
+use crate::store::owned::{cannot_start, lost};
+use crate::store::{FoundUser, Revision, StoreError, UserReader, replace_hash_in};
+use queries::{Lookups, read_state};
+use schedule::{Due, Schedule};
+
+/// The time that a request waits for the next reading.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// The limit of the time of a query. The connection is given up after it.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The pause after an attempt to connect that has failed.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Users as a server reads them.
+pub(in crate::store) struct PostgresReader {
+    params: Arc<ConnectionParams>,
+    shared: Arc<Shared>,
+    /// `None` while the thread ends.
+    jobs: Option<mpsc::UnboundedSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    runtime: Handle,
+}
+
+/// The state that the thread shares with requests.
+struct Shared {
+    lease: Lease,
+    changed: ChangedNames,
+    /// The time of the last request in milliseconds.
+    used: AtomicU64,
+    /// Wakes the thread when a request comes after a pause.
+    wake: Notify,
+    /// Changes with each reading, and with each failure.
+    readings: watch::Sender<u64>,
+    connection: Mutex<ConnectionState>,
+}
+
+#[derive(Debug)]
+enum ConnectionState {
+    /// The thread has not tried to connect yet.
+    Starting,
+    Up,
+    Down {
+        since: Duration,
+        why: String,
+    },
+}
+
+/// A look-up of one user, for the thread.
+struct Job {
+    name: UserName,
+    with_groups: bool,
+    reply: Reply,
+}
+
+enum Reply {
+    /// To a thread that waits.
+    Blocking(std::sync::mpsc::SyncSender<Result<FoundUser, StoreError>>),
+    Later(oneshot::Sender<Result<FoundUser, StoreError>>),
+}
+
+impl Reply {
+    /// The other end may be gone. Then the answer is dropped.
+    fn send(self, found: Result<FoundUser, StoreError>) {
+        match self {
+            Self::Blocking(reply) => drop(reply.send(found)),
+            Self::Later(reply) => drop(reply.send(found)),
+        }
+    }
+}
+
+impl PostgresReader {
+    /// Starts the thread, and returns without a connection.
+    pub(super) fn start(params: ConnectionParams) -> Result<Self, StoreError> {
+        let params = Arc::new(params);
+        let shared = Arc::new(Shared {
+            lease: Lease::default(),
+            changed: ChangedNames::default(),
+            used: AtomicU64::new(millis(boot_time())),
+            wake: Notify::new(),
+            readings: watch::Sender::new(0),
+            connection: Mutex::new(ConnectionState::Starting),
+        });
+        let (jobs, waiting) = mpsc::unbounded_channel();
+        let runtime = runtime()?;
+        let handle = runtime.handle().clone();
+        let of_thread = (Arc::clone(&params), Arc::clone(&shared));
+        let work = move || {
+            let (params, shared) = of_thread;
+            runtime.block_on(follow(&params, &shared, waiting));
+        };
+        let thread = thread::Builder::new().name("database".to_owned()).spawn(work);
+        let thread = Some(thread.map_err(cannot_start)?);
+        Ok(Self { params, shared, jobs: Some(jobs), thread, runtime: handle })
+    }
+
+    fn submit(&self, name: &UserName, with_groups: bool, reply: Reply) {
+        let job = Job { name: name.clone(), with_groups, reply };
+        // A thread that has ended drops the reply, which the other end notices.
+        if let Some(jobs) = &self.jobs {
+            drop(jobs.send(job));
+        }
+    }
+
+    fn look_up_now(&self, name: &UserName, with_groups: bool) -> Result<FoundUser, StoreError> {
+        let (reply, found) = sync_channel(1);
+        self.submit(name, with_groups, Reply::Blocking(reply));
+        found.recv().unwrap_or_else(|_| Err(lost()))
+    }
+}
+
+impl Drop for PostgresReader {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl UserReader for PostgresReader {
+    fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
+        Ok(self.look_up_now(name, false)?.map(|(user, _)| user))
+    }
+
+    fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
+        self.look_up_now(name, true)
+    }
+
+    fn look_up(&self, name: &UserName) -> BoxFuture<'static, Result<FoundUser, StoreError>> {
+        let (reply, found) = oneshot::channel();
+        self.submit(name, true, Reply::Later(reply));
+        Box::pin(async { found.await.unwrap_or_else(|_| Err(lost())) })
+    }
+
+    fn ready(&self) -> Result<(), StoreError> {
+        match &*self.shared.connection() {
+            ConnectionState::Up => Ok(()),
+            ConnectionState::Starting => Err(StoreError::Lapsed),
+            ConnectionState::Down { why, .. } => Err(StoreError::Unreachable(why.clone())),
+        }
+    }
+
+    /// Reads the clock anew, since leases are of a clock that runs on while the machine sleeps. The
+    /// time is later than `now`, so less is granted.
+    fn revision(&self, _: Instant) -> Result<Revision, StoreError> {
+        let now = boot_time();
+        self.shared.is_used(now);
+        match self.shared.lease.current(now) {
+            Some(revision) => Ok(revision),
+            None => Err(self.ready().err().unwrap_or(StoreError::Lapsed)),
+        }
+    }
+
+    fn next_revision(&self) -> BoxFuture<'static, Result<Revision, StoreError>> {
+        let shared = Arc::clone(&self.shared);
+        // On the thread of the database, whose clock limits the time.
+        let waiting = self.runtime.spawn(async move {
+            let mut readings = shared.readings.subscribe();
+            let next = async {
+                loop {
+                    if let Some(revision) = shared.lease.current(boot_time()) {
+                        return Ok(revision);
+                    }
+                    if readings.changed().await.is_err() {
+                        return Err(lost());
+                    }
+                }
+            };
+            tokio::time::timeout(WAIT, next).await.unwrap_or(Err(StoreError::Lapsed))
+        });
+        Box::pin(async { waiting.await.unwrap_or_else(|_| Err(lost())) })
+    }
+
+    fn is_unchanged(&self, name: &UserName, since: Revision) -> bool {
+        self.shared.changed.is_unchanged(name.as_str(), since)
+    }
+
+    fn reading_age(&self, _: Instant) -> Option<Duration> {
+        self.shared.lease.age(boot_time())
+    }
+
+    /// Connects anew, since transactions block.
+    fn replace_hash(
+        &self,
+        name: &UserName,
+        old: &StoredHash,
+        new: StoredHash,
+    ) -> Result<bool, StoreError> {
+        replace_hash_in(transaction::begin(Arc::clone(&self.params), None)?, name, old, new)
+    }
+
+    fn checkpoint(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Records that a request has come.
+    fn is_used(&self, now: Duration) {
+        let now = millis(now);
+        let before = self.used.load(Ordering::Relaxed);
+        // Written once a second, so that not every request takes the line from the other threads.
+        if now.saturating_sub(before) >= 1000 {
+            self.used.store(now, Ordering::Relaxed);
+            self.wake.notify_one();
+        }
+    }
+
+    fn last_used(&self) -> Duration {
+        Duration::from_millis(self.used.load(Ordering::Relaxed))
+    }
+
+    fn connection(&self) -> MutexGuard<'_, ConnectionState> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records a usable connection. Logs the end of an interruption.
+    fn is_up(&self) {
+        let before = std::mem::replace(&mut *self.connection(), ConnectionState::Up);
+        if let ConnectionState::Down { since, .. } = before {
+            let lost = boot_time().saturating_sub(since);
+            log::info!("the database is reachable again after {:.1} s", lost.as_secs_f64());
+        }
+    }
+
+    /// Records that there is no connection. Logs the first reason.
+    fn is_down(&self, why: String) {
+        let mut connection = self.connection();
+        let since = match &*connection {
+            ConnectionState::Down { since, .. } => *since,
+            ConnectionState::Up | ConnectionState::Starting => {
+                log::error!("cannot reach the database: {why}");
+                boot_time()
+            }
+        };
+        *connection = ConnectionState::Down { since, why };
+        drop(connection);
+        self.tell();
+    }
+
+    /// Wakes the requests that wait for a reading.
+    fn tell(&self) {
+        self.readings.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Follows the store until the sender of the jobs is gone.
+async fn follow(
+    params: &ConnectionParams,
+    shared: &Shared,
+    mut jobs: mpsc::UnboundedReceiver<Job>,
+) {
+    let mut follower = Follower::default();
+    loop {
+        let connected = match refuse_until(&mut jobs, shared, params.connect()).await {
+            Some(connected) => connected,
+            None => return,
+        };
+        let why = match connected {
+            Ok(link) => match use_link(params, shared, &mut follower, link, &mut jobs).await {
+                Some(why) => {
+                    shared.is_down(why);
+                    // The next host may be there already.
+                    continue;
+                }
+                None => return,
+            },
+            Err(e) => e.to_string(),
+        };
+        shared.is_down(why);
+        if refuse_until(&mut jobs, shared, tokio::time::sleep(RETRY)).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Waits without a connection, and refuses all jobs meanwhile. Returns `None` if the sender of the
+/// jobs is gone.
+async fn refuse_until<T>(
+    jobs: &mut mpsc::UnboundedReceiver<Job>,
+    shared: &Shared,
+    done: impl Future<Output = T>,
+) -> Option<T> {
+    let mut done = std::pin::pin!(done);
+    loop {
+        tokio::select! {
+            result = &mut done => return Some(result),
+            job = jobs.recv() => {
+                let why = match &*shared.connection() {
+                    ConnectionState::Down { why, .. } => why.clone(),
+                    ConnectionState::Up | ConnectionState::Starting => "not connected yet".to_owned(),
+                };
+                job?.reply.send(Err(StoreError::Unreachable(why)));
+            }
+        }
+    }
+}
+
+/// Uses a connection until it fails. Returns the reason, or `None` if the sender of the jobs is gone.
+async fn use_link(
+    params: &ConnectionParams,
+    shared: &Shared,
+    follower: &mut Follower,
+    link: Link,
+    jobs: &mut mpsc::UnboundedReceiver<Job>,
+) -> Option<String> {
+    let Link { client, mut driver, .. } = link;
+    let client = &client;
+    let mut closed = std::pin::pin!(driver.ended());
+    let mut lookups = Lookups::default();
+    let mut running = FuturesUnordered::new();
+    let mut schedule = Schedule::default();
+    loop {
+        let due = schedule.due(boot_time(), shared.last_used());
+        if due == Due::Now {
+            schedule.sent(boot_time());
+            match read_state(client, &params.url, follower, shared).await {
+                Ok(length) => schedule.renewed(length),
+                Err(why) => return Some(why),
+            }
+            continue;
+        }
+        let pause = async {
+            match due {
+                Due::In(pause) => tokio::time::sleep(pause).await,
+                Due::Now | Due::WhenUsed => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            why = &mut closed => return Some(why),
+            () = pause => {}
+            () = shared.wake.notified() => {}
+            job = jobs.recv() => {
+                if let Some(next) = lookups.add(job?) {
+                    running.push(queries::run(client, next));
+                }
+            }
+            Some((key, found)) = running.next() => {
+                if let Some(next) = lookups.answer(&key, &found) {
+                    running.push(queries::run(client, next));
+                }
+                if let Err(StoreError::Unreachable(why)) = found {
+                    return Some(why);
+                }
+            }
+        }
+    }
+}
