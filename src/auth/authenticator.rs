@@ -38,14 +38,14 @@ pub struct Authenticator {
 }
 
 /// The most requests that wait for a reading of the store.
-const MAX_WAITERS: usize = 1024;
+pub(super) const MAX_WAITERS: usize = 1024;
 
 /// A request that waits for a reading of the store.
-struct Waiter<'a>(&'a AtomicUsize);
+pub(super) struct Waiter<'a>(&'a AtomicUsize);
 
 impl<'a> Waiter<'a> {
     /// Returns `None` if as many wait as may.
-    fn enter(waiters: &'a AtomicUsize) -> Option<Self> {
+    pub(super) fn enter(waiters: &'a AtomicUsize) -> Option<Self> {
         let waiter = Self(waiters);
         (waiters.fetch_add(1, Ordering::Relaxed) < MAX_WAITERS).then_some(waiter)
     }

@@ -16,7 +16,7 @@ use slab::Slab;
 
 use super::Grant;
 use crate::domain::{GroupName, Groups, User, UserName};
-use crate::store::{Revision, StoreError};
+use crate::store::{FoundUser, Revision, StoreError};
 use crate::time::Timestamp;
 
 /// The time after which a stream ends if the store could not be read since.
@@ -83,7 +83,7 @@ impl fmt::Display for StreamEnd {
 pub(super) type EndedStreams = BTreeMap<(UserName, StreamEnd), usize>;
 
 /// A look-up of a user. `None` if it failed.
-type Found = Option<Option<(User, Arc<Groups>)>>;
+type Found = Option<Option<FoundUser>>;
 
 impl OpenStreams {
     /// Adds the streams of one more thread.
@@ -176,7 +176,7 @@ impl StreamCheck {
     /// Reads the records, without a lock.
     pub(super) fn look_up(
         &mut self,
-        find: impl Fn(&UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError>,
+        find: impl Fn(&UserName) -> Result<Option<FoundUser>, StoreError>,
     ) {
         for (user, found) in &mut self.found {
             *found = find(user).ok();
@@ -216,9 +216,9 @@ impl StreamEntry {
     ) -> Result<(), StreamEnd> {
         let is_unchanged = revision.is_some() && self.checked == revision;
         if let Some(Some(record)) = found.filter(|_| !is_unchanged) {
-            let (user, groups) = record.as_ref().ok_or(StreamEnd::Removed)?;
+            let FoundUser { user, groups, state } = record.as_ref().ok_or(StreamEnd::Removed)?;
             self.admit(user, groups, required)?;
-            self.checked = revision;
+            self.checked = state.revision(revision);
             self.expires = user.expires;
         } else if !is_unchanged {
             // Opened during this check, or the store cannot be read.

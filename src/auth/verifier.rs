@@ -16,7 +16,7 @@ use crate::domain::{
     Cost, Credentials, Groups, PasswordHash, PresentedPassword, StoredHash, User, UserName,
 };
 use crate::hashing::{self, BcryptKey, HashingError, needs_rehash};
-use crate::store::{Revision, StoreError, UserReader};
+use crate::store::{FoundUser, Revision, StoreError, UserReader};
 use crate::text::quoted;
 
 /// Credentials to verify, which the cache does not have.
@@ -116,13 +116,13 @@ impl Verifier {
     ) -> Option<Arc<Grant>> {
         // The user is read after the revision, so that the next look-up reads later changes.
         let name = entry.grant.user.clone();
-        let (user, groups) = match self.store.look_up(&name).await {
-            Ok(Some((user, groups)))
-                if self.keyed.hash(&user.hash) == entry.hash
-                    && !user.locked
-                    && !user.has_expired(SystemTime::now()) =>
+        let found = match self.store.look_up(&name).await {
+            Ok(Some(found))
+                if self.keyed.hash(&found.user.hash) == entry.hash
+                    && !found.user.locked
+                    && !found.user.has_expired(SystemTime::now()) =>
             {
-                (user, groups)
+                found
             }
             Ok(_) => {
                 self.cache().remove(key);
@@ -131,7 +131,9 @@ impl Verifier {
             // The verification that follows meets the error too, and logs it.
             Err(_) => return None,
         };
+        let FoundUser { user, groups, state } = found;
         let grant = grant_of(&name, &user, groups);
+        let revision = state.revision(Some(revision))?;
         let current = CacheEntry { revision, expires: user.expires, grant, ..entry };
         Some(self.renew(key, current, true, now))
     }
@@ -160,16 +162,38 @@ impl Verifier {
     /// come first, so that no attempt waits for one of a higher cost. Hashes are replaced after the
     /// last answer.
     pub(super) fn verify(&self, attempts: &[&Attempt], mut answer: impl FnMut(usize, Outcome)) {
-        let mut by_cost: BTreeMap<Cost, Vec<Begun<'_>>> = BTreeMap::new();
+        let all: Vec<_> = attempts.iter().copied().enumerate().collect();
         let mut outdated = Vec::new();
-        for (index, attempt) in attempts.iter().enumerate() {
-            match self.begin(index, attempt) {
-                Err(e) => answer(index, self.unavailable(&e)),
+        let replaced = self.verify_once(&all, &mut outdated, &mut answer);
+        // Another server may have given the password a better hash meanwhile. A second replacement is a
+        // change of the password.
+        for (index, _) in self.verify_once(&replaced, &mut outdated, &mut answer) {
+            answer(index, Outcome::WrongPassword);
+        }
+        self.rehash(&outdated);
+    }
+
+    /// Verifies attempts with their indices. Returns those whose hash was replaced after a match.
+    fn verify_once<'a>(
+        &self,
+        attempts: &[(usize, &'a Attempt)],
+        outdated: &mut Vec<OutdatedHash<'a>>,
+        answer: &mut dyn FnMut(usize, Outcome),
+    ) -> Vec<(usize, &'a Attempt)> {
+        let mut by_cost: BTreeMap<Cost, Vec<Begun<'a>>> = BTreeMap::new();
+        let mut replaced = Vec::new();
+        let mut finish =
+            |begun: &Begun<'a>, compared, answer: &mut dyn FnMut(usize, Outcome)| match self
+                .finish(begun, compared, outdated)
+            {
+                Some(outcome) => answer(begun.index, outcome),
+                None => replaced.push((begun.index, begun.attempt)),
+            };
+        for (index, attempt) in attempts {
+            match self.begin(*index, attempt) {
+                Err(e) => answer(*index, self.unavailable(&e)),
                 Ok(begun) => match self.matched_meanwhile(&begun) {
-                    Some(candidate) => {
-                        let compared = Comparison::Matches { candidate };
-                        answer(index, self.finish(&begun, compared, &mut outdated));
-                    }
+                    Some(candidate) => finish(&begun, Comparison::Matches { candidate }, answer),
                     None => by_cost.entry(begun.hash.cost()).or_default().push(begun),
                 },
             }
@@ -178,7 +202,7 @@ impl Verifier {
             match self.compare(&group) {
                 Ok(compared) => {
                     for (begun, compared) in group.iter().zip(compared) {
-                        answer(begun.index, self.finish(begun, compared, &mut outdated));
+                        finish(begun, compared, answer);
                     }
                 }
                 Err(e) => {
@@ -187,7 +211,7 @@ impl Verifier {
                 }
             }
         }
-        self.rehash(&outdated);
+        replaced
     }
 
     fn begin<'a>(&self, index: usize, attempt: &'a Attempt) -> Result<Begun<'a>, StoreError> {
@@ -222,23 +246,26 @@ impl Verifier {
         Ok(keys.iter().map(|keys| Comparison::of(keys, &mut matches)).collect())
     }
 
-    /// Returns the outcome of an attempt after its hash.
+    /// Returns the outcome of an attempt after its hash, or `None` if the hash of the user was replaced
+    /// after it matched.
     fn finish<'a>(
         &self,
         begun: &Begun<'a>,
         compared: Comparison,
         outdated: &mut Vec<OutdatedHash<'a>>,
-    ) -> Outcome {
+    ) -> Option<Outcome> {
         let Begun { attempt, is_known, ref hash, .. } = *begun;
         let name = &attempt.credentials.user;
         let before = is_known.then_some(hash);
-        let (user, groups, candidate) = match decide(&*self.store, name, before, compared) {
+        let (found, candidate) = match decide(&*self.store, name, before, compared) {
             Ok(Ok(granted)) => granted,
-            Ok(Err(refused)) => return refused,
-            Err(e) => return self.unavailable(&e),
+            Ok(Err(Refusal::HashReplaced)) => return None,
+            Ok(Err(Refusal::Outcome(refused))) => return Some(refused),
+            Err(e) => return Some(self.unavailable(&e)),
         };
+        let FoundUser { user, groups, state } = found;
         let grant = grant_of(name, &user, groups);
-        let entry = attempt.revision.map(|revision| CacheEntry {
+        let entry = state.revision(attempt.revision).map(|revision| CacheEntry {
             hash: self.keyed.hash(hash),
             revision,
             expires: user.expires,
@@ -252,7 +279,7 @@ impl Verifier {
         if is_weak || (self.upgrade && hash.wrapped.is_some()) {
             outdated.push(OutdatedHash { attempt, hash: hash.clone(), entry });
         }
-        Outcome::Verified(grant)
+        Some(Outcome::Verified(grant))
     }
 
     fn unavailable(&self, e: &StoreError) -> Outcome {
@@ -394,14 +421,28 @@ pub(crate) fn check(
     let matches = hashing::verify_all(&pairs).map_err(hashing_failed)?;
     let compared = Comparison::of(&keys, &mut matches.into_iter());
     let decided = decide(store, &credentials.user, before.as_ref(), compared)?;
-    Ok(decided.map_or_else(
-        |refused| refused,
-        |(user, groups, _)| Outcome::Verified(grant_of(&credentials.user, &user, groups)),
-    ))
+    Ok(match decided {
+        Ok((found, _)) => Outcome::Verified(grant_of(&credentials.user, &found.user, found.groups)),
+        Err(Refusal::Outcome(refused)) => refused,
+        Err(Refusal::HashReplaced) => Outcome::WrongPassword,
+    })
 }
 
-/// A granted user with their groups, and the candidate that matched.
-type Granted = (User, Arc<Groups>, usize);
+/// A granted user, and the candidate that matched.
+type Granted = (FoundUser, usize);
+
+/// The reason why a password is not granted.
+enum Refusal {
+    Outcome(Outcome),
+    /// It matched a hash that the user has no more.
+    HashReplaced,
+}
+
+impl From<Outcome> for Refusal {
+    fn from(outcome: Outcome) -> Self {
+        Self::Outcome(outcome)
+    }
+}
 
 /// Decides on a password that was compared with the hash `before`, `None` for an unknown user.
 ///
@@ -411,24 +452,24 @@ fn decide(
     name: &UserName,
     before: Option<&StoredHash>,
     compared: Comparison,
-) -> Result<Result<Granted, Outcome>, StoreError> {
+) -> Result<Result<Granted, Refusal>, StoreError> {
     // The hash took long, so the decision rests on the record as it is now. A refusal does not
     // depend on it, but its time would if only some refusals read it.
     let now = store.find(name)?;
     let (before, candidate) = match (before, compared) {
-        (_, Comparison::TooLong) => return Ok(Err(Outcome::TooLong)),
-        (None, _) => return Ok(Err(Outcome::UnknownUser)),
-        (Some(_), Comparison::Differs) => return Ok(Err(Outcome::WrongPassword)),
+        (_, Comparison::TooLong) => return Ok(Err(Outcome::TooLong.into())),
+        (None, _) => return Ok(Err(Outcome::UnknownUser.into())),
+        (Some(_), Comparison::Differs) => return Ok(Err(Outcome::WrongPassword.into())),
         (Some(before), Comparison::Matches { candidate }) => (before, candidate),
     };
-    if let Err(refused) = admit(now, before) {
+    if let Err(refused) = admit(now.as_ref(), before) {
         return Ok(Err(refused));
     }
     // A grant rests on the record and the groups of one point in time.
-    let Some((user, groups)) = store.find_with_groups(name)? else {
-        return Ok(Err(Outcome::UnknownUser));
+    let Some(found) = store.find_with_groups(name)? else {
+        return Ok(Err(Outcome::UnknownUser.into()));
     };
-    Ok(admit(Some(user), before).map(|user| (user, groups, candidate)))
+    Ok(admit(Some(&found.user), before).map(|()| (found, candidate)))
 }
 
 fn grant_of(name: &UserName, user: &User, groups: Arc<Groups>) -> Arc<Grant> {
@@ -436,14 +477,14 @@ fn grant_of(name: &UserName, user: &User, groups: Arc<Groups>) -> Arc<Grant> {
     Arc::new(Grant { user: name.clone(), groups, credential_version })
 }
 
-/// Returns the user if the password matched their hash, and they may log in now.
-fn admit(user: Option<User>, verified: &StoredHash) -> Result<User, Outcome> {
+/// Checks that the password matched the hash of the user, and that they may log in now.
+fn admit(user: Option<&User>, verified: &StoredHash) -> Result<(), Refusal> {
     match user {
-        None => Err(Outcome::UnknownUser),
-        Some(user) if user.hash != *verified => Err(Outcome::WrongPassword),
-        Some(user) if user.locked => Err(Outcome::Locked),
-        Some(user) if user.has_expired(SystemTime::now()) => Err(Outcome::Expired),
-        Some(user) => Ok(user),
+        None => Err(Outcome::UnknownUser.into()),
+        Some(user) if user.hash != *verified => Err(Refusal::HashReplaced),
+        Some(user) if user.locked => Err(Outcome::Locked.into()),
+        Some(user) if user.has_expired(SystemTime::now()) => Err(Outcome::Expired.into()),
+        Some(_) => Ok(()),
     }
 }
 

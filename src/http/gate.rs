@@ -216,7 +216,10 @@ impl Gate {
                 .insert_header((header::RETRY_AFTER, "1"))
                 .insert_header(PLAIN_TEXT)
                 .body(OVERLOADED),
-            Decision::Unavailable => text(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
+            Decision::Unavailable => response(StatusCode::SERVICE_UNAVAILABLE)
+                .insert_header((header::RETRY_AFTER, "1"))
+                .insert_header(PLAIN_TEXT)
+                .body(UNAVAILABLE),
         }
     }
 }
@@ -275,7 +278,7 @@ pub(super) mod tests {
             (throttled(6001), 429, Some("7")),
             (throttled(1), 429, Some("1")),
             (Decision::Overloaded, 503, Some("1")),
-            (Decision::Unavailable, 503, None),
+            (Decision::Unavailable, 503, Some("1")),
         ] {
             let what = format!("{decision:?}");
             let request = TestRequest::get().to_http_request();

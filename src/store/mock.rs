@@ -7,8 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_util::future::{self, BoxFuture, FutureExt};
+
 use super::lease::{LOCAL, Lease, StoreClock};
-use super::{Revision, StoreError, Transaction, UserReader, UserStore, Visibility};
+use super::{
+    FoundUser, RecordState, Revision, StoreError, Transaction, UserReader, UserStore, Visibility,
+};
 use crate::domain::{Account, Groups, StoredHash, User, UserName};
 
 /// A call of the store, as the hook sees it before it takes effect.
@@ -22,6 +26,7 @@ pub enum Call {
     Ready,
     Count,
     Revision,
+    NextRevision,
     /// The revision is read, since no lease covers it.
     ReadRevision,
     Checkpoint,
@@ -47,6 +52,8 @@ struct MockShared {
     started: StoreClock,
     /// `None` for the real clock, on which waits sleep. Otherwise only waits move the clock.
     clock: Option<Mutex<Instant>>,
+    /// It says which users have changed.
+    knows_names: bool,
     hook: Hook,
 }
 
@@ -54,6 +61,8 @@ struct MockShared {
 struct Data {
     accounts: BTreeMap<UserName, Account>,
     revision: u64,
+    /// The revision of the last change of each user.
+    changed: BTreeMap<UserName, u64>,
     /// A transaction is open.
     writing: bool,
 }
@@ -80,25 +89,41 @@ impl MockStore {
         Self::new(true, Box::new(hook))
     }
 
+    /// Makes a store like [`MockStore::with_still_clock`] that says which users have changed.
+    #[cfg(test)]
+    pub(crate) fn with_names(
+        hook: impl Fn(Call) -> Result<(), StoreError> + Send + Sync + 'static,
+    ) -> Self {
+        Self::make(true, true, Box::new(hook))
+    }
+
     fn new(has_still_clock: bool, hook: Hook) -> Self {
+        Self::make(has_still_clock, false, hook)
+    }
+
+    fn make(has_still_clock: bool, knows_names: bool, hook: Hook) -> Self {
         let started = StoreClock::start();
         let clock = has_still_clock.then(|| Mutex::new(Instant::now()));
         let (data, lease) = (Mutex::default(), Lease::default());
-        Self(Arc::new(MockShared { data, lease, started, clock, hook }))
+        Self(Arc::new(MockShared { data, lease, started, clock, knows_names, hook }))
     }
 
     /// Adds or replaces a user, like another process that commits and does not wait.
     pub fn put(&self, account: Account) {
         let mut data = self.data();
-        data.accounts.insert(account.name.clone(), account);
         data.revision += 1;
+        let revision = data.revision;
+        data.changed.insert(account.name.clone(), revision);
+        data.accounts.insert(account.name.clone(), account);
     }
 
     /// Removes a user, like another process that commits and does not wait.
     pub fn remove(&self, name: &UserName) {
         let mut data = self.data();
-        data.accounts.remove(name);
         data.revision += 1;
+        let revision = data.revision;
+        data.changed.insert(name.clone(), revision);
+        data.accounts.remove(name);
     }
 
     fn call(&self, call: Call) -> Result<(), StoreError> {
@@ -135,9 +160,14 @@ impl UserReader for MockStore {
         Ok(self.account(name)?.map(|(user, _)| user))
     }
 
-    fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
+    fn find_with_groups(&self, name: &UserName) -> Result<Option<FoundUser>, StoreError> {
         self.call(Call::FindWithGroups)?;
-        Ok(self.account(name)?.map(|(user, groups)| (user, Arc::new(groups))))
+        let found = self.account(name)?;
+        Ok(found.map(|(user, groups)| FoundUser {
+            user,
+            groups: Arc::new(groups),
+            state: RecordState::Current,
+        }))
     }
 
     fn ready(&self) -> Result<(), StoreError> {
@@ -158,6 +188,16 @@ impl UserReader for MockStore {
             self.call(Call::ReadRevision)?;
             Ok(Revision(self.data().revision))
         })
+    }
+
+    fn next_revision(&self) -> BoxFuture<'static, Result<Revision, StoreError>> {
+        let next = self.call(Call::NextRevision).and_then(|()| self.revision(Instant::now()));
+        future::ready(next).boxed()
+    }
+
+    fn is_unchanged(&self, name: &UserName, since: Revision) -> bool {
+        let data = self.data();
+        self.0.knows_names && data.changed.get(name).is_none_or(|changed| *changed <= since.0)
     }
 
     fn reading_age(&self, now: Instant) -> Option<Duration> {
@@ -271,8 +311,13 @@ impl Transaction for MockTransaction {
         let outcome = store.call(Call::Commit).and_then(|()| {
             if self.changed {
                 let mut data = store.data();
-                data.accounts = std::mem::take(&mut self.accounts);
                 data.revision += 1;
+                let (before, after) = (&data.accounts, &self.accounts);
+                let is_changed = |name: &&UserName| before.get(*name) != after.get(*name);
+                let names = before.keys().chain(after.keys()).filter(is_changed);
+                let names: Vec<_> = names.map(|name| (name.clone(), data.revision)).collect();
+                data.changed.extend(names);
+                data.accounts = std::mem::take(&mut self.accounts);
             }
             store.call(Call::Committed)
         });

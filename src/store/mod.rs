@@ -38,12 +38,48 @@ pub use problem::{DatabaseProblem, FileProblem, FileProblemKind, Findings, NotUp
 /// commit of another writer.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The record of a user with their groups, or `None` if there is no such user.
-pub type FoundUser = Option<(User, Arc<Groups>)>;
+/// The record of a user with their groups, as of one point in time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FoundUser {
+    /// The record.
+    pub user: User,
+    /// The groups of the user.
+    pub groups: Arc<Groups>,
+    /// The state of the store that has this record.
+    pub state: RecordState,
+}
+
+/// The state of the store that has a record which was read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecordState {
+    /// Any later change has another revision than one that was read before the record.
+    Current,
+    /// The one of this revision.
+    Revision(Revision),
+    /// One without a revision yet. A failover may lose it.
+    Unknown,
+}
+
+impl RecordState {
+    /// Returns the revision from which on changes of the record matter. `before` is one that was read
+    /// before the record.
+    pub(crate) fn revision(self, before: Option<Revision>) -> Option<Revision> {
+        match self {
+            Self::Current => before,
+            Self::Revision(revision) => Some(revision),
+            Self::Unknown => Some(Revision::NONE),
+        }
+    }
+}
 
 /// A state of the store (see [`UserReader::revision`]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub struct Revision(pub u64);
+
+impl Revision {
+    /// Before every other one. A record of this revision is read again.
+    const NONE: Self = Self(0);
+}
 
 /// The store as authentication uses it. All calls block, look-ups for microseconds.
 ///
@@ -62,11 +98,14 @@ pub trait UserReader: Send + Sync {
     ///
     /// # Errors
     /// As [`UserReader::find`].
-    fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError>;
+    fn find_with_groups(&self, name: &UserName) -> Result<Option<FoundUser>, StoreError>;
 
     /// Looks up a user as [`UserReader::find_with_groups`] does. The caller is not blocked by a
     /// network.
-    fn look_up(&self, name: &UserName) -> BoxFuture<'static, Result<FoundUser, StoreError>> {
+    fn look_up(
+        &self,
+        name: &UserName,
+    ) -> BoxFuture<'static, Result<Option<FoundUser>, StoreError>> {
         future::ready(self.find_with_groups(name)).boxed()
     }
 

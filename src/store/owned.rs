@@ -4,15 +4,14 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::lease::LOCAL;
 use super::owner::Owner;
-use super::{Revision, StoreError, Transaction, UserReader, UserStore, Visibility};
-use crate::domain::{Account, Groups, StoredHash, User, UserName};
+use super::{FoundUser, Revision, StoreError, Transaction, UserReader, UserStore, Visibility};
+use crate::domain::{Account, StoredHash, User, UserName};
 
 /// A value on a thread that acts as its owner. It is made, used and dropped there.
 struct OnThread<T> {
@@ -123,7 +122,7 @@ impl<S: OwnableStore> UserReader for OwnedStore<S> {
         self.0.call(move |store| store.find(&name))
     }
 
-    fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
+    fn find_with_groups(&self, name: &UserName) -> Result<Option<FoundUser>, StoreError> {
         let name = name.clone();
         self.0.call(move |store| store.find_with_groups(&name))
     }

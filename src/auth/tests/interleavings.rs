@@ -206,8 +206,8 @@ enum End {
 }
 
 /// Makes a store that takes a step at the relevant calls.
-fn store(end: End, waits: bool) -> MockStore {
-    let store = MockStore::with_still_clock(move |call| {
+fn store(end: End, waits: bool, knows_names: bool) -> MockStore {
+    let hook = move |call| {
         let acts = ACTOR.with_borrow(Option::is_some);
         match call {
             Call::Find | Call::FindWithGroups | Call::Revision | Call::ReadRevision => step(),
@@ -221,7 +221,11 @@ fn store(end: End, waits: bool) -> MockStore {
             }
             _ => Ok(()),
         }
-    });
+    };
+    let store = match knows_names {
+        true => MockStore::with_names(hook),
+        false => MockStore::with_still_clock(hook),
+    };
     store.put(with_hash(OLD));
     store
 }
@@ -233,9 +237,10 @@ fn play(
     change: Change,
     end: End,
     waits: bool,
+    knows_names: bool,
     schedule: &mut Vec<usize>,
 ) -> (Vec<usize>, bool) {
-    let store = store(end, waits);
+    let store = store(end, waits, knows_names);
     // The tables are small, because they are made for every schedule.
     let config = AuthConfig {
         cache_entries: 4,
@@ -295,10 +300,16 @@ fn no_interleaving_grants_after_the_command_has_returned() {
         (Start::Cached, Change::Remove, End::UnknownOutcome),
         (Start::Cached, Change::Lock, End::UnknownOutcome),
     ];
-    for (start, change, end) in committed.chain(others) {
+    let cases = committed.chain(others).map(|(start, change, end)| (start, change, end, false));
+    let with_names = [
+        (Start::Cached, Change::Remove, End::Committed, true),
+        (Start::Outdated, Change::Remove, End::Committed, true),
+        (Start::Outdated, Change::NewHash, End::NoOp, true),
+    ];
+    for (start, change, end, names) in cases.chain(with_names) {
         let played = play_all(|schedule| {
-            let (choices, granted) = play(start, change, end, true, schedule);
-            assert!(!granted, "{start:?}, {change:?}, {end:?}: {schedule:?}");
+            let (choices, granted) = play(start, change, end, true, names, schedule);
+            assert!(!granted, "{start:?}, {change:?}, {end:?}, {names}: {schedule:?}");
             choices
         });
         assert!(played > 20, "{played} are too few to be all");
@@ -312,7 +323,7 @@ fn without_the_wait_some_interleaving_grants() {
         for change in [Change::Remove, Change::Lock] {
             let mut seen = false;
             play_all(|schedule| {
-                let (choices, granted) = play(Start::Cached, change, end, false, schedule);
+                let (choices, granted) = play(Start::Cached, change, end, false, false, schedule);
                 seen |= granted;
                 // One granted request is enough.
                 if granted { Vec::new() } else { choices }

@@ -364,9 +364,15 @@ fn rehash_replaces_only_the_hash_that_the_password_matched() {
 #[test]
 fn change_during_the_hash_is_taken_into_account() {
     let user = roy("right");
-    let other_salt = roy("right");
+    let locked = locked(user.clone());
     for lookup in [2, 3] {
-        for change in [None, Some(locked(user.clone())), Some(other_salt.clone())] {
+        // Another server may have given the password another hash, so it is verified again.
+        for (change, decision, hashes) in [
+            (None, Decision::Denied, 1),
+            (Some(locked.clone()), Decision::Denied, 1),
+            (Some(roy("other")), Decision::Denied, 2),
+            (Some(roy("right")), granted(), 2),
+        ] {
             let what = format!("{lookup} {change:?}");
             let store = store_with(user.clone(), lookup, move |store| {
                 match &change {
@@ -376,10 +382,103 @@ fn change_during_the_hash_is_taken_into_account() {
                 Ok(())
             });
             let authenticator = on(&store);
-            assert_eq!(decide(&authenticator, "right"), Decision::Denied, "{what}");
-            assert_eq!(authenticator.counters().hashes, 1);
+            assert_eq!(decide(&authenticator, "right"), decision, "{what}");
+            assert_eq!(authenticator.counters().hashes, hashes, "{what}");
         }
     }
+}
+
+/// F-05: a request waits for a reading if one is under way, or if the cache has its credentials.
+#[test]
+fn request_waits_for_a_reading_only_if_that_may_help() {
+    type Lost = Option<fn() -> StoreError>;
+    let lost = Arc::new(Mutex::new((None as Lost, false)));
+    let waits = Arc::new(AtomicUsize::new(0));
+    let of_hook = (Arc::clone(&lost), Arc::clone(&waits));
+    let store = MockStore::with_hook(move |call| {
+        let (lost, waits) = &of_hook;
+        let (why, comes_back) = &mut *lost.lock().unwrap();
+        match call {
+            Call::Revision => why.map_or(Ok(()), |why| Err(why())),
+            Call::NextRevision => {
+                waits.fetch_add(1, Ordering::Relaxed);
+                if *comes_back {
+                    *why = None;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    });
+    store.put(roy("right"));
+    let authenticator = on(&store);
+    assert_eq!(decide(&authenticator, "right"), granted());
+    let unreachable: fn() -> StoreError = || StoreError::Unreachable("frozen".to_owned());
+    let lapsed: fn() -> StoreError = || StoreError::Lapsed;
+    for (why, comes_back, password, decision, waited) in [
+        (unreachable, false, "wrong", Decision::Unavailable, 0),
+        (unreachable, false, "right", Decision::Unavailable, 1),
+        (unreachable, true, "right", granted(), 1),
+        (lapsed, false, "wrong", Decision::Unavailable, 1),
+        (lapsed, true, "wrong", Decision::Denied, 1),
+        (lapsed, true, "right", granted(), 1),
+    ] {
+        *lost.lock().unwrap() = (Some(why), comes_back);
+        waits.store(0, Ordering::Relaxed);
+        let hashes = authenticator.counters().hashes;
+        let what = format!("{} {comes_back} {password}", why());
+        assert_eq!(decide(&authenticator, password), decision, "{what}");
+        assert_eq!(waits.load(Ordering::Relaxed), waited, "{what}");
+        let hashed = u64::from(decision == Decision::Denied);
+        assert_eq!(authenticator.counters().hashes - hashes, hashed, "{what}");
+    }
+}
+
+/// F-05: as many requests wait as may, and the next one is unavailable at once.
+#[test]
+fn waiters_are_bounded() {
+    let waiters = AtomicUsize::new(0);
+    let all: Vec<_> = (0..super::authenticator::MAX_WAITERS)
+        .map(|_| super::authenticator::Waiter::enter(&waiters).unwrap())
+        .collect();
+    assert!(super::authenticator::Waiter::enter(&waiters).is_none());
+    drop(all);
+    assert_eq!(waiters.load(Ordering::Relaxed), 0);
+}
+
+/// F-06: a change of another user costs no look-up.
+#[test]
+fn record_is_read_again_only_if_its_user_has_changed() {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let of_hook = Arc::clone(&reads);
+    let store = MockStore::with_names(move |call| {
+        if call == Call::FindWithGroups {
+            of_hook.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    });
+    let ann = Account { name: UserName::parse("ann").unwrap(), ..roy("right") };
+    store.put(roy("right"));
+    let authenticator = on(&store);
+    assert_eq!(decide(&authenticator, "right"), granted());
+    let after = |change: &dyn Fn()| {
+        change();
+        store.visibility().wait().unwrap();
+        let before = reads.load(Ordering::Relaxed);
+        let decision = decide(&authenticator, "right");
+        (decision, reads.load(Ordering::Relaxed) - before)
+    };
+    for _ in 0..2 {
+        assert_eq!(after(&|| store.put(ann.clone())), (granted(), 0));
+    }
+    let other = Account { expires: Timestamp::from_seconds(9_000_000_000), ..roy("right") };
+    let same = {
+        let hash = store.find(&name()).unwrap().unwrap().hash;
+        Account { hash: Ok(hash), ..other }
+    };
+    assert_eq!(after(&|| store.put(same.clone())), (granted(), 1));
+    assert_eq!(after(&|| ()), (granted(), 0));
+    assert_eq!(after(&|| store.remove(&name())), (Decision::Denied, 1));
 }
 
 /// P-18, C-06, C-07

@@ -147,9 +147,10 @@ impl Admitter {
                 (header::RETRY_AFTER, HeaderValue::from(1)),
             ),
             Decision::Forbidden => return refusal(head, StatusCode::FORBIDDEN, NOT_IN_GROUP),
-            Decision::Unavailable | Decision::Granted(_) => {
-                return refusal(head, StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE);
-            }
+            Decision::Unavailable | Decision::Granted(_) => (
+                refusal(head, StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
+                (header::RETRY_AFTER, HeaderValue::from(1)),
+            ),
         };
         response.headers_mut().insert(name, value);
         response

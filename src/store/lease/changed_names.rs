@@ -2,42 +2,53 @@
 //!
 //! Knows nothing of the change itself: a name in doubt counts as changed.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
 use super::Changes;
 use crate::store::Revision;
 
-/// The revisions of the last changes by name. At most [`ChangedNames::LIMIT`] names are kept.
+/// The revisions of the last changes by name. All requests share it.
 #[derive(Default)]
-pub(crate) struct ChangedNames(RwLock<Log>);
+pub(crate) struct ChangedNames(RwLock<ChangeLog>);
 
-#[derive(Default)]
-struct Log {
-    names: HashMap<Box<str>, Revision>,
+/// The revisions of the last changes by name. At most [`ChangeLog::LIMIT`] names are kept.
+#[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
+pub(super) struct ChangeLog {
+    names: BTreeMap<Box<str>, Revision>,
     /// Every name may have changed at this revision, or before it.
     all: Revision,
 }
 
 impl ChangedNames {
-    const LIMIT: usize = 10_000;
-
     /// Records the changes that led to this revision. They have to be recorded before a reading of
     /// the revision is published.
     pub(crate) fn record(&self, changes: Changes, at: Revision) {
-        let mut log = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        match changes {
-            Changes::Names(names) if log.names.len() + names.len() <= Self::LIMIT => {
-                log.names.extend(names.into_iter().map(|name| (name, at)));
-            }
-            Changes::Names(_) | Changes::Unknown => *log = Log { names: HashMap::new(), all: at },
-        }
+        self.0.write().unwrap_or_else(PoisonError::into_inner).record(changes, at);
     }
 
     /// Returns true if the user has not changed since this revision, as far as is recorded.
     pub(crate) fn is_unchanged(&self, name: &str, since: Revision) -> bool {
-        let log = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        log.all.0 <= since.0 && log.names.get(name).is_none_or(|changed| changed.0 <= since.0)
+        self.0.read().unwrap_or_else(PoisonError::into_inner).is_unchanged(name, since)
+    }
+}
+
+impl ChangeLog {
+    const LIMIT: usize = 10_000;
+
+    pub(super) fn record(&mut self, changes: Changes, at: Revision) {
+        match changes {
+            Changes::Names(names) if self.names.len() + names.len() <= Self::LIMIT => {
+                self.names.extend(names.into_iter().map(|name| (name, at)));
+            }
+            Changes::Names(_) | Changes::Unknown => {
+                *self = Self { names: BTreeMap::new(), all: at }
+            }
+        }
+    }
+
+    pub(super) fn is_unchanged(&self, name: &str, since: Revision) -> bool {
+        self.all.0 <= since.0 && self.names.get(name).is_none_or(|changed| changed.0 <= since.0)
     }
 }
 
@@ -76,7 +87,7 @@ mod tests {
     #[test]
     fn more_names_than_the_limit_are_unknown_changes() {
         let log = ChangedNames::default();
-        let many: Vec<Box<str>> = (1..=ChangedNames::LIMIT).map(|n| n.to_string().into()).collect();
+        let many: Vec<Box<str>> = (1..=ChangeLog::LIMIT).map(|n| n.to_string().into()).collect();
         log.record(Changes::Names(many), Revision(1));
         assert!(log.is_unchanged("roy", Revision(0)));
         log.record(names(&["ann"]), Revision(2));

@@ -24,7 +24,7 @@ pub(crate) enum Changes {
 }
 
 /// The answer of the store to a reading.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Answer {
     pub(crate) tag: StateTag,
     /// The changes since [`Follower::last`].
@@ -62,6 +62,11 @@ impl Follower {
     /// Returns the tag of the last state that was seen.
     pub(crate) fn last(&self) -> Option<StateTag> {
         self.last
+    }
+
+    /// Returns the revision of this state, if it is the last one that was seen.
+    pub(crate) fn revision_of(&self, tag: StateTag) -> Option<Revision> {
+        (self.last == Some(tag)).then_some(Revision(self.revision))
     }
 
     /// Takes the answer to a reading that was sent at `sent`, and came at `now`.

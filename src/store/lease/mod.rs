@@ -7,10 +7,12 @@
 //! request relies on was taken after the commit.
 //!
 //! SQLite reads when a request needs it, within [`LOCAL`]. PostgreSQL is read by a timer, and
-//! [`Follower`] says which users have changed.
+//! [`Follower`] says which users have changed. `model` explores the protocol.
 
 mod changed_names;
 mod follower;
+#[cfg(test)]
+mod model;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

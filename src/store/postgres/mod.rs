@@ -27,8 +27,11 @@ use futures_util::StreamExt;
 use futures_util::pin_mut;
 use tokio_postgres::types::Type;
 
-use super::{Revision, StoreError, Transaction, UserReader, UserStore, Visibility, WaitNotice};
-use crate::domain::{Account, Groups, StoredHash, User, UserName};
+use super::{
+    FoundUser, RecordState, Revision, StoreError, Transaction, UserReader, UserStore, Visibility,
+    WaitNotice,
+};
+use crate::domain::{Account, StoredHash, User, UserName};
 pub(super) use check::check;
 use connect::ConnectionParams;
 pub(super) use reader::PostgresReader;
@@ -94,10 +97,10 @@ impl PostgresStore {
 
 impl UserReader for PostgresStore {
     fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        Ok(self.find_with_groups(name)?.map(|(user, _)| user))
+        Ok(self.find_with_groups(name)?.map(|found| found.user))
     }
 
-    fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
+    fn find_with_groups(&self, name: &UserName) -> Result<Option<FoundUser>, StoreError> {
         let row = self.session().run(async |client| {
             let name = (&name.as_str() as _, Type::TEXT);
             client.query_typed_one(rows::ONE_USER_WITH_GROUPS, &[name]).await
@@ -106,8 +109,10 @@ impl UserReader for PostgresStore {
         match row.try_get::<_, Option<&str>>(1) {
             Ok(None) => Ok(None),
             Ok(Some(_)) | Err(_) => {
-                let groups = rows::groups(&row, rows::GROUPS_OF_USER).map_err(bad)?;
-                Ok(Some((rows::user(&row, rows::USER).map_err(bad)?, Arc::new(groups))))
+                let groups = Arc::new(rows::groups(&row, rows::GROUPS_OF_USER).map_err(bad)?);
+                let user = rows::user(&row, rows::USER).map_err(bad)?;
+                // There is no revision of a command.
+                Ok(Some(FoundUser { user, groups, state: RecordState::Unknown }))
             }
         }
     }

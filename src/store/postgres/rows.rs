@@ -45,12 +45,12 @@ macro_rules! read_only {
     };
 }
 
-/// One row for every name: whether the server is read-only, and the columns that [`user`] reads,
-/// from column [`USER`] on, all NULL if there is no such user.
+/// One row for every name: whether the server is read-only, the name, the tag of the state, and the
+/// columns that [`user`] reads, which are NULL if there is no such user.
 pub(super) const ONE_USER: &str = concat!(
     "SELECT ",
     read_only!(),
-    ", users.name, ",
+    ", users.name, (SELECT tag FROM resttool.state), ",
     user_columns!(),
     " FROM (VALUES ($1)) AS wanted (wanted) LEFT JOIN resttool.users ON name = wanted"
 );
@@ -58,16 +58,18 @@ pub(super) const ONE_USER: &str = concat!(
 pub(super) const ONE_USER_WITH_GROUPS: &str = concat!(
     "SELECT ",
     read_only!(),
-    ", users.name, ",
+    ", users.name, (SELECT tag FROM resttool.state), ",
     user_columns!(),
     ", ",
     groups!(),
     " FROM (VALUES ($1)) AS wanted (wanted) LEFT JOIN resttool.users ON name = wanted"
 );
+/// The column of the tag in [`ONE_USER`].
+pub(super) const TAG: usize = 2;
 /// The first column of [`ONE_USER`] that [`user`] reads.
-pub(super) const USER: usize = 2;
+pub(super) const USER: usize = 3;
 /// The column of the groups in [`ONE_USER_WITH_GROUPS`].
-pub(super) const GROUPS_OF_USER: usize = 10;
+pub(super) const GROUPS_OF_USER: usize = 11;
 /// The columns that [`account`] reads, for all users in order.
 pub(super) const ALL_ACCOUNTS: &str = concat!(account_columns!(), " ORDER BY name");
 /// The columns that [`account`] reads, for users of these names.

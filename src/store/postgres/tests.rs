@@ -1,8 +1,17 @@
 //! Tests against a real database. They need PostgreSQL.
 
+use std::cell::Cell;
+
+use futures_executor::block_on;
+
 use super::*;
-use crate::store::contract::{Backend, contract};
-use crate::store::{Location, open, open_reader};
+use crate::admin::{
+    DesiredPassword, DesiredUser, IfExists, IfGone, IfMissing, ReconcileError, ReconcileOptions,
+};
+use crate::domain::{BadRecord, HashError};
+use crate::store::contract::{Backend, account, add, contract, groups, hash, name, put, remove};
+use crate::store::{Location, all, open, open_reader};
+use crate::time::Timestamp;
 
 #[path = "../../../tests/support/postgres.rs"]
 mod cluster;
@@ -50,3 +59,234 @@ impl Backend for TestDatabase {
 }
 
 contract!(TestDatabase, #[ignore = "needs PostgreSQL"]);
+
+impl TestDatabase {
+    fn psql(&self, sql: &str) -> String {
+        self.cluster.psql(&self.name, sql)
+    }
+}
+
+thread_local! {
+    static WAITS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Returns the number of waits for servers during a change of the store.
+fn waits(database: &TestDatabase, change: impl FnOnce(&dyn UserStore)) -> u32 {
+    let mut store = database.open();
+    store.notify_of_waits(|_| WAITS.set(WAITS.get() + 1));
+    WAITS.set(0);
+    change(&*store);
+    WAITS.get()
+}
+
+/// F-02: only a name that no server can have in its cache is added without a wait.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn new_name_needs_no_wait_and_a_removed_one_does() {
+    let database = TestDatabase::new();
+    let add_user = |of: &str| waits(&database, |store| add(store, of).unwrap());
+    assert_eq!(add_user("roy"), 0, "a new name");
+    assert_eq!(add_user("roy"), 1, "an existing user");
+    let with_group = Account { groups: groups(&["staff"]), ..account("ann") };
+    assert_eq!(waits(&database, |store| put(store, &with_group).unwrap()), 0);
+    assert_eq!(waits(&database, |store| assert!(remove(store, "roy").unwrap())), 1);
+    assert_eq!(add_user("roy"), 1, "a removed name");
+    assert_eq!(
+        waits(&database, |store| assert!(!remove(store, "nobody").unwrap())),
+        1,
+        "no change"
+    );
+    let replace = |store: &dyn UserStore| {
+        assert!(store.replace_hash(&name("ann"), &hash(), hash()).unwrap());
+    };
+    assert_eq!(waits(&database, replace), 0, "another hash of the same password");
+    // Servers may rely on users that were removed without their names.
+    database.psql("TRUNCATE resttool.users CASCADE");
+    assert_eq!(add_user("bob"), 1);
+}
+
+/// Waits until the server sees another revision than this one.
+fn next_revision(server: &dyn UserReader, before: Revision) -> Revision {
+    loop {
+        let revision = block_on(server.next_revision()).unwrap();
+        if revision != before {
+            return revision;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// F-06, F-16: a change by any program is noticed, with the names of the changed users.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn change_by_another_program_outdates_the_changed_users() {
+    let database = TestDatabase::new();
+    let (store, server) = (database.open(), database.serve());
+    for of in ["ann", "bob", "cid"] {
+        add(&*store, of).unwrap();
+    }
+    let mut before = block_on(server.next_revision()).unwrap();
+    let all = ["ann", "bob", "cid"];
+    for (sql, changed) in [
+        ("UPDATE resttool.users SET locked = true WHERE name = 'ann'", &["ann"][..]),
+        ("INSERT INTO resttool.memberships VALUES ('bob', 'staff'), ('bob', 'wine')", &["bob"]),
+        ("UPDATE resttool.memberships SET \"group\" = 'beer' WHERE \"group\" = 'wine'", &["bob"]),
+        ("DELETE FROM resttool.memberships WHERE \"user\" = 'bob'", &["bob"]),
+        ("UPDATE resttool.users SET hash = 'x' WHERE name IN ('ann', 'cid')", &["ann", "cid"]),
+        ("INSERT INTO resttool.users (name, hash) VALUES ('dan', 'x')", &[]),
+        ("UPDATE resttool.users SET name = 'eve' WHERE name = 'cid'", &["cid"]),
+        ("DELETE FROM resttool.users WHERE name = 'ann'", &["ann"]),
+        // The log has a gap, so any user may have changed.
+        ("DELETE FROM resttool.changes; UPDATE resttool.users SET locked = true", &all),
+        ("TRUNCATE resttool.memberships", &all),
+        ("TRUNCATE resttool.users CASCADE", &all),
+    ] {
+        database.psql(sql);
+        let now = next_revision(&*server, before);
+        let seen = all.iter().filter(|of| !server.is_unchanged(&name(of), before));
+        assert_eq!(seen.copied().collect::<Vec<_>>(), changed, "{sql}");
+        assert!(all.iter().all(|of| server.is_unchanged(&name(of), now)), "{sql}");
+        before = now;
+    }
+}
+
+/// The names of many users are not recorded, since each server would have to read them.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn change_of_many_users_outdates_all() {
+    let database = TestDatabase::new();
+    let server = database.serve();
+    let first = block_on(server.next_revision()).unwrap();
+    database.psql(
+        "INSERT INTO resttool.users (name, hash) SELECT 'user-' || n, 'x' FROM generate_series(1, 1001) n",
+    );
+    let before = next_revision(&*server, first);
+    database.psql("UPDATE resttool.users SET locked = true WHERE name <> 'user-1'");
+    let now = next_revision(&*server, before);
+    assert!(server.is_unchanged(&name("user-1"), before), "1000 names are recorded");
+    database.psql("UPDATE resttool.users SET locked = false");
+    next_revision(&*server, now);
+    assert!(!server.is_unchanged(&name("ann"), now));
+}
+
+/// The migrations of both backends have the same numbers and lead to the same tables.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn both_backends_have_the_same_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users.db");
+    drop(crate::store::open_or_create(&file.clone().into()).unwrap());
+    let sqlite = rusqlite::Connection::open(&file).unwrap();
+    let columns_of = |table: &str| {
+        let mut statement = sqlite.prepare("SELECT name FROM pragma_table_info(?1)").unwrap();
+        let names = statement.query_map([table], |row| row.get::<_, String>(0)).unwrap();
+        let mut names = names.map(Result::unwrap).collect::<Vec<_>>();
+        names.sort();
+        names
+    };
+    let database = TestDatabase::new();
+    for table in ["users", "memberships"] {
+        let theirs = database.psql(&format!(
+            "SELECT column_name FROM information_schema.columns
+             WHERE table_schema = 'resttool' AND table_name = '{table}' ORDER BY 1"
+        ));
+        assert_eq!(theirs.lines().collect::<Vec<_>>(), columns_of(table), "{table}");
+    }
+    let version: i32 = sqlite.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(database.psql("SELECT version FROM resttool.state"), version.to_string());
+    for folder in ["sqlite", "postgres"] {
+        let path = format!("{}/migrations/{folder}", env!("CARGO_MANIFEST_DIR"));
+        let mut names: Vec<_> = std::fs::read_dir(path)
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["0001_users.sql", "0002_groups.sql", "0003_schemes.sql"], "{folder}");
+    }
+}
+
+/// F-09: a failed serialization is planned again, and fails as busy only if it lasts.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn serialization_failure_is_planned_again() {
+    let database = TestDatabase::new();
+    let store = database.open();
+    add(&*store, "ann").unwrap();
+    // Fails as often as the sequence says, which no rollback resets.
+    let fail = |times: u32| {
+        database.psql(&format!(
+            "DROP SEQUENCE IF EXISTS failures; CREATE SEQUENCE failures;
+             CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF nextval('failures') <= {times} THEN
+                     RAISE EXCEPTION 'planned' USING ERRCODE = 'serialization_failure';
+                 END IF;
+                 RETURN NULL;
+             END $$;
+             CREATE OR REPLACE TRIGGER fail AFTER UPDATE OR DELETE ON resttool.users
+                 FOR EACH STATEMENT EXECUTE FUNCTION fail()"
+        ))
+    };
+    let lock = || {
+        let desired = DesiredUser {
+            locked: Some(true),
+            ..DesiredUser::new(name("ann"), DesiredPassword::Keep)
+        };
+        let options = ReconcileOptions::new(IfMissing::Refuse, IfExists::Replace);
+        crate::admin::reconcile(&*store, &[desired], &options, Timestamp::now(), &|_, _| {})
+    };
+    fail(3);
+    assert_eq!(lock().unwrap().len(), 1);
+    assert!(store.find(&name("ann")).unwrap().unwrap().locked);
+    fail(3);
+    let removed = crate::admin::remove(&*store, &[name("ann")], IfGone::Refuse).unwrap();
+    assert_eq!(removed.len(), 1);
+    add(&*store, "ann").unwrap();
+    fail(1000);
+    assert!(matches!(lock(), Err(ReconcileError::Store(StoreError::Busy))));
+    assert!(!store.find(&name("ann")).unwrap().unwrap().locked, "nothing was changed");
+}
+
+/// An unusable hash that another program has written is kept, and the rest can be changed.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn unusable_hash_is_left_as_it_is() {
+    let database = TestDatabase::new();
+    let store = database.open();
+    add(&*store, "roy").unwrap();
+    database.psql("UPDATE resttool.users SET hash = 'x'");
+    let bad = Account {
+        hash: Err(BadRecord::Hash(HashError::NotBcrypt)),
+        locked: true,
+        groups: groups(&["staff"]),
+        ..account("roy")
+    };
+    put(&*store, &bad).unwrap();
+    assert_eq!(all(&*store), [bad]);
+    assert_eq!(database.psql("SELECT hash FROM resttool.users"), "x");
+    assert!(matches!(store.find(&name("roy")), Err(StoreError::BadRecord { .. })));
+}
+
+/// A thousand users are written at once, in any mix of new, changed and equal names.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn many_users_are_written_in_one_transaction() {
+    let database = TestDatabase::new();
+    let store = database.open();
+    let user = |n: usize, locked| Account {
+        locked,
+        groups: groups(if n.is_multiple_of(2) { &["even", "all"] } else { &["all"] }),
+        ..account(&format!("user-{n:04}"))
+    };
+    for round in [false, true] {
+        let mut transaction = store.begin().unwrap();
+        let names: Vec<_> = (0..2500).map(|n| user(n, round).name).collect();
+        transaction.prefetch(&names).unwrap();
+        for (n, name) in names.iter().enumerate() {
+            assert_eq!(transaction.find(name).unwrap(), round.then(|| user(n, false)));
+            transaction.put(&user(n, round)).unwrap();
+            assert_eq!(transaction.find(name).unwrap(), Some(user(n, round)));
+        }
+        transaction.commit().wait().unwrap();
+        assert_eq!(all(&*store), (0..2500).map(|n| user(n, round)).collect::<Vec<_>>());
+    }
+}

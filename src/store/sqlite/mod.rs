@@ -28,8 +28,11 @@ use rusqlite::{OptionalExtension, Row};
 
 use super::lease::{Lease, StoreClock};
 use super::owned::{Begin, OwnableStore};
-use super::{Revision, StoreError, Transaction, UserReader, UserStore, Visibility, cannot};
-use crate::domain::{Account, BadRecord, Groups, StoredHash, User, UserName};
+use super::{
+    FoundUser, RecordState, Revision, StoreError, Transaction, UserReader, UserStore, Visibility,
+    cannot,
+};
+use crate::domain::{Account, BadRecord, StoredHash, User, UserName};
 use crate::fs::{FileVersion, beside};
 pub(super) use check::{check_content, check_files, refuse_unsafe};
 use connection::store_error;
@@ -140,10 +143,10 @@ impl UserReader for SqliteStore {
         self.query_user(name, rows::ONE_USER, rows::user)
     }
 
-    fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
+    fn find_with_groups(&self, name: &UserName) -> Result<Option<FoundUser>, StoreError> {
         self.query_user(name, rows::ONE_USER_WITH_GROUPS, |row| {
-            let groups = rows::groups(row, rows::GROUPS_OF_USER)?;
-            Ok((rows::user(row)?, Arc::new(groups)))
+            let groups = Arc::new(rows::groups(row, rows::GROUPS_OF_USER)?);
+            Ok(FoundUser { user: rows::user(row)?, groups, state: RecordState::Current })
         })
     }
 

@@ -236,7 +236,9 @@ fn only_a_lookup_with_groups_reads_groups() {
     let credential_version = CredentialVersion::default();
     let user = User { hash: hash(), credential_version, locked: false, expires: None };
     let found = store.find_with_groups(&name("roy")).unwrap();
-    assert_eq!(found, Some((user.clone(), Arc::new(many))));
+    let groups = Arc::new(many);
+    let state = RecordState::Current;
+    assert_eq!(found, Some(FoundUser { user: user.clone(), groups, state }));
     assert_eq!(store.find_with_groups(&name("ann")).unwrap(), None);
     // As another program could have left the file.
     place.sql("DROP TABLE memberships");

@@ -22,7 +22,7 @@ use super::boot_clock::boot_time;
 use super::connect::{ConnectionParams, Link};
 use super::session::runtime;
 use super::transaction;
-use crate::domain::{Groups, StoredHash, User, UserName};
+use crate::domain::{StoredHash, User, UserName};
 use crate::store::lease::{ChangedNames, Follower, Lease};
 use crate::store::owned::{cannot_start, lost};
 use crate::store::{FoundUser, Revision, StoreError, UserReader, replace_hash_in};
@@ -81,13 +81,13 @@ struct Job {
 
 enum Reply {
     /// To a thread that waits.
-    Blocking(std::sync::mpsc::SyncSender<Result<FoundUser, StoreError>>),
-    Later(oneshot::Sender<Result<FoundUser, StoreError>>),
+    Blocking(std::sync::mpsc::SyncSender<Result<Option<FoundUser>, StoreError>>),
+    Later(oneshot::Sender<Result<Option<FoundUser>, StoreError>>),
 }
 
 impl Reply {
     /// The other end may be gone. Then the answer is dropped.
-    fn send(self, found: Result<FoundUser, StoreError>) {
+    fn send(self, found: Result<Option<FoundUser>, StoreError>) {
         match self {
             Self::Blocking(reply) => drop(reply.send(found)),
             Self::Later(reply) => drop(reply.send(found)),
@@ -128,7 +128,11 @@ impl PostgresReader {
         }
     }
 
-    fn look_up_now(&self, name: &UserName, with_groups: bool) -> Result<FoundUser, StoreError> {
+    fn look_up_now(
+        &self,
+        name: &UserName,
+        with_groups: bool,
+    ) -> Result<Option<FoundUser>, StoreError> {
         let (reply, found) = sync_channel(1);
         self.submit(name, with_groups, Reply::Blocking(reply));
         found.recv().unwrap_or_else(|_| Err(lost()))
@@ -146,14 +150,17 @@ impl Drop for PostgresReader {
 
 impl UserReader for PostgresReader {
     fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        Ok(self.look_up_now(name, false)?.map(|(user, _)| user))
+        Ok(self.look_up_now(name, false)?.map(|found| found.user))
     }
 
-    fn find_with_groups(&self, name: &UserName) -> Result<Option<(User, Arc<Groups>)>, StoreError> {
+    fn find_with_groups(&self, name: &UserName) -> Result<Option<FoundUser>, StoreError> {
         self.look_up_now(name, true)
     }
 
-    fn look_up(&self, name: &UserName) -> BoxFuture<'static, Result<FoundUser, StoreError>> {
+    fn look_up(
+        &self,
+        name: &UserName,
+    ) -> BoxFuture<'static, Result<Option<FoundUser>, StoreError>> {
         let (reply, found) = oneshot::channel();
         self.submit(name, true, Reply::Later(reply));
         Box::pin(async { found.await.unwrap_or_else(|_| Err(lost())) })
@@ -366,7 +373,8 @@ async fn use_link(
                     running.push(queries::run(client, next));
                 }
             }
-            Some((key, found)) = running.next() => {
+            Some((key, read)) = running.next() => {
+                let found = read.map(|read| read.map(|read| read.found(follower)));
                 if let Some(next) = lookups.answer(&key, &found) {
                     running.push(queries::run(client, next));
                 }

@@ -8,14 +8,14 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::{Job, QUERY_TIMEOUT, Reply, Shared};
-use crate::domain::{Groups, UserName};
+use crate::domain::{Groups, User, UserName};
 use crate::store::lease::{Answer, Changes, Follower, StateTag};
 use crate::store::postgres::boot_clock::boot_time;
 use crate::store::postgres::connect::describe;
 use crate::store::postgres::session::store_error;
 use crate::store::postgres::url::PostgresUrl;
 use crate::store::postgres::{rows, schema};
-use crate::store::{FoundUser, StoreError};
+use crate::store::{FoundUser, RecordState, StoreError};
 
 /// The state, whether the state with the tag `$1` is known, and the names of the users that have
 /// changed since, or NULL if any may have changed. One statement sees one state.
@@ -111,7 +111,7 @@ impl Lookups {
     pub(super) fn answer(
         &mut self,
         key: &LookupKey,
-        found: &Result<FoundUser, StoreError>,
+        found: &Result<Option<FoundUser>, StoreError>,
     ) -> Option<LookupKey> {
         let Shares { begun, next } = self.0.remove(key)?;
         for reply in begun {
@@ -139,17 +139,33 @@ impl Drop for Lookups {
     }
 }
 
+/// A record, and the tag of the state that has it.
+pub(super) struct ReadRecord {
+    user: User,
+    groups: Groups,
+    tag: StateTag,
+}
+
+impl ReadRecord {
+    /// Returns the record with the revision of its state. The server may not have read that state
+    /// yet, and a failover may lose it.
+    pub(super) fn found(self, follower: &Follower) -> FoundUser {
+        let state = follower.revision_of(self.tag);
+        let state = state.map_or(RecordState::Unknown, RecordState::Revision);
+        FoundUser { user: self.user, groups: Arc::new(self.groups), state }
+    }
+}
+
+type ReadResult = Result<Option<ReadRecord>, StoreError>;
+
 /// Reads the record of a user.
-pub(super) async fn run(
-    client: &Client,
-    key: LookupKey,
-) -> (LookupKey, Result<FoundUser, StoreError>) {
+pub(super) async fn run(client: &Client, key: LookupKey) -> (LookupKey, ReadResult) {
     let found = tokio::time::timeout(QUERY_TIMEOUT, find(client, &key)).await;
     let timed_out = || Err(StoreError::Unreachable("no answer in time".to_owned()));
     (key, found.unwrap_or_else(|_| timed_out()))
 }
 
-async fn find(client: &Client, (name, with_groups): &LookupKey) -> Result<FoundUser, StoreError> {
+async fn find(client: &Client, (name, with_groups): &LookupKey) -> ReadResult {
     let sql = if *with_groups { rows::ONE_USER_WITH_GROUPS } else { rows::ONE_USER };
     let row = client.query_typed_one(sql, &[(&name.as_str(), Type::TEXT)]).await;
     let row = row.map_err(store_error)?;
@@ -161,13 +177,14 @@ async fn find(client: &Client, (name, with_groups): &LookupKey) -> Result<FoundU
     if stored.is_none() {
         return Ok(None);
     }
+    let tag = StateTag(row.try_get(rows::TAG).map_err(store_error)?);
     let read = || {
         let groups = if *with_groups {
             rows::groups(&row, rows::GROUPS_OF_USER)?
         } else {
             Groups::default()
         };
-        Ok((rows::user(&row, rows::USER)?, Arc::new(groups)))
+        Ok(ReadRecord { user: rows::user(&row, rows::USER)?, groups, tag })
     };
     read().map(Some).map_err(|why| StoreError::BadRecord { user: name.clone(), why })
 }
