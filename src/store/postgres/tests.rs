@@ -125,6 +125,8 @@ fn change_by_another_program_outdates_the_changed_users() {
     for of in ["ann", "bob", "cid"] {
         add(&*store, of).unwrap();
     }
+    // Not a reading from before the last user.
+    store.visibility().wait().unwrap();
     let mut before = block_on(server.next_revision()).unwrap();
     let all = ["ann", "bob", "cid"];
     for (sql, changed) in [
