@@ -116,7 +116,8 @@ impl Authenticator {
             let (verifier, queued) = &of_worker;
             verify_queued(verifier, queued, attempts);
         })?;
-        let (live, streams) = (LiveConfig::of(config).into(), OpenStreams::default());
+        let (live, streams) =
+            (LiveConfig::of(config).into(), OpenStreams::new(config.stream_grace));
         Ok(Self { verifier, workers, queued, live, streams, waiters: AtomicUsize::new(0) })
     }
 
@@ -135,7 +136,7 @@ impl Authenticator {
     }
 
     /// Ends the open streams whose user may not log in any more, e.g. was removed, or has another
-    /// password. A store that cannot be read ends all of them after 10 s.
+    /// password. A store that cannot be read ends all of them after [`AuthConfig::stream_grace`].
     ///
     /// Reads the revision of the store once, and after a change the records of the users with open
     /// streams. Blocks for that. Call it every [`Authenticator::STREAM_CHECK`].

@@ -21,6 +21,8 @@ pub struct AuthConfig {
     pub cache_entries: usize,
     /// The time after which an unused cache entry is dropped.
     pub cache_lifetime: Duration,
+    /// The time after which an open stream ends if the store could not be read since.
+    pub stream_grace: Duration,
     /// Only users in one of these groups are admitted. None is required if there are none.
     pub require_groups: Vec<GroupName>,
     /// The limit of failures per source.
@@ -40,6 +42,8 @@ impl AuthConfig {
     pub const CACHE_ENTRIES: usize = 65_536;
     /// The default of [`AuthConfig::cache_lifetime`].
     pub const CACHE_LIFETIME: Duration = Duration::from_secs(60 * 60);
+    /// The default of [`AuthConfig::stream_grace`].
+    pub const STREAM_GRACE: Duration = Duration::from_secs(10);
     /// The default of [`AuthConfig::source_limit`].
     pub const SOURCE_LIMIT: Option<Limit> = Limit::new(10, Duration::from_secs(60));
     /// The default of [`AuthConfig::user_limit`].
@@ -54,6 +58,7 @@ impl Default for AuthConfig {
             queue: None,
             cache_entries: Self::CACHE_ENTRIES,
             cache_lifetime: Self::CACHE_LIFETIME,
+            stream_grace: Self::STREAM_GRACE,
             require_groups: Vec::new(),
             source_limit: Self::SOURCE_LIMIT,
             user_limit: Self::USER_LIMIT,

@@ -5,7 +5,7 @@
 //! a change are records read, one for each user with a stream. Knows neither connections nor
 //! clocks, since time is a parameter. It is exact by three rules. The revision is read before the
 //! records. A stream that is newer than the last check is checked by the next one, also at
-//! the same revision. A stream that could not be checked for [`UNCONFIRMED`] ends.
+//! the same revision. A stream that could not be checked for [`AuthConfig::stream_grace`](super::AuthConfig) ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,9 +19,6 @@ use crate::domain::{GroupName, Groups, User, UserName};
 use crate::store::{FoundUser, Revision, StoreError};
 use crate::time::Timestamp;
 
-/// The time after which a stream ends if the store could not be read since.
-const UNCONFIRMED: Duration = Duration::from_secs(10);
-
 /// The means to end a stream.
 pub trait EndStream: Send + Sync {
     /// Ends the stream at once. Is called from another thread.
@@ -29,8 +26,11 @@ pub trait EndStream: Send + Sync {
 }
 
 /// The open streams of all threads.
-#[derive(Default)]
-pub(super) struct OpenStreams(Mutex<Vec<Arc<StreamShard>>>);
+pub(super) struct OpenStreams {
+    shards: Mutex<Vec<Arc<StreamShard>>>,
+    /// The time after which a stream ends if the store could not be read since.
+    grace: Duration,
+}
 
 /// The open streams of one thread, which alone opens and closes them.
 #[derive(Default)]
@@ -74,7 +74,7 @@ impl fmt::Display for StreamEnd {
             Self::Expired => "the user has expired",
             Self::NewPassword => "the password was changed",
             Self::NotInGroup => "the user is in none of the required groups",
-            Self::Unconfirmed => "the store could not be read for 10 s",
+            Self::Unconfirmed => "the store could not be read in time",
         })
     }
 }
@@ -86,16 +86,20 @@ pub(super) type EndedStreams = BTreeMap<(UserName, StreamEnd), usize>;
 type Found = Option<Option<FoundUser>>;
 
 impl OpenStreams {
+    pub(super) fn new(grace: Duration) -> Self {
+        Self { shards: Mutex::default(), grace }
+    }
+
     /// Adds the streams of one more thread.
     pub(super) fn add_shard(&self) -> Arc<StreamShard> {
         let shard = Arc::<StreamShard>::default();
-        let mut shards = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         shards.push(Arc::clone(&shard));
         shard
     }
 
     fn shards(&self) -> Vec<Arc<StreamShard>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns the number of open streams.
@@ -145,6 +149,7 @@ pub(super) struct StreamCheck {
     /// The revision that was read for this check. `None` if it could not be read.
     revision: Option<Revision>,
     found: BTreeMap<UserName, Found>,
+    grace: Duration,
 }
 
 impl StreamCheck {
@@ -170,7 +175,7 @@ impl StreamCheck {
             }
         }
         let found = users.into_iter().map(|user| (user, None)).collect();
-        Self { shards, revision, found }
+        Self { shards, revision, found, grace: streams.grace }
     }
 
     /// Reads the records, without a lock.
@@ -194,7 +199,8 @@ impl StreamCheck {
         for shard in &self.shards {
             for (_, entry) in shard.entries().iter_mut() {
                 let found = self.found.get(&entry.grant.user);
-                if let Err(why) = entry.check(self.revision, found, required, now, wall) {
+                if let Err(why) = entry.check(self.revision, found, self.grace, required, now, wall)
+                {
                     *ended.entry((entry.grant.user.clone(), why)).or_default() += 1;
                     entry.end.end();
                 }
@@ -210,6 +216,7 @@ impl StreamEntry {
         &mut self,
         revision: Option<Revision>,
         found: Option<&Found>,
+        grace: Duration,
         required: &[GroupName],
         now: Instant,
         wall: SystemTime,
@@ -223,7 +230,7 @@ impl StreamEntry {
         } else if !is_unchanged {
             // Opened during this check, or the store cannot be read.
             let since = *self.confirmed.get_or_insert(now);
-            let is_lost = now.saturating_duration_since(since) >= UNCONFIRMED;
+            let is_lost = now.saturating_duration_since(since) >= grace;
             return if is_lost { Err(StreamEnd::Unconfirmed) } else { self.check_expiry(wall) };
         }
         self.confirmed = Some(now);
@@ -257,6 +264,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::auth::AuthConfig;
     use crate::domain::{Account, Cost, CredentialVersion, PasswordHash};
     use crate::store::UserReader;
     use crate::store::contract::{account, groups, name};
@@ -288,7 +296,8 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            let (store, streams) = (MockStore::default(), OpenStreams::default());
+            let (store, streams) =
+                (MockStore::default(), OpenStreams::new(AuthConfig::STREAM_GRACE));
             store.put(roy());
             let shard = streams.add_shard();
             let (ended, start, checks) = (Arc::default(), Instant::now(), Cell::new(0));

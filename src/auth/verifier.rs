@@ -259,8 +259,8 @@ impl Verifier {
         let before = is_known.then_some(hash);
         let (found, candidate) = match decide(&*self.store, name, before, compared) {
             Ok(Ok(granted)) => granted,
-            Ok(Err(Refusal::HashReplaced)) => return None,
-            Ok(Err(Refusal::Outcome(refused))) => return Some(refused),
+            Ok(Err(NotGranted::HashReplaced)) => return None,
+            Ok(Err(NotGranted::Outcome(refused))) => return Some(refused),
             Err(e) => return Some(self.unavailable(&e)),
         };
         let FoundUser { user, groups, state } = found;
@@ -423,8 +423,8 @@ pub(crate) fn check(
     let decided = decide(store, &credentials.user, before.as_ref(), compared)?;
     Ok(match decided {
         Ok((found, _)) => Outcome::Verified(grant_of(&credentials.user, &found.user, found.groups)),
-        Err(Refusal::Outcome(refused)) => refused,
-        Err(Refusal::HashReplaced) => Outcome::WrongPassword,
+        Err(NotGranted::Outcome(refused)) => refused,
+        Err(NotGranted::HashReplaced) => Outcome::WrongPassword,
     })
 }
 
@@ -432,13 +432,13 @@ pub(crate) fn check(
 type Granted = (FoundUser, usize);
 
 /// The reason why a password is not granted.
-enum Refusal {
+enum NotGranted {
     Outcome(Outcome),
     /// It matched a hash that the user has no more.
     HashReplaced,
 }
 
-impl From<Outcome> for Refusal {
+impl From<Outcome> for NotGranted {
     fn from(outcome: Outcome) -> Self {
         Self::Outcome(outcome)
     }
@@ -452,7 +452,7 @@ fn decide(
     name: &UserName,
     before: Option<&StoredHash>,
     compared: Comparison,
-) -> Result<Result<Granted, Refusal>, StoreError> {
+) -> Result<Result<Granted, NotGranted>, StoreError> {
     // The hash took long, so the decision rests on the record as it is now. A refusal does not
     // depend on it, but its time would if only some refusals read it.
     let now = store.find(name)?;
@@ -478,10 +478,10 @@ fn grant_of(name: &UserName, user: &User, groups: Arc<Groups>) -> Arc<Grant> {
 }
 
 /// Checks that the password matched the hash of the user, and that they may log in now.
-fn admit(user: Option<&User>, verified: &StoredHash) -> Result<(), Refusal> {
+fn admit(user: Option<&User>, verified: &StoredHash) -> Result<(), NotGranted> {
     match user {
         None => Err(Outcome::UnknownUser.into()),
-        Some(user) if user.hash != *verified => Err(Refusal::HashReplaced),
+        Some(user) if user.hash != *verified => Err(NotGranted::HashReplaced),
         Some(user) if user.locked => Err(Outcome::Locked.into()),
         Some(user) if user.has_expired(SystemTime::now()) => Err(Outcome::Expired.into()),
         Some(_) => Ok(()),

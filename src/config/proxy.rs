@@ -8,6 +8,7 @@ use clap::builder::BoolishValueParser;
 
 use super::rules::RuleSettings;
 use super::values::{Limited, byte_count, timeout};
+use crate::auth::AuthConfig;
 use crate::http::{
     AllowedOrigin, HealthPath, ProxyConfig, RulesError, Upstream, UpstreamAddress, UpstreamTlsError,
 };
@@ -64,6 +65,18 @@ pub(crate) struct ProxySettings {
         hide_short_help = true
     )]
     upstream_timeout: Limited,
+
+    /// End open streams if the users could not be read for this long
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = format_duration(AuthConfig::STREAM_GRACE),
+        env = "RESTTOOL_STREAM_GRACE",
+        value_parser = timeout,
+        help_heading = "Upstream",
+        hide_short_help = true
+    )]
+    pub(super) stream_grace: Duration,
 
     /// Refuse requests with a longer body, e.g. 10M [default: no limit]
     #[arg(

@@ -372,6 +372,7 @@ impl ServeSettings {
             queue: self.queue,
             cache_entries: self.cache_entries,
             cache_lifetime: self.cache_lifetime,
+            stream_grace: self.proxy.stream_grace,
             require_groups: self.require_group.clone(),
             source_limit: self.source_failures.0,
             user_limit: self.user_failures.0,

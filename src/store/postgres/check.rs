@@ -31,7 +31,10 @@ const TRIGGERS: [(&str, &str); 8] = [
 ];
 
 const SETTINGS: &str = "SELECT current_user::text,
-        pg_catalog.has_table_privilege('resttool.users', 'INSERT, UPDATE, DELETE'),
+        (SELECT bool_and(pg_catalog.has_table_privilege('resttool.' || name, kind))
+            FROM (VALUES ('users', 'INSERT'), ('users', 'UPDATE'), ('users', 'DELETE'),
+                ('memberships', 'INSERT'), ('memberships', 'DELETE'), ('state', 'UPDATE'))
+            AS needed (name, kind)),
         CASE WHEN pg_catalog.current_setting('synchronous_standby_names') = ''
             THEN (SELECT count(*) FROM pg_catalog.pg_stat_replication) ELSE 0 END,
         extract(epoch FROM pg_catalog.clock_timestamp())::bigint";

@@ -306,12 +306,10 @@ impl Transaction for PostgresTransaction {
     }
 
     fn find(&mut self, name: &UserName) -> Result<Option<Account>, StoreError> {
-        if let Some(account) = self.unwritten.get(name)
-            && account.hash.is_ok()
-        {
+        // Only records with a usable hash are kept for later.
+        if let Some(account) = self.unwritten.get(name) {
             return Ok(Some(account.clone()));
         }
-        self.flush()?;
         if let Some(read) = self.read.get(name) {
             return Ok(read.clone());
         }

@@ -20,13 +20,15 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::boot_clock::boot_time;
 use super::connect::{ConnectionParams, Link};
+use super::schema;
 use super::session::runtime;
 use super::transaction;
+use super::url::PostgresUrl;
 use crate::domain::{StoredHash, User, UserName};
 use crate::store::lease::{ChangedNames, Follower, Lease};
 use crate::store::owned::{cannot_start, lost};
 use crate::store::{FoundUser, Revision, StoreError, UserReader, replace_hash_in};
-use queries::{Lookups, read_state};
+use queries::{Lookups, StateReading, read_state};
 use schedule::{Due, Schedule};
 
 /// The time that a request waits for the next reading.
@@ -37,6 +39,11 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The pause after an attempt to connect that has failed.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// The pause in an interruption of more than [`LONG`], when many servers may be trying.
+const LATE_RETRY: Duration = Duration::from_secs(1);
+
+const LONG: Duration = Duration::from_secs(30);
 
 /// Users as a server reads them.
 pub(in crate::store) struct PostgresReader {
@@ -78,6 +85,8 @@ struct Job {
     with_groups: bool,
     reply: Reply,
 }
+
+type Jobs = mpsc::UnboundedReceiver<Job>;
 
 enum Reply {
     /// To a thread that waits.
@@ -167,11 +176,7 @@ impl UserReader for PostgresReader {
     }
 
     fn ready(&self) -> Result<(), StoreError> {
-        match &*self.shared.connection() {
-            ConnectionState::Up => Ok(()),
-            ConnectionState::Starting => Err(StoreError::Lapsed),
-            ConnectionState::Down { why, .. } => Err(StoreError::Unreachable(why.clone())),
-        }
+        self.shared.ready()
     }
 
     /// Reads the clock anew, since leases are of a clock that runs on while the machine sleeps. The
@@ -200,7 +205,8 @@ impl UserReader for PostgresReader {
                     }
                 }
             };
-            tokio::time::timeout(WAIT, next).await.unwrap_or(Err(StoreError::Lapsed))
+            let timed_out = |_| Err(shared.ready().err().unwrap_or(StoreError::Lapsed));
+            tokio::time::timeout(WAIT, next).await.unwrap_or_else(timed_out)
         });
         Box::pin(async { waiting.await.unwrap_or_else(|_| Err(lost())) })
     }
@@ -240,6 +246,14 @@ impl Shared {
         }
     }
 
+    fn ready(&self) -> Result<(), StoreError> {
+        match &*self.connection() {
+            ConnectionState::Up => Ok(()),
+            ConnectionState::Starting => Err(StoreError::Lapsed),
+            ConnectionState::Down { why, .. } => Err(StoreError::Unreachable(why.clone())),
+        }
+    }
+
     fn last_used(&self) -> Duration {
         Duration::from_millis(self.used.load(Ordering::Relaxed))
     }
@@ -257,8 +271,32 @@ impl Shared {
         }
     }
 
-    /// Records that there is no connection. Logs the first reason.
-    fn is_down(&self, why: String) {
+    /// Publishes a reading of the state. Returns the length of its lease.
+    ///
+    /// # Errors
+    /// Returns the reason why the connection has to be given up.
+    fn publish(
+        &self,
+        url: &PostgresUrl,
+        follower: &mut Follower,
+        read: StateReading,
+    ) -> Result<Duration, String> {
+        let StateReading { sent, version, answer } = read;
+        schema::check(url, Some(version)).map_err(|e| e.to_string())?;
+        let length = answer.length;
+        let step = follower.answered(sent, boot_time(), answer).map_err(|e| e.to_string())?;
+        if let Some(changes) = step.changes {
+            self.changed.record(changes, step.reading.revision);
+        }
+        self.lease.publish(step.reading);
+        self.is_up();
+        self.tell();
+        Ok(length)
+    }
+
+    /// Records that there is no connection. Logs the first reason. Returns the time until the next
+    /// attempt.
+    fn is_down(&self, why: String) -> Duration {
         let mut connection = self.connection();
         let since = match &*connection {
             ConnectionState::Down { since, .. } => *since,
@@ -270,6 +308,7 @@ impl Shared {
         *connection = ConnectionState::Down { since, why };
         drop(connection);
         self.tell();
+        if boot_time().saturating_sub(since) < LONG { RETRY } else { LATE_RETRY }
     }
 
     /// Wakes the requests that wait for a reading.
@@ -283,30 +322,23 @@ fn millis(time: Duration) -> u64 {
 }
 
 /// Follows the store until the sender of the jobs is gone.
-async fn follow(
-    params: &ConnectionParams,
-    shared: &Shared,
-    mut jobs: mpsc::UnboundedReceiver<Job>,
-) {
+async fn follow(params: &ConnectionParams, shared: &Shared, mut jobs: Jobs) {
     let mut follower = Follower::default();
     loop {
-        let connected = match refuse_until(&mut jobs, shared, params.connect()).await {
-            Some(connected) => connected,
+        let connected = refuse_until(&mut jobs, shared, params.connect()).await;
+        let (why, was_used) = match connected {
             None => return,
-        };
-        let why = match connected {
-            Ok(link) => match use_link(params, shared, &mut follower, link, &mut jobs).await {
-                Some(why) => {
-                    shared.is_down(why);
-                    // The next host may be there already.
-                    continue;
+            Some(Err(e)) => (e.to_string(), false),
+            Some(Ok(link)) => {
+                match use_link(params, shared, &mut follower, link, &mut jobs).await {
+                    None => return,
+                    Some(lost) => lost,
                 }
-                None => return,
-            },
-            Err(e) => e.to_string(),
+            }
         };
-        shared.is_down(why);
-        if refuse_until(&mut jobs, shared, tokio::time::sleep(RETRY)).await.is_none() {
+        let pause = shared.is_down(why);
+        // The next host may be there already.
+        if !was_used && refuse_until(&mut jobs, shared, tokio::time::sleep(pause)).await.is_none() {
             return;
         }
     }
@@ -315,7 +347,7 @@ async fn follow(
 /// Waits without a connection, and refuses all jobs meanwhile. Returns `None` if the sender of the
 /// jobs is gone.
 async fn refuse_until<T>(
-    jobs: &mut mpsc::UnboundedReceiver<Job>,
+    jobs: &mut Jobs,
     shared: &Shared,
     done: impl Future<Output = T>,
 ) -> Option<T> {
@@ -334,29 +366,29 @@ async fn refuse_until<T>(
     }
 }
 
-/// Uses a connection until it fails. Returns the reason, or `None` if the sender of the jobs is gone.
+/// Uses a connection until it fails. Returns the reason, and true if the state was read. Returns
+/// `None` if the sender of the jobs is gone.
 async fn use_link(
     params: &ConnectionParams,
     shared: &Shared,
     follower: &mut Follower,
     link: Link,
-    jobs: &mut mpsc::UnboundedReceiver<Job>,
-) -> Option<String> {
+    jobs: &mut Jobs,
+) -> Option<(String, bool)> {
     let Link { client, mut driver, .. } = link;
     let client = &client;
     let mut closed = std::pin::pin!(driver.ended());
     let mut lookups = Lookups::default();
     let mut running = FuturesUnordered::new();
+    let mut reading = FuturesUnordered::new();
     let mut schedule = Schedule::default();
+    let lost = |why, schedule: &Schedule| Some((why, schedule.length().is_some()));
     loop {
         let due = schedule.due(boot_time(), shared.last_used());
-        if due == Due::Now {
+        if due == Due::Now && reading.is_empty() {
             schedule.sent(boot_time());
-            match read_state(client, &params.url, follower, shared).await {
-                Ok(length) => schedule.renewed(length),
-                Err(why) => return Some(why),
-            }
-            continue;
+            let limit = schedule.length().map_or(QUERY_TIMEOUT, |length| length / 2);
+            reading.push(read_state(client, follower.last(), limit));
         }
         let pause = async {
             match due {
@@ -365,9 +397,15 @@ async fn use_link(
             }
         };
         tokio::select! {
-            why = &mut closed => return Some(why),
+            why = &mut closed => return lost(why, &schedule),
             () = pause => {}
             () = shared.wake.notified() => {}
+            Some(read) = reading.next() => {
+                match read.and_then(|read| shared.publish(&params.url, follower, read)) {
+                    Ok(length) => schedule.renewed(length),
+                    Err(why) => return lost(why, &schedule),
+                }
+            }
             job = jobs.recv() => {
                 if let Some(next) = lookups.add(job?) {
                     running.push(queries::run(client, next));
@@ -379,7 +417,7 @@ async fn use_link(
                     running.push(queries::run(client, next));
                 }
                 if let Err(StoreError::Unreachable(why)) = found {
-                    return Some(why);
+                    return lost(why, &schedule);
                 }
             }
         }

@@ -7,14 +7,13 @@ use std::time::Duration;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::{Job, QUERY_TIMEOUT, Reply, Shared};
+use super::{Job, QUERY_TIMEOUT, Reply};
 use crate::domain::{Groups, User, UserName};
 use crate::store::lease::{Answer, Changes, Follower, StateTag};
 use crate::store::postgres::boot_clock::boot_time;
 use crate::store::postgres::connect::describe;
+use crate::store::postgres::rows;
 use crate::store::postgres::session::store_error;
-use crate::store::postgres::url::PostgresUrl;
-use crate::store::postgres::{rows, schema};
 use crate::store::{FoundUser, RecordState, StoreError};
 
 /// The state, whether the state with the tag `$1` is known, and the names of the users that have
@@ -32,32 +31,33 @@ const STATE: &str = "SELECT tag, lease_ms, version,
     FROM resttool.state
     LEFT JOIN (SELECT revision FROM resttool.changes WHERE tag = $1) AS since ON true";
 
-/// Reads the state, and publishes it. Returns the length of the lease.
+/// A reading of the state, before it counts.
+pub(super) struct StateReading {
+    /// The time before it was sent.
+    pub(super) sent: Duration,
+    /// The version of the schema.
+    pub(super) version: i32,
+    pub(super) answer: Answer,
+}
+
+/// Reads the state, and the changes since the one with this tag.
 ///
 /// # Errors
 /// Returns the reason why the connection has to be given up.
 pub(super) async fn read_state(
     client: &Client,
-    url: &PostgresUrl,
-    follower: &mut Follower,
-    shared: &Shared,
-) -> Result<Duration, String> {
+    last: Option<StateTag>,
+    limit: Duration,
+) -> Result<StateReading, String> {
     let sent = boot_time();
-    let last = follower.last().map(|tag| tag.0);
+    let last = last.map(|tag| tag.0);
     let values: [(&(dyn ToSql + Sync), Type); 1] = [(&last, Type::INT8)];
-    let row = tokio::time::timeout(QUERY_TIMEOUT, client.query_typed_one(STATE, &values)).await;
-    let row = row.map_err(|_| "no answer in time".to_owned())?.map_err(|e| describe(&e))?;
+    let row = tokio::time::timeout(limit, client.query_typed_one(STATE, &values)).await;
+    let row = row
+        .map_err(|_| format!("no answer within {} ms", limit.as_millis()))?
+        .map_err(|e| describe(&e))?;
     let (version, answer) = answer(&row).map_err(|e| describe(&e))?;
-    schema::check(url, Some(version)).map_err(|e| e.to_string())?;
-    let length = answer.length;
-    let step = follower.answered(sent, boot_time(), answer).map_err(|e| e.to_string())?;
-    if let Some(changes) = step.changes {
-        shared.changed.record(changes, step.reading.revision);
-    }
-    shared.lease.publish(step.reading);
-    shared.is_up();
-    shared.tell();
-    Ok(length)
+    Ok(StateReading { sent, version, answer })
 }
 
 fn answer(row: &Row) -> Result<(i32, Answer), tokio_postgres::Error> {

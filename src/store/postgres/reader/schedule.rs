@@ -23,6 +23,11 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
+    /// Returns the length of the lease, if the state was read.
+    pub(super) fn length(&self) -> Option<Duration> {
+        self.last.map(|(_, length)| length)
+    }
+
     pub(super) fn sent(&mut self, now: Duration) {
         self.sent = now;
     }
