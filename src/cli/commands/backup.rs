@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::exit::{Failure, say};
+use crate::cli::exit::{Exit, Failure, say};
 use crate::cli::output::{Inputs, Output, PRIVATE, Refusal};
 use crate::config::QuietSetting;
 use crate::store::{self, Location};
-use crate::text::printable;
+use crate::text::{printable, shell_word};
 
 /// Write a consistent copy of the database while it is in use
 #[derive(Args, Debug)]
@@ -35,6 +35,12 @@ impl Backup {
     }
 
     pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
+        if let Location::Postgres(_) = location {
+            let (file, url) = (shell_word(&self.file), location.shell_word());
+            let why = format_args!("{location} is a PostgreSQL database");
+            return Err(Failure::new(Exit::Failed, why)
+                .hint(format!("pg_dump --schema=resttool --file={file} {url}")));
+        }
         let file = printable(&self.file.to_string_lossy());
         let writing = format!("write {file}");
         let inputs = Inputs::of_store(location);
