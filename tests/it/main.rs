@@ -14,6 +14,7 @@ mod control;
 mod desync_suite;
 mod docs;
 mod faults;
+mod fleet;
 mod forward;
 mod frameworks;
 mod framing;
