@@ -37,10 +37,8 @@ const LEASE: &str = "SELECT lease_ms FROM resttool.state";
 /// The tag of the last change in this transaction.
 const TAG: &str = "SELECT tag FROM resttool.state";
 
-/// Returns a row if a committed change has this tag. Waits for a transaction that is still open,
-/// since it holds the row of the state.
-const HAS_TAG: &str = "SELECT EXISTS (SELECT FROM resttool.changes WHERE tag = $1)
-    FROM resttool.state FOR UPDATE";
+/// Returns true if a committed change has this tag.
+const HAS_TAG: &str = "SELECT EXISTS (SELECT FROM resttool.changes WHERE tag = $1)";
 
 /// Returns true if a user of one of these names was changed or removed lately.
 const WAS_CHANGED: &str = "SELECT EXISTS (
@@ -270,12 +268,15 @@ impl PostgresTransaction {
     }
 
     /// Finds out whether a commit whose answer was lost has taken place.
+    ///
+    /// A server goes on with a commit whose client is gone, and holds the row of the state until it
+    /// ends. So this waits for the turn of a writer first. The tag is looked for by a statement of
+    /// its own, which sees what was committed during that wait.
     fn look_for(&self, tag: i64, needs_wait: bool, why: &str) -> Result<bool, StoreError> {
         let unknown = |e: StoreError| StoreError::Unknown(format!("{why}, and then: {e}"));
         let session = Session::open(&self.params).map_err(unknown)?;
-        let limit = format!("SET lock_timeout = {}", BUSY_TIMEOUT.as_millis());
         let found = session.run(async |client| {
-            client.batch_execute(&limit).await?;
+            client.batch_execute(&take_turn()).await?;
             client.query_typed_one(HAS_TAG, &[(&tag, Type::INT8)]).await?.try_get(0)
         });
         match found.map_err(unknown)? {

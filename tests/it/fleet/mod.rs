@@ -11,6 +11,7 @@ use crate::support::postgres::{Cluster, ClusterOptions};
 use crate::support::store::{TempStore, hash_of};
 
 mod changes;
+mod commit;
 mod failover;
 mod revocation;
 mod schema;
