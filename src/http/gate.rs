@@ -212,16 +212,18 @@ impl Gate {
                 .insert_header((header::RETRY_AFTER, whole_seconds(retry_after)))
                 .insert_header(PLAIN_TEXT)
                 .body(throttled(retry_after)),
-            Decision::Overloaded => response(StatusCode::SERVICE_UNAVAILABLE)
-                .insert_header((header::RETRY_AFTER, "1"))
-                .insert_header(PLAIN_TEXT)
-                .body(OVERLOADED),
-            Decision::Unavailable => response(StatusCode::SERVICE_UNAVAILABLE)
-                .insert_header((header::RETRY_AFTER, "1"))
-                .insert_header(PLAIN_TEXT)
-                .body(UNAVAILABLE),
+            Decision::Overloaded => later(OVERLOADED),
+            Decision::Unavailable => later(UNAVAILABLE),
         }
     }
+}
+
+/// Asks the client to try again soon.
+fn later(body: &'static str) -> HttpResponse {
+    response(StatusCode::SERVICE_UNAVAILABLE)
+        .insert_header((header::RETRY_AFTER, "1"))
+        .insert_header(PLAIN_TEXT)
+        .body(body)
 }
 
 /// The route `/rest-auth`.

@@ -327,6 +327,7 @@ fn responses_are_uncacheable_with_known_fields_only() {
         "www-authenticate",
         "allow",
         "connection",
+        "retry-after",
     ];
     for (response, body) in responses.iter().zip(bodies) {
         assert_eq!(response.body, body);
