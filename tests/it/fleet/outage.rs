@@ -1,0 +1,125 @@
+//! Servers without a reachable database.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::{Fleet, LEASE, PASSWORD, eventually, login, shared, timed, verified};
+use crate::support::cli::{ServerProcess, command};
+use crate::support::client::{Connection, Request};
+use crate::support::fault_proxy::{Fault, FaultProxy};
+use crate::support::postgres::{Cluster, ClusterOptions};
+
+/// The time that a request with a cache entry waits for the database.
+const WAIT: Duration = Duration::from_secs(2);
+/// The time of a request that does not wait, on a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+fn auth(user: &str) -> Request {
+    Request::get("/auth").basic(user, PASSWORD)
+}
+
+/// Stops a server, and returns its log.
+fn log_of(server: ServerProcess) -> String {
+    server.signal(Signal::TERM);
+    let (code, log) = server.end();
+    assert_eq!(code, Some(0), "{log}");
+    log
+}
+
+/// F-05: the lease of the last reading covers verified users. Then they wait, and others do not.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn verified_user_is_served_until_the_lease_ends() {
+    for fault in [Fault::Refuse, Fault::Blackhole] {
+        let fleet = Fleet::new(shared());
+        fleet.add(["roy", "ann"]);
+        let proxy = FaultProxy::start(shared().address().unwrap());
+        let server = fleet.serve_at(&fleet.url_at(proxy.address()), "");
+        let mut roy = verified(&server, "roy");
+        proxy.set(fault);
+        if fault == Fault::Refuse {
+            proxy.cut();
+        }
+        let cut = Instant::now();
+        assert_eq!(roy.send(&login("roy")).status, 200, "{fault:?}");
+        let (refused, waited) = loop {
+            let sent = cut.elapsed();
+            let (response, time) = timed(&mut roy, &login("roy"));
+            if response.status != 200 {
+                break (response, time);
+            }
+            assert!(sent < LEASE, "{fault:?}: granted without a lease: {sent:?}");
+        };
+        assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{fault:?}");
+        assert!(waited >= WAIT && waited < WAIT + AT_ONCE, "{fault:?}: {waited:?}");
+        let (refused, waited) = timed(&mut roy, &auth("roy"));
+        assert_eq!(refused.status, 403, "{fault:?}");
+        assert_eq!(refused.header("x-auth-reason"), Some("unavailable"), "{fault:?}");
+        assert_eq!(refused.header("retry-after"), Some("1"), "{fault:?}");
+        assert!(waited >= WAIT && waited < WAIT + AT_ONCE, "{fault:?}: {waited:?}");
+        let mut other = Connection::open(server.address);
+        // The password of ann is right, and in no entry. A wrong one costs no hash either.
+        let wrong = Request::get("/rest-auth").basic("roy", "wrong");
+        for request in [login("ann"), wrong, login("nobody")] {
+            let (refused, waited) = timed(&mut other, &request);
+            assert_eq!(refused.status, 503, "{fault:?}");
+            assert_eq!(refused.header("retry-after"), Some("1"), "{fault:?}");
+            assert!(waited < AT_ONCE, "{fault:?}: {waited:?}");
+        }
+        assert_eq!(timed(&mut other, &auth("ann")).0.header("x-auth-reason"), Some("unavailable"));
+        proxy.set(Fault::Forward);
+        eventually(|| (roy.send(&login("roy")).status == 200).then_some(()));
+        eventually(|| (other.send(&login("ann")).status == 200).then_some(()));
+        let log = log_of(server);
+        for (line, count) in
+            [("ERROR ", 1), ("] cannot reach the database: ", 1), ("reachable again", 1)]
+        {
+            assert_eq!(log.matches(line).count(), count, "{fault:?}, {line}: {log}");
+        }
+    }
+}
+
+/// F-05: an answer that comes after half of the lease is of no use, so nothing waits for it.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn silent_database_is_given_up_within_the_lease() {
+    let fleet = Fleet::new(shared());
+    fleet.add(["roy", "ann"]);
+    let proxy = FaultProxy::start(shared().address().unwrap());
+    let server = fleet.serve_at(&fleet.url_at(proxy.address()), "");
+    let _roy = verified(&server, "roy");
+    let mut ann = Connection::open(server.address);
+    proxy.set(Fault::Blackhole);
+    // The next reading begins within a quarter of the lease, and is waited for during a half.
+    for limit in [LEASE * 3 / 2, AT_ONCE] {
+        let (refused, waited) = timed(&mut ann, &login("ann"));
+        assert_eq!(refused.status, 503);
+        assert!(waited < limit, "{waited:?}");
+    }
+}
+
+/// F-14: the database comes after the server, which needs no restart.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn server_starts_without_a_database_and_finds_it_later() {
+    let mut cluster = Cluster::with(ClusterOptions { tcp: true, ..ClusterOptions::default() });
+    let (url, folder) = {
+        let fleet = Fleet::new(&cluster);
+        fleet.add(["roy"]);
+        (fleet.url(), fleet.home)
+    };
+    cluster.stop();
+    let words = ["serve", "--port", "0", "--database", &url];
+    let server = ServerProcess::start(command(folder.folder(), words));
+    let get = |path: &str| Request::get(path).send(server.address);
+    eventually(|| (get("/readyz").status == 503).then_some(()));
+    assert_eq!(get("/healthz").status, 200);
+    let mut roy = Connection::open(server.address);
+    let refused = roy.send(&login("roy"));
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    cluster.start_again();
+    eventually(|| (roy.send(&login("roy")).status == 200).then_some(()));
+    assert_eq!(get("/readyz").status, 200);
+    assert!(log_of(server).contains("the database is reachable again"));
+}
