@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
+use tokio_postgres::error::Severity;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -193,7 +194,8 @@ where
 {
     while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
         if let AsyncMessage::Notice(notice) = message?
-            && notice.severity() == "WARNING"
+            // The other field is in the language of the server.
+            && notice.parsed_severity() == Some(Severity::Warning)
         {
             let mut warnings = warnings.lock().unwrap_or_else(PoisonError::into_inner);
             warnings.push(notice.message().to_owned());
