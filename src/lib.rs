@@ -43,8 +43,8 @@ pub mod testing {
     };
     pub use crate::store::mock::{Call, MockStore};
     pub use crate::store::{
-        Location, Revision, StoreError, Transaction, UserReader, UserStore, Visibility,
-        open_or_create as open_store,
+        Location, PostgresUrl, Revision, StoreError, Transaction, UserReader, UserStore,
+        Visibility, initialize as initialize_database, open_or_create as open_store, open_reader,
     };
     pub use crate::time::Timestamp;
 }

@@ -16,7 +16,8 @@ use crate::time::Timestamp;
 #[path = "../../../tests/support/postgres.rs"]
 mod cluster;
 
-use cluster::Cluster;
+use cluster::{Cluster, wait_until};
+use reader::{RETRY, STATE};
 
 /// A database of its own, with short leases.
 struct TestDatabase {
@@ -291,4 +292,31 @@ fn many_users_are_written_in_one_transaction() {
         transaction.commit().wait().unwrap();
         assert_eq!(all(&*store), (0..2500).map(|n| user(n, round)).collect::<Vec<_>>());
     }
+}
+
+/// A plan is compiled from a cost of 100000 on (`jit_above_cost`), which takes longer than the query.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn reading_of_the_state_is_cheap_to_the_planner() {
+    let database = TestDatabase::new();
+    let sql = format!("EXPLAIN {}", STATE.replace("$1", "0"));
+    let plan = database.cluster.psql(&database.name, &sql);
+    // E.g. `Nested Loop Left Join  (cost=0.15..105.75 rows=1 width=50)`.
+    let (_, cost) = plan.split_once("..").unwrap();
+    let cost: f64 = cost.split(' ').next().unwrap().parse().unwrap();
+    assert!(cost < 1000.0, "{plan}");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn unreadable_database_is_tried_at_intervals() {
+    let cluster = cluster::shared();
+    // It has no schema, but accepts connections.
+    let database = TestDatabase { cluster, name: cluster.create_database() };
+    let start = Instant::now();
+    let _reader = open_reader(&database.location()).unwrap();
+    let sql = format!("SELECT sessions FROM pg_stat_database WHERE datname = '{}'", database.name);
+    let attempts = || cluster.psql("postgres", &sql).parse::<u32>().unwrap();
+    wait_until("the fourth attempt", || attempts() >= 4);
+    assert!(start.elapsed() >= RETRY * 3, "{:?}", start.elapsed());
 }

@@ -28,6 +28,8 @@ use crate::domain::{StoredHash, User, UserName};
 use crate::store::lease::{ChangedNames, Follower, Lease};
 use crate::store::owned::{cannot_start, lost};
 use crate::store::{FoundUser, Revision, StoreError, UserReader, replace_hash_in};
+#[cfg(test)]
+pub(super) use queries::STATE;
 use queries::{Lookups, StateReading, read_state};
 use schedule::{Due, Schedule};
 
@@ -37,8 +39,8 @@ const WAIT: Duration = Duration::from_secs(2);
 /// The limit of the time of a query. The connection is given up after it.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The pause after an attempt to connect that has failed.
-const RETRY: Duration = Duration::from_millis(250);
+/// The pause after an attempt to connect, or to read over a new connection, that has failed.
+pub(super) const RETRY: Duration = Duration::from_millis(250);
 
 /// The pause in an interruption of more than [`LONG`], when many servers may be trying.
 const LATE_RETRY: Duration = Duration::from_secs(1);
