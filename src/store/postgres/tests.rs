@@ -320,3 +320,25 @@ fn unreadable_database_is_tried_at_intervals() {
     wait_until("the fourth attempt", || attempts() >= 4);
     assert!(start.elapsed() >= RETRY * 3, "{:?}", start.elapsed());
 }
+
+/// Each statement that adds users is a change of the state, so an import of single rows would take a
+/// hundred times as long.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn added_users_are_written_by_one_statement() {
+    let database = TestDatabase::new();
+    let sql = "SELECT revision FROM resttool.state";
+    let revision = || database.cluster.psql(&database.name, sql).parse::<u64>().unwrap();
+    let before = revision();
+    let accounts = ["ann", "bob", "cid"].map(account);
+    let names: Vec<_> = accounts.iter().map(|account| account.name.clone()).collect();
+    let store = database.open();
+    let mut transaction = store.begin().unwrap();
+    transaction.prefetch(&names).unwrap();
+    for account in &accounts {
+        assert!(transaction.find(&account.name).unwrap().is_none());
+        transaction.put(account).unwrap();
+    }
+    transaction.commit().wait().unwrap();
+    assert_eq!((store.count().unwrap(), revision()), (3, before + 1));
+}
