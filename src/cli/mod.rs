@@ -30,7 +30,7 @@ mod terminal;
 mod usage;
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -185,6 +185,11 @@ fn parse() -> Result<Cli, Exit> {
         Err(e) if e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             // A closed standard error has no reader.
             let _ = e.print();
+            Err(Exit::Usage)
+        }
+        // To clap, a variable is an argument too.
+        Err(e) if e.kind() == ErrorKind::MissingSubcommand => {
+            let _ = write!(io::stderr(), "{}", command.render_help());
             Err(Exit::Usage)
         }
         Err(e) => {

@@ -531,9 +531,13 @@ fn help_has_examples_and_exit_codes() {
         let text = help(&format!("{verb} --help"));
         assert!(text.contains(&format!("Examples:\n  resttool {verb}")), "{text}");
     }
-    let nothing = finish(command(home.folder(), [""; 0]), "");
-    assert_eq!((nothing.code, nothing.stdout.as_str()), (2, ""));
-    assert!(nothing.stderr.contains("Usage: resttool"), "{}", nothing.stderr);
+    for variable in [None, Some(("RESTTOOL_DATABASE", "users.db"))] {
+        let mut nothing = command(home.folder(), [""; 0]);
+        nothing.envs(variable);
+        let nothing = finish(nothing, "");
+        assert_eq!((nothing.code, nothing.stdout.as_str()), (2, ""), "{variable:?}");
+        assert!(nothing.stderr.contains("Usage: resttool"), "{variable:?}: {}", nothing.stderr);
+    }
 }
 
 /// O-05: a variable holds a setting. It never changes the effect of a command on users.
