@@ -16,7 +16,8 @@ use crate::support::store::TempStore;
 fn status_page_suits_a_phone_and_loads_nothing() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
-    let (server, operators) = Server::start_with_operators(store.open(), Duration::from_millis(50));
+    let (server, operators) =
+        Server::start_with_operators(store.reader(), Duration::from_millis(50));
     assert_eq!(server.login("roy", "open-sesame").status, 200);
     let url = format!("http://{operators}/status");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/status.js");

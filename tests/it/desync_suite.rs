@@ -125,7 +125,8 @@ fn requests_of_a_public_suite_have_one_reading() {
     });
     let store = TempStore::new();
     store.add("roy", "open-sesame");
-    let server = Server::start_proxy(store.open(), &upstream.url(), HttpConfig::IO_TIMEOUT, |_| {});
+    let server =
+        Server::start_proxy(store.reader(), &upstream.url(), HttpConfig::IO_TIMEOUT, |_| {});
     let last = Request::get("/last").basic("roy", "open-sesame").header("Connection", "close");
     let (mut passed, mut refused) = (Vec::new(), Vec::new());
     let cases = cases();

@@ -24,7 +24,7 @@ fn comments() -> (String, usize) {
 
 /// Returns `name:cost` of each user.
 fn costs(home: &TempStore) -> Vec<String> {
-    if !home.database().exists() {
+    if !home.exists() {
         return Vec::new();
     }
     let list = run(

@@ -54,7 +54,7 @@ fn cache_entries_expire_and_a_cache_of_size_0_is_off() {
     let expired = AuthConfig { cache_lifetime: Duration::ZERO, ..unlimited() };
     for settings in [none, expired] {
         let store = store_with_roy();
-        let server = Server::start_with(store.open(), &settings, &[]);
+        let server = Server::start_with(store.reader(), &settings, &[]);
         for n in 1..=3 {
             assert_eq!(server.login("roy", "open-sesame").status, 200);
             assert_eq!(server.hashes_computed(), n);
@@ -72,8 +72,8 @@ fn change_invalidates_cache_entries_on_next_request() {
     assert_eq!((connection.send(&roy()).status, connection.send(&ann).status), (200, 200));
     let mut others = 0;
     for (change, status) in [
-        ("UPDATE users SET locked = 1 WHERE name = 'roy'", 401),
-        ("UPDATE users SET locked = 0 WHERE name = 'roy'", 200),
+        ("UPDATE users SET locked = TRUE WHERE name = 'roy'", 401),
+        ("UPDATE users SET locked = FALSE WHERE name = 'roy'", 200),
         ("UPDATE users SET expires = unixepoch() WHERE name = 'roy'", 401),
         ("UPDATE users SET expires = unixepoch() + 3600 WHERE name = 'roy'", 200),
         // The same password with a new hash: it is unverified.
@@ -121,7 +121,7 @@ fn removed_user_is_refused_on_next_request() {
 fn new_user_works_at_once_and_junk_evicts_no_verified_user() {
     let store = store_with_roy();
     let settings = AuthConfig { cache_entries: 4, ..unlimited() };
-    let server = Server::start_with(store.open(), &settings, &[]);
+    let server = Server::start_with(store.reader(), &settings, &[]);
     assert_eq!(server.login("roy", "open-sesame").status, 200);
     for n in 0..20 {
         assert_eq!(server.login(format!("junk-{n}"), "x").status, 401);
@@ -341,7 +341,7 @@ fn retry_after_of(response: &Response) -> Option<u64> {
 #[test]
 fn failing_source_is_throttled_on_every_route_without_a_hash() {
     let store = store_with_roy();
-    let server = Server::start_with(store.open(), &limited(4, 1000), &[]);
+    let server = Server::start_with(store.reader(), &limited(4, 1000), &[]);
     assert_eq!(server.send(&roy()).status, 200);
     for (n, method) in ["GET", "HEAD", "GET", "HEAD"].into_iter().enumerate() {
         let target = ["/rest-auth", "/rest-auth?x", "http://elsewhere/rest-auth"][n % 3];
@@ -370,7 +370,7 @@ fn failing_source_is_throttled_on_every_route_without_a_hash() {
 fn only_throttled_clients_get_delayed_answers() {
     let delays = Delays { throttled: Duration::from_secs(1), overloaded: Duration::MAX };
     let store = store_with_roy();
-    let server = Server::start_with_delays(store.open(), &limited(1, 1000), &[], delays);
+    let server = Server::start_with_delays(store.reader(), &limited(1, 1000), &[], delays);
     assert_eq!(server.send(&roy()).status, 200);
     assert_eq!(server.login("roy", "wrong").status, 401);
     let start = Instant::now();
@@ -388,7 +388,7 @@ fn only_throttled_clients_get_delayed_answers() {
 #[test]
 fn sources_behind_a_trusted_proxy_count_separately() {
     let store = store_with_roy();
-    let server = Server::start_with(store.open(), &limited(2, 1000), &["127.0.0.0/8"]);
+    let server = Server::start_with(store.reader(), &limited(2, 1000), &["127.0.0.0/8"]);
     let from = |fields: &[&str]| {
         let request = Request::get("/rest-auth").basic("ann", "x");
         let with = |request: Request, field: &&str| request.header("X-Forwarded-For", field);
@@ -414,7 +414,7 @@ fn sources_behind_a_trusted_proxy_count_separately() {
 fn guessed_user_can_still_log_in_from_known_sources() {
     let store = store_with_roy();
     store.add("ann", "open-sesame");
-    let server = Server::start_with(store.open(), &limited(100, 5), &["127.0.0.1"]);
+    let server = Server::start_with(store.reader(), &limited(100, 5), &["127.0.0.1"]);
     let login = |user: &str, password: &str, from: &str| {
         let request = Request::get("/rest-auth").basic(user, password);
         server.send(&request.header("X-Forwarded-For", from)).status
@@ -449,7 +449,7 @@ fn counters_count_each_reason() {
     store.add("locked", "open-sesame");
     store.add("expired", "open-sesame");
     store.sql(
-        "UPDATE users SET locked = 1 WHERE name = 'locked';
+        "UPDATE users SET locked = TRUE WHERE name = 'locked';
          UPDATE users SET expires = 1 WHERE name = 'expired'",
     );
     let mut requests = vec![
@@ -471,7 +471,7 @@ fn counters_count_each_reason() {
     for request in &requests {
         server.send(request);
     }
-    store.sql("ALTER TABLE users RENAME TO hidden");
+    store.hide_users();
     server.login("roy", "wrong");
     let seen = [
         server.count("no-credentials"),
@@ -505,7 +505,7 @@ fn login_rehashes_a_weak_hash_when_enabled() {
     let cost = Cost::new(5).unwrap();
     for (rehash, expected) in [(false, 4), (true, 5), (true, 5)] {
         let settings = AuthConfig { cost, rehash, workers: NonZeroUsize::MIN, ..unlimited() };
-        let server = Server::start_with(store.open(), &settings, &[]);
+        let server = Server::start_with(store.reader(), &settings, &[]);
         assert_eq!(server.login("roy", "wrong").status, 401);
         assert_eq!(server.login("roy", "open-sesame").status, 200);
         // The one worker has finished the rehash when it takes this login.

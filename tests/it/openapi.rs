@@ -77,7 +77,7 @@ fn every_response_is_documented_and_every_documented_one_occurs() {
         source_limit: Limit::new(3, Limit::MAX_PERIOD),
         ..unlimited()
     };
-    let server = Server::start_with(store.open(), &settings, &["127.0.0.1"]);
+    let server = Server::start_with(store.reader(), &settings, &["127.0.0.1"]);
     let mut seen = BTreeSet::new();
     let mut ask = |path: &str, method: &str, request: Request| {
         let response = server.send(&request);
@@ -103,7 +103,7 @@ fn every_response_is_documented_and_every_documented_one_occurs() {
             }
         }
     }
-    store.change("ALTER TABLE users RENAME TO gone");
+    store.hide_users();
     for method in ["GET", "HEAD"] {
         for path in ["/rest-auth", "/readyz"] {
             ask(path, method, Request::new(method, path).basic("roy", "open-sesame"));

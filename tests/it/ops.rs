@@ -316,7 +316,8 @@ fn names_addresses_and_errors_are_on_the_private_socket_only() {
 fn rates_add_up_to_the_requests() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
-    let (server, operators) = Server::start_with_operators(store.open(), Duration::from_millis(20));
+    let (server, operators) =
+        Server::start_with_operators(store.reader(), Duration::from_millis(20));
     let rates = || {
         let status = Request::get("/status.json").send(operators).body;
         serde_json::from_str::<Value>(&status).unwrap()["rates"].clone()

@@ -405,7 +405,7 @@ fn audit_log_has_a_line_for_every_uncached_decision() {
     store.add("locked", "open-sesame");
     store.add("expired", "open-sesame");
     store.sql(
-        "UPDATE users SET locked = 1 WHERE name = 'locked';
+        "UPDATE users SET locked = TRUE WHERE name = 'locked';
          UPDATE users SET expires = 1 WHERE name = 'expired'",
     );
     let expected = [

@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_millis(300);
 fn server_with_short_timeout() -> (TempStore, Server) {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
-    let server = Server::start_with_timeout(store.open(), None, TIMEOUT);
+    let server = Server::start_with_timeout(store.reader(), None, TIMEOUT);
     (store, server)
 }
 

@@ -23,7 +23,7 @@ const SHORT: Duration = Duration::from_millis(300);
 fn start(upstream: &Upstream, timeout: Duration) -> (TempStore, Server) {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
-    let server = Server::start_proxy(store.open(), &upstream.url(), timeout, |_| {});
+    let server = Server::start_proxy(store.reader(), &upstream.url(), timeout, |_| {});
     (store, server)
 }
 

@@ -439,7 +439,7 @@ fn unfinished_handshake_times_out() {
     let setup = Setup::new();
     let tls = Tls::open(&setup.path("cert.pem"), &setup.path("key.pem"), None).unwrap();
     let timeout = std::time::Duration::from_millis(300);
-    let server = Server::start_with_timeout(setup.store.open(), Some(tls), timeout);
+    let server = Server::start_with_timeout(setup.store.reader(), Some(tls), timeout);
     let mut slow = TcpStream::connect(server.address).unwrap();
     slow.set_read_timeout(Some(TIMEOUT)).unwrap();
     // The start of a TLS record.

@@ -30,7 +30,7 @@ impl Proxied {
         let store = TempStore::new();
         store.add("roy", "open-sesame");
         let (url, timeout) = (upstream.url(), HttpConfig::IO_TIMEOUT);
-        let server = Server::start_proxy(store.open(), &url, timeout, change);
+        let server = Server::start_proxy(store.reader(), &url, timeout, change);
         Self { upstream, server, _store: store }
     }
 
@@ -486,7 +486,7 @@ fn api_that_cannot_be_reached_is_a_bad_gateway() {
     drop(listener);
     let store = TempStore::new();
     store.add("roy", "open-sesame");
-    let server = Server::start_proxy(store.open(), &url, HttpConfig::IO_TIMEOUT, |_| {});
+    let server = Server::start_proxy(store.reader(), &url, HttpConfig::IO_TIMEOUT, |_| {});
     let mut client = Connection::open(server.address);
     for (accept, content_type) in [
         ("*/*", "text/plain; charset=utf-8"),
@@ -642,7 +642,7 @@ fn api_is_reached_over_a_unix_socket() {
     let path = store.folder().join("api.sock");
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let url = format!("unix:{}", path.display());
-    let server = Server::start_proxy(store.open(), &url, HttpConfig::IO_TIMEOUT, |_| {});
+    let server = Server::start_proxy(store.reader(), &url, HttpConfig::IO_TIMEOUT, |_| {});
     let api = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut head = Vec::new();

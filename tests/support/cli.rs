@@ -12,6 +12,7 @@ use std::thread;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::client::TIMEOUT;
+use super::store::database_of;
 
 /// Exit code and output of a run that has ended.
 #[derive(PartialEq, Eq, Debug)]
@@ -28,7 +29,7 @@ impl Completed {
 }
 
 /// Returns a command of the program with `HOME` and `XDG_RUNTIME_DIR` as its only environment
-/// variables.
+/// variables, and the store if `home` is the folder of a PostgreSQL store.
 pub fn command<A: AsRef<OsStr>>(home: &Path, args: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_resttool"));
     command
@@ -37,6 +38,7 @@ pub fn command<A: AsRef<OsStr>>(home: &Path, args: impl IntoIterator<Item = A>) 
         .env("HOME", home)
         .env("XDG_RUNTIME_DIR", home)
         .stdin(Stdio::null());
+    command.envs(database_of(home).map(|url| ("RESTTOOL_DATABASE", url)));
     command
 }
 
