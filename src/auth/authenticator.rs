@@ -145,9 +145,7 @@ impl Authenticator {
             return;
         }
         let now = Instant::now();
-        let failed = |e: &StoreError| {
-            self.verifier.audit.failure(&format_args!("cannot check open streams: {e}"));
-        };
+        let failed = |e: &StoreError| self.verifier.log_failure("cannot check open streams", e);
         let store = &self.verifier.store;
         let revision = store.revision(now).inspect_err(failed);
         let is_unchanged = |name: &UserName, since| store.is_unchanged(name, since);
@@ -398,7 +396,7 @@ impl Authenticator {
         self.verifier
             .store
             .ready()
-            .inspect_err(|e| self.verifier.audit.failure(&format_args!("not ready: {e}")))
+            .inspect_err(|e| self.verifier.log_failure("not ready", e))
             .is_ok()
     }
 

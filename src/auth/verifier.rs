@@ -285,8 +285,15 @@ impl Verifier {
     fn unavailable(&self, e: &StoreError) -> Outcome {
         // The error names a user only if it exists, because the text in the name field may be a
         // password.
-        self.audit.failure(&format_args!("cannot check credentials: {e}"));
+        self.log_failure("cannot check credentials", e);
         Outcome::Unavailable
+    }
+
+    /// Logs a failure of the store, unless the store has logged it.
+    pub(super) fn log_failure(&self, what: &str, e: &StoreError) {
+        if !e.is_outage() {
+            self.audit.failure(&format_args!("{what}: {e}"));
+        }
     }
 
     /// Replaces hashes by bcrypt of the configured cost, if they are still those of their users.

@@ -365,6 +365,12 @@ impl StoreError {
         Self::Refused { location: path.to_owned().into(), problem }
     }
 
+    /// Returns true if the database cannot be read now. Its client logs the begin and the end of that,
+    /// so that not every request has to.
+    pub(crate) fn is_outage(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Lapsed)
+    }
+
     /// Returns an error with the same text, for another caller that waits for the same result.
     fn repeat(&self) -> Self {
         match self {

@@ -104,6 +104,9 @@ fn new_name_needs_no_wait_and_a_removed_one_does() {
     // Servers may rely on users that were removed without their names.
     database.psql("TRUNCATE resttool.users CASCADE");
     assert_eq!(add_user("bob"), 1);
+    // All leases of that time have ended.
+    database.psql("UPDATE resttool.changes SET at = at - interval '10 minutes'");
+    assert_eq!(add_user("cid"), 0);
 }
 
 /// Waits until the server sees another revision than this one.

@@ -40,9 +40,12 @@ const TAG: &str = "SELECT tag FROM resttool.state";
 /// Returns true if a committed change has this tag.
 const HAS_TAG: &str = "SELECT EXISTS (SELECT FROM resttool.changes WHERE tag = $1)";
 
-/// Returns true if a user of one of these names was changed or removed lately.
+/// Returns true if a user of one of these names was changed or removed lately. A lease takes a minute
+/// at most, and the triggers keep changes of ten.
 const WAS_CHANGED: &str = "SELECT EXISTS (
-        SELECT FROM resttool.changes WHERE names IS NULL OR names && $1
+        SELECT FROM resttool.changes
+        WHERE (names IS NULL OR names && $1)
+            AND at > pg_catalog.clock_timestamp() - interval '10 minutes'
     )";
 
 const PUT: &str = "INSERT INTO resttool.users (name, hash, scheme, salt, rounds, imported,
