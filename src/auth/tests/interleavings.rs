@@ -301,12 +301,9 @@ fn no_interleaving_grants_after_the_command_has_returned() {
         (Start::Cached, Change::Lock, End::UnknownOutcome),
     ];
     let cases = committed.chain(others).map(|(start, change, end)| (start, change, end, false));
-    let with_names = [
-        (Start::Cached, Change::Remove, End::Committed, true),
-        (Start::Outdated, Change::Remove, End::Committed, true),
-        (Start::Outdated, Change::NewHash, End::NoOp, true),
-    ];
-    for (start, change, end, names) in cases.chain(with_names) {
+    // The model of the lease explores more of a store that knows names.
+    let with_names = (Start::Cached, Change::Remove, End::Committed, true);
+    for (start, change, end, names) in cases.chain([with_names]) {
         let played = play_all(|schedule| {
             let (choices, granted) = play(start, change, end, true, names, schedule);
             assert!(!granted, "{start:?}, {change:?}, {end:?}, {names}: {schedule:?}");

@@ -2,7 +2,7 @@
 
 use super::database::{Change, Row};
 use super::server::{Actor, Dated, Entry, Site};
-use super::world::{Label, Steps, World};
+use super::world::{StepLabel, Steps, World};
 use super::{EntriesUnder, Renewal};
 use crate::store::Revision;
 use crate::store::lease::{Changes, StateTag};
@@ -90,7 +90,7 @@ impl Actor<'_> {
     }
 
     /// Adds the states in which a request without pauses can end.
-    fn finish(&self, arrived: (Label, World), steps: &mut Steps) {
+    fn finish(&self, arrived: (StepLabel, World), steps: &mut Steps) {
         let mut open = vec![arrived];
         while let Some((last, world)) = open.pop() {
             if world.servers[self.index].requests.is_empty() {
@@ -249,13 +249,13 @@ impl Actor<'_> {
         }
     }
 
-    fn end(&self, slot: usize, name: &'static str) -> (Label, World) {
+    fn end(&self, slot: usize, name: &'static str) -> (StepLabel, World) {
         self.step(name, |server| {
             server.requests.remove(slot);
         })
     }
 
-    fn grant(&self, slot: usize, name: &'static str) -> (Label, World) {
+    fn grant(&self, slot: usize, name: &'static str) -> (StepLabel, World) {
         let (label, mut world) = self.end(slot, name);
         if self.server().requests[slot].claim == Claim::Revoked {
             world.violation = Some("a revoked password was granted");
@@ -263,7 +263,7 @@ impl Actor<'_> {
         (label, world)
     }
 
-    fn refuse(&self, slot: usize, name: &'static str) -> (Label, World) {
+    fn refuse(&self, slot: usize, name: &'static str) -> (StepLabel, World) {
         let (label, mut world) = self.end(slot, name);
         if self.server().requests[slot].claim == Claim::Valid {
             world.violation = Some("a valid password was refused");
@@ -277,7 +277,7 @@ impl Actor<'_> {
         revision: Option<u64>,
         hash: u8,
         is_cached: bool,
-    ) -> (Label, World) {
+    ) -> (StepLabel, World) {
         let name = if is_cached { "the row grants" } else { "the row grants after the hash" };
         let (label, mut world) = self.grant(slot, name);
         let server = &mut world.servers[self.index];

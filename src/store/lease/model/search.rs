@@ -6,7 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 use super::Model;
-use super::world::{Label, World};
+use super::world::{StepLabel, World};
 
 pub(super) struct Explored {
     pub(super) states: usize,
@@ -18,13 +18,13 @@ pub(super) struct Explored {
 /// A violation, and the steps that lead to it from the start.
 pub(super) struct Counterexample {
     pub(super) violation: &'static str,
-    trace: Vec<Label>,
+    trace: Vec<StepLabel>,
 }
 
 impl fmt::Display for Counterexample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.violation)?;
-        for Label { name, server } in &self.trace {
+        for StepLabel { name, server } in &self.trace {
             write!(f, "\n    {name}")?;
             if let Some(server) = server {
                 write!(f, " [server {server}]")?;
@@ -37,7 +37,7 @@ impl fmt::Display for Counterexample {
 /// A state that was found, and the step that led to it from another one.
 struct Found {
     world: Rc<World>,
-    from: Option<(usize, Label)>,
+    from: Option<(usize, StepLabel)>,
 }
 
 /// Explores all states, or those up to a violation that is `sought`.
@@ -67,7 +67,7 @@ pub(super) fn explore(model: &Model, sought: impl Fn(&str) -> bool) -> Explored 
     Explored { states: found.len(), steps, counterexample }
 }
 
-fn trace(found: &[Found], mut last: usize, label: Label) -> Vec<Label> {
+fn trace(found: &[Found], mut last: usize, label: StepLabel) -> Vec<StepLabel> {
     let mut trace = vec![label];
     while let Some((before, label)) = found[last].from {
         trace.push(label);

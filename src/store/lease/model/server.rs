@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::request::Request;
-use super::world::{Label, Steps, World};
+use super::world::{StepLabel, Steps, World};
 use super::{LATE, LEASE, LENGTH, Model, Renewal, SLIP, TICK};
 use crate::store::Revision;
 use crate::store::lease::changed_names::ChangeLog;
@@ -189,8 +189,8 @@ impl Actor<'_> {
         &self.world.servers[self.index]
     }
 
-    pub(super) fn label(&self, name: &'static str) -> Label {
-        Label { name, server: Some(self.index) }
+    pub(super) fn label(&self, name: &'static str) -> StepLabel {
+        StepLabel { name, server: Some(self.index) }
     }
 
     /// Makes a step that changes this server only.
@@ -198,7 +198,7 @@ impl Actor<'_> {
         &self,
         name: &'static str,
         change: impl FnOnce(&mut Server),
-    ) -> (Label, World) {
+    ) -> (StepLabel, World) {
         let mut world = self.world.clone();
         change(&mut world.servers[self.index]);
         (self.label(name), world)

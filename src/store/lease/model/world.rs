@@ -8,7 +8,7 @@ use crate::store::lease::wait_for_machines;
 
 /// A step in a trace: its name, and the server that takes it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Label {
+pub(super) struct StepLabel {
     pub(super) name: &'static str,
     pub(super) server: Option<usize>,
 }
@@ -38,10 +38,10 @@ pub(super) struct World {
     pub(super) violation: Option<&'static str>,
 }
 
-pub(super) type Steps = Vec<(Label, World)>;
+pub(super) type Steps = Vec<(StepLabel, World)>;
 
-pub(super) fn label(name: &'static str) -> Label {
-    Label { name, server: None }
+pub(super) fn label(name: &'static str) -> StepLabel {
+    StepLabel { name, server: None }
 }
 
 impl World {
@@ -234,7 +234,7 @@ impl World {
             } else {
                 continue;
             };
-            steps.push((Label { name, server: Some(server) }, world));
+            steps.push((StepLabel { name, server: Some(server) }, world));
         }
     }
 }
