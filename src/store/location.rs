@@ -100,7 +100,7 @@ pub fn open_or_create(location: &Location) -> Result<Box<dyn UserStore>, StoreEr
 /// Opens a store for a server. A database may be unreachable then: the server keeps trying.
 ///
 /// # Errors
-/// As [`open()`].
+/// As `open`.
 pub fn open_reader(location: &Location) -> Result<Box<dyn UserReader>, StoreError> {
     match location {
         Location::File(_) => Ok(open(location)?),
@@ -167,7 +167,7 @@ pub fn check(location: &Location, minimum: Cost) -> Result<Findings, StoreError>
 /// Returns false if there is one.
 ///
 /// # Errors
-/// As [`open()`].
+/// As `open`.
 pub fn initialize(url: &PostgresUrl, lease: Duration) -> Result<bool, StoreError> {
     postgres::initialize(url, lease)
 }
@@ -175,7 +175,7 @@ pub fn initialize(url: &PostgresUrl, lease: Duration) -> Result<bool, StoreError
 /// Migrates the schema of a PostgreSQL database. Returns its version before, and the current one.
 ///
 /// # Errors
-/// As [`open()`].
+/// As `open`.
 pub fn migrate(url: &PostgresUrl) -> Result<(i32, i32), StoreError> {
     postgres::migrate(url)
 }

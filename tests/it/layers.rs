@@ -112,7 +112,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         // Tests may cross layers.
-        if path.ends_with("tests") || path.ends_with("tests.rs") || path.ends_with("contract.rs") {
+        if ["tests", "tests.rs", "contract.rs", "model"].iter().any(|test| path.ends_with(test)) {
             continue;
         }
         if path.is_dir() {

@@ -126,7 +126,7 @@ impl PostgresUrl {
     /// Parses a URL.
     ///
     /// # Errors
-    /// Fails for one of the reasons of [`UrlProblem`]. The error contains no password.
+    /// Fails for one of the reasons of `UrlProblem`. The error contains no password.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
         Ok(Self::parse_parts(text)?)
     }
@@ -152,7 +152,7 @@ impl PostgresUrl {
         given.into_url()
     }
 
-    /// Returns the servers in the order of the URL: 1 to [`MAX_HOSTS`].
+    /// Returns the servers in the order of the URL: 1 to `MAX_HOSTS`.
     #[must_use]
     pub fn hosts(&self) -> &[PostgresHost] {
         &self.hosts
@@ -180,7 +180,7 @@ impl PostgresUrl {
     }
 
     /// Returns the file of root certificates. `None` stands for those of the system. Always a file
-    /// with [`TlsMode::VerifyCa`].
+    /// with `TlsMode::VerifyCa`.
     #[must_use]
     pub fn root_certificates(&self) -> Option<&Path> {
         self.root_certificates.as_deref()
@@ -550,7 +550,7 @@ pub enum UrlProblem {
     /// An abstract Unix socket.
     #[error("abstract Unix sockets are not supported")]
     AbstractSocket,
-    /// More than [`MAX_HOSTS`] hosts.
+    /// More than `MAX_HOSTS` hosts.
     #[error("it has more than {MAX_HOSTS} hosts")]
     TooManyHosts,
     /// An invalid port.
