@@ -6,8 +6,8 @@ CREATE TABLE resttool.users (
     hash    text    NOT NULL,
     locked  boolean NOT NULL DEFAULT false,
     expires bigint,                                     -- NULL: never
-    created bigint  NOT NULL DEFAULT extract(epoch FROM now()),
-    changed bigint  NOT NULL DEFAULT extract(epoch FROM now())
+    created bigint  NOT NULL DEFAULT floor(extract(epoch FROM now())),
+    changed bigint  NOT NULL DEFAULT floor(extract(epoch FROM now()))
 );
 
 -- The state of all users. Every statement that changes them increments the revision and draws a new tag. So equal tags

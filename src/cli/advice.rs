@@ -71,6 +71,9 @@ fn fix_database(problem: &DatabaseProblem) -> String {
             "set synchronous_standby_names, e.g. to 'ANY 1 (*)'".to_owned()
         }
         DatabaseProblem::ClockDiffers { .. } => "set both clocks by NTP".to_owned(),
+        DatabaseProblem::LongLease { .. } => {
+            "copy the users to a database with a shorter lease: 'resttool database copy'".to_owned()
+        }
         DatabaseProblem::StateLocked { pid, .. } => {
             format!("end that transaction, e.g. by pg_terminate_backend({pid}) of psql")
         }

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::StoreError;
+use super::lease::wait_for_machines;
 use crate::domain::{Account, BadRecord, Cost, StoredHash, UserName};
 use crate::hashing::{exceeds_ceiling, needs_rehash};
 use crate::text::{printable, quoted};
@@ -187,6 +189,11 @@ pub enum DatabaseProblem {
         /// The difference in seconds.
         seconds: i64,
     },
+    /// The lease of servers is long, and every change waits for it.
+    LongLease {
+        /// The length of the lease.
+        lease: Duration,
+    },
     /// A transaction holds the row of the state, so no user can be changed.
     StateLocked {
         /// The process of the transaction in the database.
@@ -215,6 +222,10 @@ impl fmt::Display for DatabaseProblem {
             ),
             Self::ClockDiffers { seconds } => {
                 write!(f, "its clock and that of this machine differ by {seconds} s")
+            }
+            Self::LongLease { lease } => {
+                let seconds = wait_for_machines(*lease).as_secs_f64();
+                write!(f, "its lease has every change wait for {seconds:.1} s")
             }
             Self::StateLocked { pid, seconds } => write!(
                 f,

@@ -44,7 +44,7 @@ impl TempStore {
                 assert!(initialize_database(&url, LEASE).unwrap());
                 // A function of SQLite that the SQL of tests uses.
                 let function = "CREATE FUNCTION public.unixepoch() RETURNS bigint LANGUAGE sql \
-                                RETURN extract(epoch FROM now())::bigint";
+                                RETURN floor(extract(epoch FROM now()))::bigint";
                 postgres::shared().psql(&name, function);
                 databases().insert(folder.path().to_owned(), url.to_string());
                 Some(name)

@@ -1,6 +1,6 @@
 //! Checks the content and the settings of a database.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::{StreamExt, pin_mut};
 use tokio_postgres::Row;
@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use super::connect::ConnectionParams;
 use super::session::Session;
 use super::url::PostgresUrl;
-use super::{rows, schema};
+use super::{rows, schema, transaction};
 use crate::domain::Cost;
 use crate::store::{DatabaseProblem, Findings, Problem, StoreError};
 
@@ -17,6 +17,9 @@ const CLOCK_TOLERANCE: i64 = 5;
 
 /// A transaction of this age in seconds is no usual change.
 const LONG: i64 = 5;
+
+/// A longer lease surprises the operator.
+const LONG_LEASE: Duration = Duration::from_secs(10);
 
 /// The triggers that record changes, by table.
 const TRIGGERS: [(&str, &str); 8] = [
@@ -64,6 +67,10 @@ pub(in crate::store) fn check(url: &PostgresUrl, minimum: Cost) -> Result<Findin
     let triggers = session.run(async |client| client.query_typed(ENABLED, &[]).await)?;
     let problems = of_settings(&settings).map_err(super::session::store_error)?;
     findings.problems.extend(problems.into_iter().map(Problem::Database));
+    let lease = transaction::read_lease(&session)?;
+    if lease > LONG_LEASE {
+        findings.problems.push(Problem::Database(DatabaseProblem::LongLease { lease }));
+    }
     findings.problems.extend(locks.and_then(|row| of_lock(&row)).map(Problem::Database));
     let has = |(table, trigger): &(&str, &str)| {
         let table = format!("resttool.{table}");

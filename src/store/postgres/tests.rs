@@ -8,7 +8,7 @@ use super::*;
 use crate::admin::{
     DesiredPassword, DesiredUser, IfExists, IfGone, IfMissing, ReconcileError, ReconcileOptions,
 };
-use crate::domain::{BadRecord, HashError};
+use crate::domain::{BadRecord, Cost, HashError};
 use crate::store::contract::{Backend, account, add, contract, groups, hash, name, put, remove};
 use crate::store::{Location, all, open, open_reader};
 use crate::time::Timestamp;
@@ -344,4 +344,30 @@ fn added_users_are_written_by_one_statement() {
     }
     transaction.commit().wait().unwrap();
     assert_eq!((store.count().unwrap(), revision()), (3, before + 1));
+}
+
+/// Each problem of a database is found, and none in a healthy one.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn check_finds_the_problems_of_a_database() {
+    let database = TestDatabase::new();
+    let found = || {
+        let findings =
+            crate::store::check(&database.location(), Cost::new(Cost::MIN).unwrap()).unwrap();
+        findings.problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    add(&*database.open(), "roy").unwrap();
+    assert_eq!(found(), [""; 0]);
+    database.psql("ALTER TABLE resttool.users DISABLE TRIGGER note_update");
+    database.psql("DROP TRIGGER note_join ON resttool.memberships");
+    database.psql("UPDATE resttool.state SET lease_ms = 20000");
+    database.psql("INSERT INTO resttool.users (name, hash) VALUES ('ann', 'x'), ('a:b', 'x')");
+    let problems = [
+        "its lease has every change wait for 25.0 s",
+        "the trigger note_update of its table users is missing or disabled, so servers may not notice changes",
+        "the trigger note_join of its table memberships is missing or disabled, so servers may not notice changes",
+    ];
+    let seen = found();
+    assert_eq!(seen[..3], problems);
+    assert!(seen[3].contains("a user named 'a:b'") && seen[4].contains("user \"ann\""), "{seen:?}");
 }

@@ -8,7 +8,7 @@ use std::thread;
 use rustix::process::Signal;
 
 use super::{Fleet, PASSWORD, eventually, login, shared, status, verified};
-use crate::support::cli::{Completed, run};
+use crate::support::cli::{Completed, finish, run};
 use crate::support::client::Request;
 use crate::support::postgres::psql;
 
@@ -212,4 +212,30 @@ fn examples_of_the_help_of_database_work() {
     let server = fleet.serve("");
     let request = Request::get("/rest-auth").basic("roy", PASSWORD);
     eventually(|| (request.send(server.address).status == 200).then_some(()));
+}
+
+/// The commands of the page lead to a server.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn page_leads_to_a_server() {
+    let fleet = Fleet::without_schema(shared());
+    let home = fleet.home.folder();
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/fleet.md");
+    let page = fs::read_to_string(page).unwrap();
+    let (_, block) = page.split_once("```sh\n").unwrap();
+    let (block, _) = block.split_once("\n```").unwrap();
+    let commands = block.strip_suffix("\nresttool serve").unwrap();
+    let url = "postgres://admin@db.example.com/users";
+    assert!(commands.contains(url), "{commands}");
+    // The page has a person type the password.
+    let script = commands
+        .replace(url, &format!("'{}'", fleet.url()))
+        .replace("useradd roy", "useradd roy --password-stdin");
+    let mut shell = Command::new("/bin/sh");
+    let programs = std::path::Path::new(env!("CARGO_BIN_EXE_resttool")).parent().unwrap();
+    shell.args(["-euc", &script]).env_clear().env("HOME", home).env("PATH", programs);
+    let outcome = finish(shell, PASSWORD);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let server = fleet.serve("");
+    assert_eq!(status(&server, "roy"), 200);
 }
