@@ -25,7 +25,8 @@ CREATE TABLE resttool.changes (
     revision bigint NOT NULL PRIMARY KEY,
     tag      bigint NOT NULL UNIQUE,
     names    text[],                                    -- NULL: any user may have changed
-    at       timestamptz NOT NULL DEFAULT clock_timestamp()
+    at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    xact     xid8   NOT NULL DEFAULT pg_current_xact_id()   -- it may commit long after `at`
 );
 
 -- Records a change of these users. NULL stands for any user. A role that may change users needs no right on the other
@@ -43,7 +44,8 @@ BEGIN
     VALUES (now_at, random, CASE WHEN cardinality(changed) <= 1000 THEN changed END);
     -- An insert has to find the removals within the last lease, which is at most a minute.
     DELETE FROM resttool.changes
-    WHERE revision <= now_at - 10000 AND at < clock_timestamp() - interval '10 minutes';
+    WHERE revision <= now_at - 10000 AND at < clock_timestamp() - interval '10 minutes'
+        AND xact <> pg_current_xact_id();
 END $$;
 REVOKE ALL ON FUNCTION resttool.note(text[]) FROM PUBLIC;
 

@@ -93,7 +93,7 @@ fn new_name_needs_no_wait_and_a_removed_one_does() {
     assert_eq!(waits(&database, |store| assert!(remove(store, "roy").unwrap())), 1);
     assert_eq!(add_user("roy"), 1, "a removed name");
     assert_eq!(
-        waits(&database, |store| assert!(!remove(store, "nobody").unwrap())),
+        waits(&database, |store| assert!(!remove(store, "is-no-user").unwrap())),
         1,
         "no change"
     );
@@ -107,6 +107,15 @@ fn new_name_needs_no_wait_and_a_removed_one_does() {
     // All leases of that time have ended.
     database.psql("UPDATE resttool.changes SET at = at - interval '10 minutes'");
     assert_eq!(add_user("cid"), 0);
+    // A statement of long ago, whose transaction has just ended.
+    assert_eq!(waits(&database, |store| assert!(remove(store, "cid").unwrap())), 1);
+    database.psql("UPDATE resttool.changes SET at = at - interval '10 minutes'");
+    assert_eq!(add_user("cid"), 1);
+    database.psql(
+        "BEGIN; DELETE FROM resttool.users WHERE name = 'cid'; DELETE FROM resttool.users;
+         UPDATE resttool.changes SET at = at - interval '10 minutes'; COMMIT",
+    );
+    assert_eq!(add_user("cid"), 1, "a later statement of the same transaction");
 }
 
 /// Waits until the server sees another revision than this one.

@@ -42,10 +42,16 @@ const HAS_TAG: &str = "SELECT EXISTS (SELECT FROM resttool.changes WHERE tag = $
 
 /// Returns true if a user of one of these names was changed or removed lately. A lease takes a minute
 /// at most, and the triggers keep changes of ten.
+///
+/// The time of a change is that of its statement, and its transaction may have ended much later. But
+/// it had ended before the next transaction could record a change.
 const WAS_CHANGED: &str = "SELECT EXISTS (
         SELECT FROM resttool.changes
-        WHERE (names IS NULL OR names && $1)
-            AND at > pg_catalog.clock_timestamp() - interval '10 minutes'
+        WHERE (names IS NULL OR names && $1) AND NOT EXISTS (
+            SELECT FROM resttool.changes AS later
+            WHERE later.revision > changes.revision AND later.xact <> changes.xact
+                AND later.at < pg_catalog.clock_timestamp() - interval '10 minutes'
+        )
     )";
 
 const PUT: &str = "INSERT INTO resttool.users (name, hash, scheme, salt, rounds, imported,

@@ -61,7 +61,7 @@ fn verified_user_is_served_until_the_lease_ends() {
         let mut other = Connection::open(server.address);
         // The password of ann is right, and in no entry. A wrong one costs no hash either.
         let wrong = Request::get("/rest-auth").basic("roy", "wrong");
-        for request in [login("ann"), wrong, login("nobody")] {
+        for request in [login("ann"), wrong, login("is-no-user")] {
             let (refused, waited) = timed(&mut other, &request);
             assert_eq!(refused.status, 503, "{fault:?}");
             assert_eq!(refused.header("retry-after"), Some("1"), "{fault:?}");
