@@ -105,16 +105,10 @@ impl UserReader for PostgresStore {
             let name = (&name.as_str() as _, Type::TEXT);
             client.query_typed_one(rows::ONE_USER_WITH_GROUPS, &[name]).await
         })?;
-        let bad = |why| StoreError::BadRecord { user: name.clone(), why };
-        match row.try_get::<_, Option<&str>>(1) {
-            Ok(None) => Ok(None),
-            Ok(Some(_)) | Err(_) => {
-                let groups = Arc::new(rows::groups(&row, rows::GROUPS_OF_USER).map_err(bad)?);
-                let user = rows::user(&row, rows::USER).map_err(bad)?;
-                // There is no revision of a command.
-                Ok(Some(FoundUser { user, groups, state: RecordState::Unknown }))
-            }
-        }
+        let found = rows::found(&row, name, true)?;
+        // There is no revision of a command.
+        let state = RecordState::Unknown;
+        Ok(found.map(|(user, groups)| FoundUser { user, groups: Arc::new(groups), state }))
     }
 
     fn ready(&self) -> Result<(), StoreError> {
@@ -137,10 +131,6 @@ impl UserReader for PostgresStore {
         new: StoredHash,
     ) -> Result<bool, StoreError> {
         super::replace_hash(self, name, old, new)
-    }
-
-    fn checkpoint(&self) -> Result<(), StoreError> {
-        Ok(())
     }
 }
 

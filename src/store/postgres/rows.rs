@@ -3,6 +3,7 @@
 
 use tokio_postgres::Row;
 
+use super::session::store_error;
 use crate::domain::{
     Account, BadRecord, CredentialVersion, GroupName, Groups, LegacyParams, LegacyScheme,
     PasswordHash, StoredHash, User, UserName, WrappedHash,
@@ -64,25 +65,46 @@ pub(super) const ONE_USER_WITH_GROUPS: &str = concat!(
     groups!(),
     " FROM (VALUES ($1)) AS wanted (wanted) LEFT JOIN resttool.users ON name = wanted"
 );
+/// The column of the name in [`ONE_USER`].
+const NAME: usize = 1;
 /// The column of the tag in [`ONE_USER`].
 pub(super) const TAG: usize = 2;
 /// The first column of [`ONE_USER`] that [`user`] reads.
-pub(super) const USER: usize = 3;
+const USER: usize = 3;
 /// The column of the groups in [`ONE_USER_WITH_GROUPS`].
-pub(super) const GROUPS_OF_USER: usize = 11;
+const GROUPS_OF_USER: usize = 11;
 /// The columns that [`account`] reads, for all users in order.
 pub(super) const ALL_ACCOUNTS: &str = concat!(account_columns!(), " ORDER BY name");
 /// The columns that [`account`] reads, for users of these names.
 pub(super) const SOME_ACCOUNTS: &str = concat!(account_columns!(), " WHERE name = ANY ($1)");
 
 /// Reads the columns of a [`User`], which begin at `first`.
-pub(super) fn user(row: &Row, first: usize) -> Result<User, BadRecord> {
+fn user(row: &Row, first: usize) -> Result<User, BadRecord> {
     Ok(User {
         hash: hash(row, first)?,
         locked: get(row, first + 5, "lock")?,
         expires: timestamp(row, first + 6, "expiry")?,
         credential_version: version(row, first + 7)?,
     })
+}
+
+/// Reads a row of [`ONE_USER`], or of [`ONE_USER_WITH_GROUPS`].
+pub(super) fn found(
+    row: &Row,
+    name: &UserName,
+    with_groups: bool,
+) -> Result<Option<(User, Groups)>, StoreError> {
+    let read = || {
+        let groups = if with_groups { groups(row, GROUPS_OF_USER)? } else { Groups::default() };
+        Ok((user(row, USER)?, groups))
+    };
+    match row.try_get::<_, Option<&str>>(NAME) {
+        Ok(None) => Ok(None),
+        Ok(Some(_)) => {
+            read().map(Some).map_err(|why| StoreError::BadRecord { user: name.clone(), why })
+        }
+        Err(e) => Err(store_error(e)),
+    }
 }
 
 /// Reads a whole record. An unusable hash is part of the record, any other unusable value an error.
@@ -155,7 +177,7 @@ fn timestamp(
         .transpose()
 }
 
-pub(super) fn groups(row: &Row, column: usize) -> Result<Groups, BadRecord> {
+fn groups(row: &Row, column: usize) -> Result<Groups, BadRecord> {
     let bad = BadRecord::Field("group");
     let names: Vec<&str> = get(row, column, "group")?;
     let names: Result<Vec<_>, _> = names.into_iter().map(GroupName::parse).collect();

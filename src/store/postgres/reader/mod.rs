@@ -230,10 +230,6 @@ impl UserReader for PostgresReader {
     ) -> Result<bool, StoreError> {
         replace_hash_in(transaction::begin(Arc::clone(&self.params), None)?, name, old, new)
     }
-
-    fn checkpoint(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
 }
 
 impl Shared {

@@ -177,18 +177,7 @@ async fn find(client: &Client, (name, with_groups): &LookupKey) -> ReadResult {
     if read_only {
         return Err(StoreError::Unreachable("the server takes no changes".to_owned()));
     }
-    let stored: Option<&str> = row.try_get(1).map_err(store_error)?;
-    if stored.is_none() {
-        return Ok(None);
-    }
     let tag = StateTag(row.try_get(rows::TAG).map_err(store_error)?);
-    let read = || {
-        let groups = if *with_groups {
-            rows::groups(&row, rows::GROUPS_OF_USER)?
-        } else {
-            Groups::default()
-        };
-        Ok(ReadRecord { user: rows::user(&row, rows::USER)?, groups, tag })
-    };
-    read().map(Some).map_err(|why| StoreError::BadRecord { user: name.clone(), why })
+    let found = rows::found(&row, name, *with_groups)?;
+    Ok(found.map(|(user, groups)| ReadRecord { user, groups, tag }))
 }
