@@ -2,8 +2,8 @@
 """Measures the cost of pipelining clients for other clients, and checks the bars.
 
 The server gets one core, so that all connections share one thread. wrk and this script get the other cores.
-Latencies are compared within one run, since machines differ. The script needs Python 3.9 or later, wrk, two
-cores and a release build.
+Latencies are compared with processor time of the same run, since machines differ. The script needs Python 3.9
+or later, wrk, two cores and a release build.
 
     benches/pipelining.py                    both parts
     benches/pipelining.py --only memory      a part: latency or memory
@@ -14,6 +14,7 @@ import contextlib
 import math
 import os
 import pathlib
+import re
 import socket
 import statistics
 import subprocess
@@ -66,6 +67,11 @@ class Server:
         tasks = pathlib.Path(f"/proc/{self.process.pid}/task").iterdir()
         return sum((task / "comm").read_text().startswith("actix-rt") for task in tasks)
 
+    def processor_time(self):
+        """Milliseconds of the processor that the server took so far."""
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) * 1e3 / os.sysconf("SC_CLK_TCK")
+
     def resident(self):
         """Kilobytes of resident memory."""
         pages = pathlib.Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
@@ -82,8 +88,8 @@ class Server:
         self.stop()
 
 
-def p99(server, seconds):
-    """The 99th percentile of the latency of another client, in milliseconds."""
+def latencies(server, seconds):
+    """How long another client waits for each of its responses, sorted, in milliseconds."""
     seen = []
     with server.connect() as s:
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -92,24 +98,30 @@ def p99(server, seconds):
             start = time.monotonic()
             s.sendall(REQUEST)
             s.recv(4096)
-            seen.append(time.monotonic() - start)
-    return sorted(seen)[len(seen) * 99 // 100] * 1e3
+            seen.append((time.monotonic() - start) * 1e3)
+    return sorted(seen)
 
 
-def beside(server, script, options):
-    """The same beside wrk, which sends one request at a time on each connection, or what the script says."""
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{options.seconds + 1}s",
-               *(["-s", script] if script else []), f"http://127.0.0.1:{server.port}/healthz"]
+def beside_pipelining(server, script, options):
+    """The latencies of another client, and the server's processor time for a request, both in milliseconds."""
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{options.seconds + 1}s", "-s", script,
+               f"http://127.0.0.1:{server.port}/healthz"]
+    before = server.processor_time()
     # At the lowest priority: the client that is measured must not wait for the processor behind the load.
-    load = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=lambda: os.sched_setscheduler(
+    load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.sched_setscheduler(
         0, os.SCHED_IDLE, os.sched_param(0)))
     time.sleep(0.5)
-    value = p99(server, options.seconds)
-    load.wait()
-    return value
+    seen = latencies(server, options.seconds)
+    report, _ = load.communicate()
+    served = len(seen) + int(re.search(r"(\d+) requests in", report)[1])
+    return seen, (server.processor_time() - before) / served
 
 
 def measure_latency(folder, options):
+    """Compares the wait with a turn: one request of each connection.
+
+    Beside clients that wait for each response, the wait depends on how fast these are, so on the machine.
+    """
     pipelining = folder / "pipelining.lua"
     pipelining.write_text(
         "init = function() local all = {} "
@@ -120,16 +132,15 @@ def measure_latency(folder, options):
         # One for requests, and one for the control socket.
         if server.request_threads() > 2:
             raise SystemExit("the server has more than one thread for requests")
-        pairs = []
-        for n in range(options.rounds):
-            order = [None, pipelining] if n % 2 else [pipelining, None]
-            seen = {script: beside(server, script, options) for script in order}
-            pairs.append((seen[None], seen[pipelining]))
-    waiting, at_once = (statistics.median(values) for values in zip(*pairs))
-    ratio = statistics.median(b / a for a, b in pairs)
-    print(f"p99 beside {CONNECTIONS} connections that wait for each response: {waiting:.2f} ms")
-    print(f"p99 beside {CONNECTIONS} connections that pipeline:               {at_once:.2f} ms")
-    return bar("p99 beside connections that pipeline", ratio, 2, "x")
+        rounds = []
+        for _ in range(options.rounds):
+            seen, each = beside_pipelining(server, pipelining, options)
+            turn = CONNECTIONS * each
+            rounds.append((turn, seen[len(seen) // 2], seen[len(seen) * 99 // 100], seen[len(seen) // 2] / turn))
+    turn, p50, p99, ratio = (statistics.median(values) for values in zip(*rounds))
+    print(f"a request of each of {CONNECTIONS} connections (a turn): {turn:.2f} ms of processor time")
+    print(f"latency of another client: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
+    return bar("p50 of another client, in turns", ratio, 1.5, "x")
 
 
 def crowd(server, options, reads):
@@ -180,7 +191,7 @@ def bar(what, value, most, unit):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=["latency", "memory"])
-    parser.add_argument("--rounds", type=int, default=5, help="pairs of loads (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="loads (default: 5)")
     parser.add_argument("--seconds", type=int, default=3, help="length of a load (default: 3)")
     options = parser.parse_args()
     os.sched_setaffinity(0, OTHER_CORES)
