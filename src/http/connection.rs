@@ -281,7 +281,8 @@ impl AsyncRead for Connection {
         let mut inner = self.inner.borrow_mut();
         inner.check_cut()?;
         let exchange = self.exchange.0.get();
-        if exchange.is_passed_on() && (exchange.is_open() || inner.framing.is_tunnel()) {
+        // While the response is due, the client owes nothing. The time of a decision has its own limit.
+        if exchange.is_open() || (exchange.is_passed_on() && inner.framing.is_tunnel()) {
             io_timeout!(&mut inner.stream, excuse);
         }
         let read = if exchange.is_open() {

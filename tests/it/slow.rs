@@ -2,14 +2,16 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use crate::support::cli::{ServerProcess, command};
 use crate::support::client::{Connection, Request};
 use crate::support::server::Server;
 use crate::support::store::TempStore;
-use crate::support::{HttpConfig, SetOnDrop};
+use crate::support::{Call, HttpConfig, MockStore, SetOnDrop};
 
 const TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -55,6 +57,34 @@ fn endless_head_ends_the_connection_at_any_request() {
         });
         assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 408"), "{rest}");
     }
+}
+
+/// B-12: a client that waits for a decision is not slow.
+#[test]
+fn slow_store_does_not_end_the_connection() {
+    let (looked, looks) = channel();
+    let (go_on, may_go_on) = channel::<()>();
+    let (looked, may_go_on) = (Mutex::new(looked), Mutex::new(may_go_on));
+    let store = MockStore::with_hook(move |call| {
+        if call == Call::Find {
+            looked.lock().unwrap().send(()).unwrap();
+            // Once the test has dropped its end, the store is fast.
+            let _ = may_go_on.lock().unwrap().recv();
+        }
+        Ok(())
+    });
+    let server = Server::start_with_timeout(Box::new(store), None, TIMEOUT);
+    let mut client = Connection::open(server.address);
+    client.write(&Request::get("/rest-auth").basic("roy", "wrong").bytes());
+    looks.recv().unwrap();
+    // Each of them is ended after the timeout.
+    for _ in 0..3 {
+        let idle = Connection::open(server.address).rest();
+        assert!(idle.is_empty() || idle.starts_with("HTTP/1.1 408"), "{idle}");
+    }
+    drop(go_on);
+    assert_eq!(client.read().status, 401);
+    assert!(client.rest().is_empty(), "ended when it is idle");
 }
 
 /// B-12: single bytes do not extend the timeout.
