@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures_executor::block_on;
 use resttool::testing::{
     AccessRequest, AuthConfig, Authenticator, Cost, CredentialsField, Decision, DesiredPassword,
     DesiredUser, IfExists, IfMissing, Limit, Password, ReconcileOptions, Timestamp, UserName,
@@ -33,9 +32,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let settings = AuthConfig { cost, source_limit: once_a_day, ..AuthConfig::default() };
     let authenticator = Authenticator::new(store, &settings)?;
     let field = CredentialsField::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let decide = |fields: &HeaderMap| {
         let encoded = basic_credentials(black_box(fields), &field).ok()?;
-        Some(block_on(authenticator.decide(here, encoded, &AccessRequest::ANY)))
+        Some(runtime.block_on(authenticator.decide(here, encoded, &AccessRequest::ANY)))
     };
 
     let right = fields("open-sesame")?;

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use futures_util::future::{Shared, WeakShared};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::keyed::Key;
 use super::open_streams::{OpenStreams, StreamCheck, StreamShard};
@@ -36,6 +37,13 @@ pub struct Authenticator {
     /// The requests that wait for a reading of the store.
     waiters: AtomicUsize,
 }
+
+/// The longest time of a decision. Longer ones would only meet a slow store, since the queue holds
+/// about 2 s of work.
+const DECISION_LIMIT: Duration = Duration::from_secs(8);
+
+/// The time that a request waits for a reading of the store.
+const REVISION_WAIT: Duration = Duration::from_secs(2);
 
 /// The most requests that wait for a reading of the store.
 pub(super) const MAX_WAITERS: usize = 1024;
@@ -69,6 +77,15 @@ impl LiveConfig {
         let AuthConfig { queue, require_groups, .. } = config;
         Arc::new(Self { queue: *queue, require_groups: require_groups.clone() })
     }
+}
+
+/// A request with credentials.
+struct Login {
+    source: Source,
+    /// The cache key of the credentials as they were sent.
+    key: Key,
+    /// The time of its arrival.
+    now: Instant,
 }
 
 type Queued = HashMap<Key, WeakShared<oneshot::Receiver<Outcome>>>;
@@ -150,7 +167,7 @@ impl Authenticator {
         let revision = store.revision(now).inspect_err(failed);
         let is_unchanged = |name: &UserName, since| store.is_unchanged(name, since);
         let mut check = StreamCheck::begin(&self.streams, revision.ok(), is_unchanged);
-        check.look_up(|name| store.find_with_groups(name).inspect_err(failed));
+        check.look_up(|names| store.find_all_with_groups(names), failed);
         let required = self.live.load();
         for ((user, why), count) in check.finish(&required.require_groups, now, SystemTime::now()) {
             let user = quoted(user.as_str());
@@ -195,7 +212,7 @@ impl Authenticator {
         cleared
     }
 
-    /// Decides on the credentials of a request from `peer`.
+    /// Decides on the credentials of a request from `peer`, within [`DECISION_LIMIT`].
     pub async fn decide(
         &self,
         peer: IpAddr,
@@ -203,96 +220,141 @@ impl Authenticator {
         access: &AccessRequest<'_>,
     ) -> Decision {
         let verifier = &*self.verifier;
-        let source = Source::of(peer);
-        let now = Instant::now();
-        let key = verifier.keyed.encoded(encoded);
-        let revision = match verifier.store.revision(now) {
-            Ok(revision) => Some(revision),
-            // Boxed, like all that few requests need, since its size would count for every request.
-            Err(e) => match Box::pin(self.wait_for_revision(e, &key, encoded)).await {
-                Ok(revision) => revision,
-                Err(outcome) => return self.conclude(outcome, peer, None, access),
+        let login = Login {
+            source: Source::of(peer),
+            key: verifier.keyed.encoded(encoded),
+            now: Instant::now(),
+        };
+        let revision = verifier.store.revision(login.now);
+        let found = match &revision {
+            Ok(revision) => verifier.lookup_cache(&login.key, login.source, *revision, login.now),
+            Err(_) => CacheLookup::Miss,
+        };
+        if let CacheLookup::Hit(grant) = found {
+            return self.conclude(Outcome::Cached(grant), peer, None, access);
+        }
+        // Boxed, since few requests need it, and its size would count for every request.
+        let decided = Box::pin(async {
+            let (outcome, user) = self.decide_uncached(&login, encoded, revision, found).await;
+            self.conclude(outcome, peer, user.as_ref(), access)
+        });
+        match timeout(DECISION_LIMIT, decided).await {
+            Ok(decision) => decision,
+            Err(_) => {
+                verifier.audit.failure(&"cannot check credentials in time");
+                self.conclude(Outcome::Unavailable, peer, None, access)
+            }
+        }
+    }
+
+    /// Decides on credentials that are not in the cache as they were sent, or are outdated there.
+    /// Returns the user too if the credentials were verified.
+    async fn decide_uncached(
+        &self,
+        login: &Login,
+        encoded: EncodedCredentials<'_>,
+        revision: Result<Revision, StoreError>,
+        found: CacheLookup,
+    ) -> (Outcome, Option<UserName>) {
+        let verifier = &*self.verifier;
+        let (revision, found) = match revision {
+            Ok(revision) => (Some(revision), found),
+            Err(e) => match self.wait_for_revision(e, &login.key, encoded).await {
+                Ok(revision) => (revision, self.lookup(&login.key, login, revision)),
+                Err(outcome) => return (outcome, None),
             },
         };
-        if let Some(grant) = self.cached(&key, source, revision, now).await {
-            return self.conclude(Outcome::Cached(grant), peer, None, access);
+        if let Some(grant) = self.refreshed(&login.key, found, login, revision).await {
+            return (Outcome::Cached(grant), None);
         }
         let credentials = match encoded.decode() {
             Ok(credentials) => credentials,
-            Err(e) => return self.conclude(e.into(), peer, None, access),
+            Err(e) => return (e.into(), None),
         };
         // An entry is about the candidate that matched, so that a password has one entry in every
         // spelling.
         let keys = verifier.candidate_keys(&credentials);
-        for candidate in keys.iter().filter(|candidate| **candidate != key) {
-            if let Some(grant) = self.cached(candidate, source, revision, now).await {
-                return self.conclude(Outcome::Cached(grant), peer, None, access);
+        for candidate in keys.iter().filter(|candidate| **candidate != login.key) {
+            let found = self.lookup(candidate, login, revision);
+            if let Some(grant) = self.refreshed(candidate, found, login, revision).await {
+                return (Outcome::Cached(grant), None);
             }
         }
         verifier.cache_misses.fetch_add(1, Ordering::Relaxed);
-        let attempt = Attempt { credentials, keys, source, revision };
-        Box::pin(self.verify(peer, attempt, access)).await
+        let user = credentials.user.clone();
+        let attempt = Attempt { credentials, keys, source: login.source, revision };
+        let outcome = match self.enqueue(attempt) {
+            Ok(answer) => answer.await.unwrap_or_else(|_| self.worker_failed()),
+            Err(outcome) => outcome,
+        };
+        (outcome, Some(user))
+    }
+
+    fn lookup(&self, key: &Key, login: &Login, revision: Option<Revision>) -> CacheLookup {
+        revision.map_or(CacheLookup::Miss, |revision| {
+            self.verifier.lookup_cache(key, login.source, revision, login.now)
+        })
     }
 
     /// Returns the grant of a cache entry, if it is right at this revision.
-    async fn cached(
+    async fn refreshed(
         &self,
         key: &Key,
-        source: Source,
+        found: CacheLookup,
+        login: &Login,
         revision: Option<Revision>,
-        now: Instant,
     ) -> Option<Arc<Grant>> {
-        let revision = revision?;
-        match self.verifier.lookup_cache(key, source, revision, now) {
+        match found {
             CacheLookup::Hit(grant) => Some(grant),
             CacheLookup::Miss => None,
             CacheLookup::Outdated(entry) => {
-                Box::pin(self.verifier.refresh(key, *entry, revision, now)).await
+                self.verifier.refresh(key, *entry, revision?, login.now).await
             }
         }
     }
 
-    /// Returns the revision for a request that no lease covers, or its outcome.
+    /// Returns the revision for a request that no lease covers, or its outcome. `None` if the cache
+    /// cannot be used.
     ///
     /// A request waits if the next reading is under way, or if the cache has its credentials: the
     /// store may be reachable again soon. All others are unavailable at once.
     async fn wait_for_revision(
         &self,
-        why: StoreError,
+        mut why: StoreError,
         key: &Key,
         encoded: EncodedCredentials<'_>,
     ) -> Result<Option<Revision>, Outcome> {
         let verifier = &*self.verifier;
-        let waits = match &why {
-            StoreError::Lapsed => true,
-            StoreError::Unreachable(_) => {
-                verifier.has_entry(key)
-                    || encoded.decode().is_ok_and(|credentials| {
-                        let keys = verifier.candidate_keys(&credentials);
-                        keys.iter().any(|key| verifier.has_entry(key))
-                    })
+        let deadline = Instant::now() + REVISION_WAIT;
+        let mut waiter = None;
+        loop {
+            let waits = match &why {
+                StoreError::Lapsed => true,
+                StoreError::Unreachable(_) => {
+                    verifier.has_entry(key)
+                        || encoded.decode().is_ok_and(|credentials| {
+                            let keys = verifier.candidate_keys(&credentials);
+                            keys.iter().any(|key| verifier.has_entry(key))
+                        })
+                }
+                // The request is verified without the cache, or meets the error again.
+                _ => {
+                    verifier.audit.failure(&format_args!("cannot use the cache: {why}"));
+                    return Ok(None);
+                }
+            };
+            if waits && waiter.is_none() {
+                waiter = Waiter::enter(&self.waiters);
             }
-            // The request is verified without the cache, or meets the error again.
-            _ => {
-                verifier.audit.failure(&format_args!("cannot use the cache: {why}"));
-                return Ok(None);
+            if !waits || waiter.is_none() {
+                return Err(Outcome::Unavailable);
             }
-        };
-        let _waiter = waits.then(|| Waiter::enter(&self.waiters)).flatten();
-        if _waiter.is_none() {
-            return Err(Outcome::Unavailable);
+            match verifier.store.next_revision(deadline).await {
+                Ok(revision) => return Ok(Some(revision)),
+                Err(StoreError::Lapsed) => return Err(Outcome::Unavailable),
+                Err(e) => why = e,
+            }
         }
-        verifier.store.next_revision().await.map(Some).map_err(|_| Outcome::Unavailable)
-    }
-
-    /// Waits for a worker to verify credentials that the cache does not have.
-    async fn verify(&self, peer: IpAddr, attempt: Attempt, access: &AccessRequest<'_>) -> Decision {
-        let user = attempt.credentials.user.clone();
-        let outcome = match self.enqueue(attempt) {
-            Ok(answer) => answer.await.unwrap_or_else(|_| self.worker_failed()),
-            Err(outcome) => outcome,
-        };
-        self.conclude(outcome, peer, Some(&user), access)
     }
 
     /// Rejects a request whose credentials are not verified.

@@ -181,10 +181,12 @@ impl StreamCheck {
     /// Reads the records, without a lock.
     pub(super) fn look_up(
         &mut self,
-        find: impl Fn(&UserName) -> Result<Option<FoundUser>, StoreError>,
+        find_all: impl Fn(&[&UserName]) -> Vec<Result<Option<FoundUser>, StoreError>>,
+        failed: impl Fn(&StoreError),
     ) {
-        for (user, found) in &mut self.found {
-            *found = find(user).ok();
+        let read = find_all(&self.found.keys().collect::<Vec<_>>());
+        for (found, read) in self.found.values_mut().zip(read) {
+            *found = read.inspect_err(&failed).ok();
         }
     }
 
@@ -321,7 +323,7 @@ mod tests {
         }
 
         fn look_up(&self, check: &mut StreamCheck) {
-            check.look_up(|name| self.store.find_with_groups(name));
+            check.look_up(|names| self.store.find_all_with_groups(names), |_| {});
         }
 
         fn finish(&self, check: StreamCheck, after: Duration) -> Vec<StreamEnd> {
@@ -455,10 +457,10 @@ mod tests {
         // The revision can be read, and the record of this user cannot.
         bench.store.put(account("ann"));
         let mut check = bench.begin();
-        check.look_up(|_| Err(StoreError::Busy));
+        check.look_up(|names| names.iter().map(|_| Err(StoreError::Busy)).collect(), |_| {});
         assert_eq!(bench.finish(check, Duration::from_secs(18)), []);
         let mut check = bench.begin();
-        check.look_up(|_| Err(StoreError::Busy));
+        check.look_up(|names| names.iter().map(|_| Err(StoreError::Busy)).collect(), |_| {});
         assert_eq!(bench.finish(check, Duration::from_secs(19)), [StreamEnd::Unconfirmed]);
         assert_eq!(lost(19), [StreamEnd::Unconfirmed]);
     }

@@ -182,28 +182,40 @@ impl Verifier {
     ) -> Vec<(usize, &'a Attempt)> {
         let mut by_cost: BTreeMap<Cost, Vec<Begun<'a>>> = BTreeMap::new();
         let mut replaced = Vec::new();
-        let mut finish =
-            |begun: &Begun<'a>, compared, answer: &mut dyn FnMut(usize, Outcome)| match self
-                .finish(begun, compared, outdated)
-            {
-                Some(outcome) => answer(begun.index, outcome),
-                None => replaced.push((begun.index, begun.attempt)),
-            };
-        for (index, attempt) in attempts {
-            match self.begin(*index, attempt) {
-                Err(e) => answer(*index, self.unavailable(&e)),
-                Ok(begun) => match self.matched_meanwhile(&begun) {
-                    Some(candidate) => finish(&begun, Comparison::Matches { candidate }, answer),
-                    None => by_cost.entry(begun.hash.cost()).or_default().push(begun),
-                },
+        // The records are read together, since each reading may be over a network.
+        let mut finish = |group: &[(Begun<'a>, Comparison)],
+                          answer: &mut dyn FnMut(usize, Outcome)| {
+            let users = group.iter().map(|(begun, _)| begun.user());
+            let now = self.store.find_all(&users.collect::<Vec<_>>());
+            for ((begun, compared), now) in group.iter().zip(now) {
+                match self.finish(begun, *compared, now, outdated) {
+                    Some(outcome) => answer(begun.index, outcome),
+                    None => replaced.push((begun.index, begun.attempt)),
+                }
             }
+        };
+        let mut matched = Vec::new();
+        let users = attempts.iter().map(|(_, attempt)| &attempt.credentials.user);
+        let before = self.store.find_all(&users.collect::<Vec<_>>());
+        for ((index, attempt), before) in attempts.iter().zip(before) {
+            match before {
+                Err(e) => answer(*index, self.unavailable(&e)),
+                Ok(before) => {
+                    let begun = self.begin(*index, attempt, before);
+                    match self.matched_meanwhile(&begun) {
+                        Some(candidate) => matched.push((begun, Comparison::Matches { candidate })),
+                        None => by_cost.entry(begun.hash.cost()).or_default().push(begun),
+                    }
+                }
+            }
+        }
+        if !matched.is_empty() {
+            finish(&matched, answer);
         }
         for group in by_cost.into_values() {
             match self.compare(&group) {
                 Ok(compared) => {
-                    for (begun, compared) in group.iter().zip(compared) {
-                        finish(begun, compared, answer);
-                    }
+                    finish(&group.into_iter().zip(compared).collect::<Vec<_>>(), answer);
                 }
                 Err(e) => {
                     let outcome = self.unavailable(&hashing_failed(e));
@@ -214,11 +226,10 @@ impl Verifier {
         replaced
     }
 
-    fn begin<'a>(&self, index: usize, attempt: &'a Attempt) -> Result<Begun<'a>, StoreError> {
-        let before = self.store.find(&attempt.credentials.user)?;
+    fn begin<'a>(&self, index: usize, attempt: &'a Attempt, before: Option<User>) -> Begun<'a> {
         let is_known = before.is_some();
         let hash = before.map_or_else(|| self.dummy.clone(), |user| user.hash);
-        Ok(Begun { index, attempt, is_known, hash })
+        Begun { index, attempt, is_known, hash }
     }
 
     /// Returns the candidate that another attempt has verified while this one waited.
@@ -247,17 +258,19 @@ impl Verifier {
     }
 
     /// Returns the outcome of an attempt after its hash, or `None` if the hash of the user was replaced
-    /// after it matched.
+    /// after it matched. `now` is the user as read after the hash.
     fn finish<'a>(
         &self,
         begun: &Begun<'a>,
         compared: Comparison,
+        now: Result<Option<User>, StoreError>,
         outdated: &mut Vec<OutdatedHash<'a>>,
     ) -> Option<Outcome> {
         let Begun { attempt, is_known, ref hash, .. } = *begun;
         let name = &attempt.credentials.user;
         let before = is_known.then_some(hash);
-        let (found, candidate) = match decide(&*self.store, name, before, compared) {
+        let decided = now.and_then(|now| decide(&*self.store, name, before, now, compared));
+        let (found, candidate) = match decided {
             Ok(Ok(granted)) => granted,
             Ok(Err(NotGranted::HashReplaced)) => return None,
             Ok(Err(NotGranted::Outcome(refused))) => return Some(refused),
@@ -366,6 +379,12 @@ struct Begun<'a> {
     hash: StoredHash,
 }
 
+impl<'a> Begun<'a> {
+    fn user(&self) -> &'a UserName {
+        &self.attempt.credentials.user
+    }
+}
+
 /// A hash to replace by a better one of the same password.
 pub(super) struct OutdatedHash<'a> {
     pub(super) attempt: &'a Attempt,
@@ -427,7 +446,8 @@ pub(crate) fn check(
     let pairs: Vec<_> = keys.iter().map(|key| key.pair(hash)).collect();
     let matches = hashing::verify_all(&pairs).map_err(hashing_failed)?;
     let compared = Comparison::of(&keys, &mut matches.into_iter());
-    let decided = decide(store, &credentials.user, before.as_ref(), compared)?;
+    let now = store.find(&credentials.user)?;
+    let decided = decide(store, &credentials.user, before.as_ref(), now, compared)?;
     Ok(match decided {
         Ok((found, _)) => Outcome::Verified(grant_of(&credentials.user, &found.user, found.groups)),
         Err(NotGranted::Outcome(refused)) => refused,
@@ -453,16 +473,16 @@ impl From<Outcome> for NotGranted {
 
 /// Decides on a password that was compared with the hash `before`, `None` for an unknown user.
 ///
-/// Every refusal takes the same look-ups. Groups are read only for a user who may log in.
+/// The hash took long, so the decision rests on the record `now`, read after it. A refusal of the
+/// password does not depend on it, but its time would if only some refusals read it. So every refusal
+/// takes the same look-ups, and groups are read only for a user who may log in.
 fn decide(
     store: &dyn UserReader,
     name: &UserName,
     before: Option<&StoredHash>,
+    now: Option<User>,
     compared: Comparison,
 ) -> Result<Result<Granted, NotGranted>, StoreError> {
-    // The hash took long, so the decision rests on the record as it is now. A refusal does not
-    // depend on it, but its time would if only some refusals read it.
-    let now = store.find(name)?;
     let (before, candidate) = match (before, compared) {
         (_, Comparison::TooLong) => return Ok(Err(Outcome::TooLong.into())),
         (None, _) => return Ok(Err(Outcome::UnknownUser.into())),

@@ -64,6 +64,9 @@ pub(super) fn system(e: &io::Error) -> Option<&'static str> {
 
 fn fix_database(problem: &DatabaseProblem) -> String {
     match problem {
+        DatabaseProblem::Encoding { .. } => {
+            "create another one: CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0".to_owned()
+        }
         DatabaseProblem::ReadOnlyRole { .. } => {
             "use another role for commands; this one is enough for 'resttool serve'".to_owned()
         }

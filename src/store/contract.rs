@@ -5,7 +5,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
 
@@ -45,6 +45,7 @@ macro_rules! contract {
             name_that_is_taken_or_unknown_cannot_be_changed,
             visiting_all_users_can_be_broken_off,
             lookup_with_groups_reads_both,
+            several_users_are_found_in_their_order,
             hash_is_replaced_only_if_it_is_still_the_old_one,
             revision_changes_with_every_change_and_only_then,
             change_is_in_every_revision_read_after_its_wait,
@@ -238,6 +239,30 @@ pub(crate) fn lookup_with_groups_reads_both(backend: &impl Backend) {
     assert_eq!(store.find_with_groups(&name("ann")).unwrap(), None);
 }
 
+pub(crate) fn several_users_are_found_in_their_order(backend: &impl Backend) {
+    let (store, server) = (backend.open(), backend.serve());
+    let ann = Account { groups: groups(&["staff"]), locked: true, ..account("ann") };
+    put(&*store, &ann).unwrap();
+    add(&*store, "bob").unwrap();
+    // A server may not be connected yet.
+    store.visibility().wait().unwrap();
+    revision(&*server);
+    for reader in [&*store as &dyn UserReader, &*server] {
+        assert!(reader.find_all(&[]).is_empty());
+        let names = ["bob", "roy", "ann", "bob"].map(name);
+        let names = names.iter().collect::<Vec<_>>();
+        let one_by_one = |name: &&UserName| reader.find(name).unwrap();
+        let expected: Vec<_> = names.iter().map(one_by_one).collect();
+        assert_eq!(expected.iter().filter(|found| found.is_some()).count(), 3);
+        let found = reader.find_all(&names).into_iter().map(Result::unwrap);
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+        let one_by_one = |name: &&UserName| reader.find_with_groups(name).unwrap();
+        let expected: Vec<_> = names.iter().map(one_by_one).collect();
+        let found = reader.find_all_with_groups(&names).into_iter().map(Result::unwrap);
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+    }
+}
+
 pub(crate) fn hash_is_replaced_only_if_it_is_still_the_old_one(backend: &impl Backend) {
     let store = backend.open();
     let replace = |old, new| store.replace_hash(&name("roy"), &old, new).unwrap();
@@ -260,12 +285,17 @@ pub(crate) fn hash_is_replaced_only_if_it_is_still_the_old_one(backend: &impl Ba
     assert_eq!(all(&*store), [roy]);
 }
 
+/// Returns the deadline of a request that has come now.
+pub(crate) fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(2)
+}
+
 /// Returns the revision for a request of now, like a server: it waits for a reading if no lease covers
 /// the request.
 fn revision(server: &dyn UserReader) -> Revision {
     match server.revision(Instant::now()) {
         Ok(revision) => revision,
-        Err(_) => block_on(server.next_revision()).unwrap(),
+        Err(_) => block_on(server.next_revision(soon())).unwrap(),
     }
 }
 

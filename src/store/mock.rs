@@ -190,7 +190,7 @@ impl UserReader for MockStore {
         })
     }
 
-    fn next_revision(&self) -> BoxFuture<'static, Result<Revision, StoreError>> {
+    fn next_revision(&self, _: Instant) -> BoxFuture<'static, Result<Revision, StoreError>> {
         let next = self.call(Call::NextRevision).and_then(|()| self.revision(Instant::now()));
         future::ready(next).boxed()
     }

@@ -100,6 +100,21 @@ pub trait UserReader: Send + Sync {
     /// As [`UserReader::find`].
     fn find_with_groups(&self, name: &UserName) -> Result<Option<FoundUser>, StoreError>;
 
+    /// Looks up several users as [`UserReader::find`] does, in their order. Over a network, this takes
+    /// no longer than one.
+    fn find_all(&self, names: &[&UserName]) -> Vec<Result<Option<User>, StoreError>> {
+        names.iter().map(|name| self.find(name)).collect()
+    }
+
+    /// Looks up several users as [`UserReader::find_with_groups`] does, in their order. Over a network,
+    /// this takes no longer than one.
+    fn find_all_with_groups(
+        &self,
+        names: &[&UserName],
+    ) -> Vec<Result<Option<FoundUser>, StoreError>> {
+        names.iter().map(|name| self.find_with_groups(name)).collect()
+    }
+
     /// Looks up a user as [`UserReader::find_with_groups`] does. The caller is not blocked by a
     /// network.
     fn look_up(
@@ -126,8 +141,13 @@ pub trait UserReader: Send + Sync {
     /// possible now.
     fn revision(&self, now: Instant) -> Result<Revision, StoreError>;
 
-    /// Waits for a revision that a request may rely on, up to 2 s.
-    fn next_revision(&self) -> BoxFuture<'static, Result<Revision, StoreError>> {
+    /// Waits for a revision that a request may rely on.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] as soon as an attempt to read one has failed, and
+    /// [`StoreError::Lapsed`] at the deadline.
+    fn next_revision(&self, deadline: Instant) -> BoxFuture<'static, Result<Revision, StoreError>> {
+        let _ = deadline;
         future::ready(self.revision(Instant::now())).boxed()
     }
 

@@ -174,6 +174,11 @@ impl fmt::Display for Problem {
 /// A problem of a PostgreSQL database.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DatabaseProblem {
+    /// It cannot hold every name.
+    Encoding {
+        /// The name of its encoding.
+        encoding: String,
+    },
     /// The role may not change users.
     ReadOnlyRole {
         /// The role.
@@ -213,6 +218,9 @@ pub enum DatabaseProblem {
 impl fmt::Display for DatabaseProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Encoding { encoding } => {
+                write!(f, "its encoding is {encoding}, and not UTF8, so it cannot hold every name")
+            }
             Self::ReadOnlyRole { role } => {
                 write!(f, "its role {} may not change users", quoted(role))
             }

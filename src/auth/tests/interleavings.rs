@@ -11,6 +11,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Instant;
 
+use futures_executor::block_on;
+
 use super::*;
 use crate::admin::{
     DesiredPassword, DesiredUser, IfExists, IfGone, IfMissing, ReconcileOptions, reconcile, remove,

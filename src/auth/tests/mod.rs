@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures_executor::block_on;
+use tokio::runtime::{Builder, Runtime};
 
 use super::cache::CacheEntry;
 use super::keyed::Key;
@@ -39,9 +39,14 @@ fn encode(password: &[u8]) -> String {
     STANDARD.encode([b"roy:", password].concat())
 }
 
+/// Makes a runtime for decisions, which limits their time.
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_time().build().unwrap()
+}
+
 fn decide_on(authenticator: &Authenticator, encoded: &str) -> Decision {
     let encoded = EncodedCredentials::new(encoded.as_bytes());
-    block_on(authenticator.decide(HERE, encoded, &AccessRequest::ANY))
+    runtime().block_on(authenticator.decide(HERE, encoded, &AccessRequest::ANY))
 }
 
 fn name() -> UserName {
@@ -230,6 +235,8 @@ fn abandoned_attempt_takes_no_hash_and_is_no_failure() {
     };
     let authenticator = Authenticator::new(Box::new(store), &config).unwrap();
     let mut idle = Context::from_waker(Waker::noop());
+    let runtime = runtime();
+    let _entered = runtime.enter();
     let encoded = ["begun", "queued"].map(|password| encode(password.as_bytes()));
     let [mut begun, mut queued] = encoded.each_ref().map(|encoded| {
         let encoded = EncodedCredentials::new(encoded.as_bytes());
@@ -388,25 +395,23 @@ fn change_during_the_hash_is_taken_into_account() {
     }
 }
 
-/// F-05: a request waits for a reading if one is under way, or if the cache has its credentials.
+/// F-05: a request waits for a reading if one is under way, or if the cache has its credentials. It
+/// stops when the store is found unreachable.
 #[test]
 fn request_waits_for_a_reading_only_if_that_may_help() {
-    type Lost = Option<fn() -> StoreError>;
-    let lost = Arc::new(Mutex::new((None as Lost, false)));
+    // The answers of the store, the next one last. It is reachable after them.
+    let answers = Arc::new(Mutex::new(Vec::<fn() -> StoreError>::new()));
     let waits = Arc::new(AtomicUsize::new(0));
-    let of_hook = (Arc::clone(&lost), Arc::clone(&waits));
+    let of_hook = (Arc::clone(&answers), Arc::clone(&waits));
     let store = MockStore::with_hook(move |call| {
-        let (lost, waits) = &of_hook;
-        let (why, comes_back) = &mut *lost.lock().unwrap();
-        match call {
-            Call::Revision => why.map_or(Ok(()), |why| Err(why())),
-            Call::NextRevision => {
-                waits.fetch_add(1, Ordering::Relaxed);
-                if *comes_back {
-                    *why = None;
-                }
-                Ok(())
-            }
+        let (answers, waits) = &of_hook;
+        let mut answers = answers.lock().unwrap();
+        if call == Call::NextRevision {
+            waits.fetch_add(1, Ordering::Relaxed);
+            answers.pop();
+        }
+        match answers.last() {
+            Some(why) if call == Call::Revision => Err(why()),
             _ => Ok(()),
         }
     });
@@ -415,23 +420,46 @@ fn request_waits_for_a_reading_only_if_that_may_help() {
     assert_eq!(decide(&authenticator, "right"), granted());
     let unreachable: fn() -> StoreError = || StoreError::Unreachable("frozen".to_owned());
     let lapsed: fn() -> StoreError = || StoreError::Lapsed;
-    for (why, comes_back, password, decision, waited) in [
-        (unreachable, false, "wrong", Decision::Unavailable, 0),
-        (unreachable, false, "right", Decision::Unavailable, 1),
-        (unreachable, true, "right", granted(), 1),
-        (lapsed, false, "wrong", Decision::Unavailable, 1),
-        (lapsed, true, "wrong", Decision::Denied, 1),
-        (lapsed, true, "right", granted(), 1),
+    for (told, password, decision, waited) in [
+        (&[unreachable][..], "wrong", Decision::Unavailable, 0),
+        (&[unreachable], "right", granted(), 1),
+        (&[unreachable; 3], "right", granted(), 3),
+        (&[unreachable, lapsed], "right", Decision::Unavailable, 1),
+        (&[lapsed], "wrong", Decision::Denied, 1),
+        (&[lapsed], "right", granted(), 1),
+        (&[lapsed, unreachable], "wrong", Decision::Unavailable, 1),
+        (&[lapsed, unreachable], "right", granted(), 2),
+        (&[lapsed, lapsed], "right", Decision::Unavailable, 1),
     ] {
-        *lost.lock().unwrap() = (Some(why), comes_back);
+        *answers.lock().unwrap() = told.iter().rev().copied().collect();
         waits.store(0, Ordering::Relaxed);
         let hashes = authenticator.counters().hashes;
-        let what = format!("{} {comes_back} {password}", why());
+        let what = format!("{:?} {password}", told.iter().map(|why| why()).collect::<Vec<_>>());
         assert_eq!(decide(&authenticator, password), decision, "{what}");
         assert_eq!(waits.load(Ordering::Relaxed), waited, "{what}");
         let hashed = u64::from(decision == Decision::Denied);
         assert_eq!(authenticator.counters().hashes - hashes, hashed, "{what}");
     }
+}
+
+/// P-18: a client gets a response also from a store that does not answer. Its connection would be
+/// closed later.
+#[test]
+fn decision_is_unavailable_after_eight_seconds() {
+    let (store, looks, go_on) = held_store();
+    let authenticator = Authenticator::new(Box::new(store), &config()).unwrap();
+    let clock = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    clock.block_on(async {
+        let start = tokio::time::Instant::now();
+        let encoded = encode(b"wrong");
+        let encoded = EncodedCredentials::new(encoded.as_bytes());
+        let decision = authenticator.decide(HERE, encoded, &AccessRequest::ANY).await;
+        assert_eq!(decision, Decision::Unavailable);
+        assert_eq!(start.elapsed().as_secs(), 8);
+    });
+    assert_eq!(count(&authenticator, "failure"), 1);
+    drop((looks, go_on));
+    assert_eq!(decide(&authenticator, "later"), Decision::Denied);
 }
 
 /// F-05: as many requests wait as may, and the next one is unavailable at once.
@@ -638,6 +666,8 @@ fn panic_makes_its_batch_unavailable() {
     let config = AuthConfig { workers: NonZeroUsize::MIN, ..config() };
     let authenticator = Authenticator::new(Box::new(store), &config).unwrap();
     let mut idle = Context::from_waker(Waker::noop());
+    let runtime = runtime();
+    let _entered = runtime.enter();
     let encoded = ["first", "one", "two", "three"].map(|password| encode(password.as_bytes()));
     let mut attempts = encoded.each_ref().map(|encoded| {
         let encoded = EncodedCredentials::new(encoded.as_bytes());
@@ -649,7 +679,7 @@ fn panic_makes_its_batch_unavailable() {
         .iter_mut()
         .for_each(|attempt| assert!(attempt.as_mut().poll(&mut idle).is_pending()));
     go_on.send(()).unwrap();
-    let decisions = attempts.map(block_on);
+    let decisions = attempts.map(|attempt| runtime.block_on(attempt));
     let unavailable = Decision::Unavailable;
     assert_eq!(
         decisions,
@@ -665,6 +695,8 @@ fn spellings_do_not_share_an_attempt() {
     let config = AuthConfig { workers: NonZeroUsize::MIN, ..config() };
     let authenticator = Authenticator::new(Box::new(store), &config).unwrap();
     let mut idle = Context::from_waker(Waker::noop());
+    let runtime = runtime();
+    let _entered = runtime.enter();
     let spellings = ["busy", "\u{e9}", "e\u{301}", "e\u{301}", "\u{e9}"];
     let encoded = spellings.map(|password| encode(password.as_bytes()));
     let mut attempts: Vec<_> = encoded
@@ -682,7 +714,7 @@ fn spellings_do_not_share_an_attempt() {
     assert_eq!(authenticator.queued(), 2);
     drop((looks, go_on));
     for attempt in attempts {
-        assert_eq!(block_on(attempt), Decision::Denied);
+        assert_eq!(runtime.block_on(attempt), Decision::Denied);
     }
     assert_eq!(authenticator.counters().hashes, 1 + 1 + 2);
 }

@@ -102,13 +102,16 @@ impl UserReader for PostgresStore {
 
     fn find_with_groups(&self, name: &UserName) -> Result<Option<FoundUser>, StoreError> {
         let row = self.session().run(async |client| {
-            let name = (&name.as_str() as _, Type::TEXT);
-            client.query_typed_one(rows::ONE_USER_WITH_GROUPS, &[name]).await
+            let names = [name.as_str()];
+            client
+                .query_typed_one(rows::USERS_WITH_GROUPS, &[(&&names[..], Type::TEXT_ARRAY)])
+                .await
         })?;
-        let found = rows::found(&row, name, true)?;
+        let Some((name, found)) = rows::found(&row, true)? else { return Ok(None) };
+        let (user, groups) = found.map_err(|why| StoreError::BadRecord { user: name, why })?;
         // There is no revision of a command.
         let state = RecordState::Unknown;
-        Ok(found.map(|(user, groups)| FoundUser { user, groups: Arc::new(groups), state }))
+        Ok(Some(FoundUser { user, groups: Arc::new(groups), state }))
     }
 
     fn ready(&self) -> Result<(), StoreError> {

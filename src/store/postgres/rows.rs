@@ -46,32 +46,32 @@ macro_rules! read_only {
     };
 }
 
-/// One row for every name: whether the server is read-only, the name, the tag of the state, and the
-/// columns that [`user`] reads, which are NULL if there is no such user.
-pub(super) const ONE_USER: &str = concat!(
+/// One row for each of the names: whether the server is read-only, the name, the tag of the state, and
+/// the columns that [`user`] reads. All but the first and the tag are NULL if there is no such user.
+pub(super) const USERS: &str = concat!(
     "SELECT ",
     read_only!(),
     ", users.name, (SELECT tag FROM resttool.state), ",
     user_columns!(),
-    " FROM (VALUES ($1)) AS wanted (wanted) LEFT JOIN resttool.users ON name = wanted"
+    " FROM unnest($1::text[]) AS wanted LEFT JOIN resttool.users ON name = wanted"
 );
-/// As [`ONE_USER`], with the groups in the column [`GROUPS_OF_USER`].
-pub(super) const ONE_USER_WITH_GROUPS: &str = concat!(
+/// As [`USERS`], with the groups in the column [`GROUPS_OF_USER`].
+pub(super) const USERS_WITH_GROUPS: &str = concat!(
     "SELECT ",
     read_only!(),
     ", users.name, (SELECT tag FROM resttool.state), ",
     user_columns!(),
     ", ",
     groups!(),
-    " FROM (VALUES ($1)) AS wanted (wanted) LEFT JOIN resttool.users ON name = wanted"
+    " FROM unnest($1::text[]) AS wanted LEFT JOIN resttool.users ON name = wanted"
 );
-/// The column of the name in [`ONE_USER`].
+/// The column of the name in [`USERS`].
 const NAME: usize = 1;
-/// The column of the tag in [`ONE_USER`].
+/// The column of the tag in [`USERS`].
 pub(super) const TAG: usize = 2;
-/// The first column of [`ONE_USER`] that [`user`] reads.
+/// The first column of [`USERS`] that [`user`] reads.
 const USER: usize = 3;
-/// The column of the groups in [`ONE_USER_WITH_GROUPS`].
+/// The column of the groups in [`USERS_WITH_GROUPS`].
 const GROUPS_OF_USER: usize = 11;
 /// The columns that [`account`] reads, for all users in order.
 pub(super) const ALL_ACCOUNTS: &str = concat!(account_columns!(), " ORDER BY name");
@@ -88,23 +88,20 @@ fn user(row: &Row, first: usize) -> Result<User, BadRecord> {
     })
 }
 
-/// Reads a row of [`ONE_USER`], or of [`ONE_USER_WITH_GROUPS`].
+/// A user and their groups, or the reason why the record is unusable.
+pub(super) type FoundRow = Result<(User, Groups), BadRecord>;
+
+/// Reads a row of [`USERS`], or of [`USERS_WITH_GROUPS`]. Returns `None` if there is no such user.
 pub(super) fn found(
     row: &Row,
-    name: &UserName,
     with_groups: bool,
-) -> Result<Option<(User, Groups)>, StoreError> {
+) -> Result<Option<(UserName, FoundRow)>, StoreError> {
     let read = || {
         let groups = if with_groups { groups(row, GROUPS_OF_USER)? } else { Groups::default() };
         Ok((user(row, USER)?, groups))
     };
-    match row.try_get::<_, Option<&str>>(NAME) {
-        Ok(None) => Ok(None),
-        Ok(Some(_)) => {
-            read().map(Some).map_err(|why| StoreError::BadRecord { user: name.clone(), why })
-        }
-        Err(e) => Err(store_error(e)),
-    }
+    let is_known = row.try_get::<_, Option<&str>>(NAME).map_err(store_error)?.is_some();
+    is_known.then(|| Ok((user_name(row, NAME)?, read()))).transpose()
 }
 
 /// Reads a whole record. An unusable hash is part of the record, any other unusable value an error.

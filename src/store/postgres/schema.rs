@@ -5,7 +5,7 @@ use tokio_postgres::types::Type;
 use super::connect::ConnectionParams;
 use super::session::Session;
 use super::url::PostgresUrl;
-use crate::store::{Problem, StoreError};
+use crate::store::{DatabaseProblem, Problem, StoreError};
 
 /// The steps to the current schema. `resttool.state.version` counts those that were made. Their
 /// numbers and meaning are those of the SQLite backend.
@@ -49,6 +49,15 @@ pub(super) fn initialize(params: &ConnectionParams, lease_ms: i32) -> Result<boo
     let session = begin(params)?;
     if version(&session)?.is_some() {
         return Ok(false);
+    }
+    // The server looks up several names at once, and a name without a form in the encoding would fail
+    // them all.
+    let sql = "SELECT pg_catalog.current_setting('server_encoding')";
+    let encoding: String =
+        session.run(async |client| client.query_typed_one(sql, &[]).await?.try_get(0))?;
+    if encoding != "UTF8" {
+        let problem = Problem::Database(DatabaseProblem::Encoding { encoding });
+        return Err(StoreError::Refused { location: params.url.clone().into(), problem });
     }
     batch(&session, &MIGRATIONS.concat())?;
     let sql = "INSERT INTO resttool.state (version, lease_ms) VALUES ($1, $2)";

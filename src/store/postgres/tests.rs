@@ -9,7 +9,9 @@ use crate::admin::{
     DesiredPassword, DesiredUser, IfExists, IfGone, IfMissing, ReconcileError, ReconcileOptions,
 };
 use crate::domain::{BadRecord, Cost, HashError};
-use crate::store::contract::{Backend, account, add, contract, groups, hash, name, put, remove};
+use crate::store::contract::{
+    Backend, account, add, contract, groups, hash, name, put, remove, soon,
+};
 use crate::store::{Location, all, open, open_reader};
 use crate::time::Timestamp;
 
@@ -121,7 +123,7 @@ fn new_name_needs_no_wait_and_a_removed_one_does() {
 /// Waits until the server sees another revision than this one.
 fn next_revision(server: &dyn UserReader, before: Revision) -> Revision {
     loop {
-        let revision = block_on(server.next_revision()).unwrap();
+        let revision = block_on(server.next_revision(soon())).unwrap();
         if revision != before {
             return revision;
         }
@@ -140,7 +142,7 @@ fn change_by_another_program_outdates_the_changed_users() {
     }
     // Not a reading from before the last user.
     store.visibility().wait().unwrap();
-    let mut before = block_on(server.next_revision()).unwrap();
+    let mut before = block_on(server.next_revision(soon())).unwrap();
     let all = ["ann", "bob", "cid"];
     for (sql, changed) in [
         ("UPDATE resttool.users SET locked = true WHERE name = 'ann'", &["ann"][..]),
@@ -171,7 +173,7 @@ fn change_by_another_program_outdates_the_changed_users() {
 fn change_of_many_users_outdates_all() {
     let database = TestDatabase::new();
     let server = database.serve();
-    let first = block_on(server.next_revision()).unwrap();
+    let first = block_on(server.next_revision(soon())).unwrap();
     database.psql(
         "INSERT INTO resttool.users (name, hash) SELECT 'user-' || n, 'x' FROM generate_series(1, 1001) n",
     );
@@ -279,6 +281,29 @@ fn unusable_hash_is_left_as_it_is() {
     assert_eq!(all(&*store), [bad]);
     assert_eq!(database.psql("SELECT hash FROM resttool.users"), "x");
     assert!(matches!(store.find(&name("roy")), Err(StoreError::BadRecord { .. })));
+    // It fails no other user.
+    add(&*store, "ann").unwrap();
+    let server = database.serve();
+    store.visibility().wait().unwrap();
+    block_on(server.next_revision(soon())).unwrap();
+    let names = ["ann", "roy", "bob"].map(name);
+    let found = server.find_all(&names.each_ref());
+    assert!(
+        matches!(&found[..], [Ok(Some(_)), Err(StoreError::BadRecord { user, .. }), Ok(None)] if *user == names[1]),
+        "{found:?}"
+    );
+}
+
+/// A name that the encoding lacks would be an error of every look-up beside it.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn database_of_another_encoding_is_refused() {
+    let cluster = cluster::shared();
+    let database = TestDatabase { cluster, name: "latin1".to_owned() };
+    cluster.psql("postgres", "CREATE DATABASE latin1 ENCODING 'LATIN1' TEMPLATE template0");
+    let refused = initialize(&database.url(), LEASE).unwrap_err();
+    assert!(refused.to_string().contains("its encoding is LATIN1"), "{refused}");
+    assert_eq!(database.psql("SELECT to_regnamespace('resttool') IS NULL"), "t");
 }
 
 /// A thousand users are written at once, in any mix of new, changed and equal names.
@@ -317,6 +342,22 @@ fn reading_of_the_state_is_cheap_to_the_planner() {
     let (_, cost) = plan.split_once("..").unwrap();
     let cost: f64 = cost.split(' ').next().unwrap().parse().unwrap();
     assert!(cost < 1000.0, "{plan}");
+}
+
+/// F-05: a request that waits for a reading is told that none is possible, and not at its deadline.
+#[test]
+fn waiting_request_learns_that_the_database_is_lost() {
+    let database = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = database.local_addr().unwrap();
+    let url =
+        PostgresUrl::parse(&format!("postgres://roy@{address}/users?sslmode=disable")).unwrap();
+    let server = open_reader(&url.into()).unwrap();
+    let (connection, _) = database.accept().unwrap();
+    assert!(matches!(server.revision(Instant::now()), Err(StoreError::Lapsed)));
+    let waiting = server.next_revision(Instant::now() + Duration::from_secs(30));
+    drop((connection, database));
+    let told = block_on(waiting);
+    assert!(matches!(told, Err(StoreError::Unreachable(_))), "{told:?}");
 }
 
 #[test]

@@ -66,12 +66,12 @@ fn impaired_server_grants_nothing_after_a_change() {
     let faults = [
         Fault::Blackhole,
         Fault::Delay(Duration::from_millis(600)),
-        Fault::Delay(Duration::from_millis(100)),
+        Fault::Delay(Duration::from_millis(200)),
     ];
     let refused = |status: u16, what: &str| {
         assert!([401, 403, 503].contains(&status), "{what}: {status}");
     };
-    for users in users.chunks(10) {
+    for users in users.chunks(15) {
         for (user, server) in users
             .iter()
             .flat_map(|user| impaired.iter().chain([&frozen]).map(move |server| (user, server)))

@@ -33,9 +33,6 @@ pub(super) use queries::STATE;
 use queries::{Lookups, StateReading, read_state};
 use schedule::{Due, Schedule};
 
-/// The time that a request waits for the next reading.
-const WAIT: Duration = Duration::from_secs(2);
-
 /// The limit of the time of a query. The connection is given up after it.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -139,14 +136,27 @@ impl PostgresReader {
         }
     }
 
-    fn look_up_now(
+    /// Looks users up, and blocks until all are read.
+    fn look_up_all(
+        &self,
+        names: &[&UserName],
+        with_groups: bool,
+    ) -> Vec<Result<Option<FoundUser>, StoreError>> {
+        let begin = |name: &&UserName| {
+            let (reply, found) = sync_channel(1);
+            self.submit(name, with_groups, Reply::Blocking(reply));
+            found
+        };
+        let begun: Vec<_> = names.iter().map(begin).collect();
+        begun.into_iter().map(|found| found.recv().unwrap_or_else(|_| Err(lost()))).collect()
+    }
+
+    fn look_up_one(
         &self,
         name: &UserName,
         with_groups: bool,
     ) -> Result<Option<FoundUser>, StoreError> {
-        let (reply, found) = sync_channel(1);
-        self.submit(name, with_groups, Reply::Blocking(reply));
-        found.recv().unwrap_or_else(|_| Err(lost()))
+        self.look_up_all(&[name], with_groups).pop().unwrap_or_else(|| Err(lost()))
     }
 }
 
@@ -161,11 +171,23 @@ impl Drop for PostgresReader {
 
 impl UserReader for PostgresReader {
     fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        Ok(self.look_up_now(name, false)?.map(|found| found.user))
+        Ok(self.look_up_one(name, false)?.map(user_of))
     }
 
     fn find_with_groups(&self, name: &UserName) -> Result<Option<FoundUser>, StoreError> {
-        self.look_up_now(name, true)
+        self.look_up_one(name, true)
+    }
+
+    fn find_all(&self, names: &[&UserName]) -> Vec<Result<Option<User>, StoreError>> {
+        let found = self.look_up_all(names, false).into_iter();
+        found.map(|found| Ok(found?.map(user_of))).collect()
+    }
+
+    fn find_all_with_groups(
+        &self,
+        names: &[&UserName],
+    ) -> Vec<Result<Option<FoundUser>, StoreError>> {
+        self.look_up_all(names, true)
     }
 
     fn look_up(
@@ -192,23 +214,25 @@ impl UserReader for PostgresReader {
         }
     }
 
-    fn next_revision(&self) -> BoxFuture<'static, Result<Revision, StoreError>> {
+    fn next_revision(&self, deadline: Instant) -> BoxFuture<'static, Result<Revision, StoreError>> {
         let shared = Arc::clone(&self.shared);
         // On the thread of the database, whose clock limits the time.
         let waiting = self.runtime.spawn(async move {
             let mut readings = shared.readings.subscribe();
-            let next = async {
-                loop {
-                    if let Some(revision) = shared.lease.current(boot_time()) {
-                        return Ok(revision);
-                    }
-                    if readings.changed().await.is_err() {
-                        return Err(lost());
-                    }
+            loop {
+                if let Some(revision) = shared.lease.current(boot_time()) {
+                    return Ok(revision);
                 }
-            };
-            let timed_out = |_| Err(shared.ready().err().unwrap_or(StoreError::Lapsed));
-            tokio::time::timeout(WAIT, next).await.unwrap_or_else(timed_out)
+                match tokio::time::timeout_at(deadline.into(), readings.changed()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Err(lost()),
+                    Err(_) => return Err(StoreError::Lapsed),
+                }
+                // The lease of a reading may be over by now. Then the next one counts.
+                if let Err(e @ StoreError::Unreachable(_)) = shared.ready() {
+                    return Err(e);
+                }
+            }
         });
         Box::pin(async { waiting.await.unwrap_or_else(|_| Err(lost())) })
     }
@@ -315,6 +339,10 @@ impl Shared {
     }
 }
 
+fn user_of(found: FoundUser) -> User {
+    found.user
+}
+
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -409,12 +437,15 @@ async fn use_link(
                     running.push(queries::run(client, next));
                 }
             }
-            Some((key, read)) = running.next() => {
-                let found = read.map(|read| read.map(|read| read.found(follower)));
-                if let Some(next) = lookups.answer(&key, &found) {
+            Some((with_groups, read)) = running.next() => {
+                let (read, failed) = match read {
+                    Ok(read) => (Ok(read), None),
+                    Err(e) => (Err(e.repeat()), Some(e)),
+                };
+                if let Some(next) = lookups.answer(read, with_groups, follower) {
                     running.push(queries::run(client, next));
                 }
-                if let Err(StoreError::Unreachable(why)) = found {
+                if let Some(StoreError::Unreachable(why)) = failed {
                     return lost(why, &schedule);
                 }
             }

@@ -8,11 +8,11 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::{Job, QUERY_TIMEOUT, Reply};
-use crate::domain::{Groups, User, UserName};
+use crate::domain::UserName;
 use crate::store::lease::{Answer, Changes, Follower, StateTag};
 use crate::store::postgres::boot_clock::boot_time;
 use crate::store::postgres::connect::describe;
-use crate::store::postgres::rows;
+use crate::store::postgres::rows::{self, FoundRow};
 use crate::store::postgres::session::store_error;
 use crate::store::{FoundUser, RecordState, StoreError};
 
@@ -79,105 +79,210 @@ fn answer(row: &Row) -> Result<(i32, Answer), tokio_postgres::Error> {
     Ok((row.try_get(2)?, answer))
 }
 
-/// A look-up, by name and whether it reads the groups.
-pub(super) type LookupKey = (UserName, bool);
-
-/// The look-ups that are under way. Look-ups of the same user share the next query, not one that has
-/// begun: it may have read a record that is outdated for a later request.
+/// The look-ups that are under way, without groups and with them.
 #[derive(Default)]
-pub(super) struct Lookups(HashMap<LookupKey, Shares>);
+pub(super) struct Lookups {
+    users: QueryLine,
+    users_with_groups: QueryLine,
+}
 
+/// Look-ups that share queries, one at a time. Those that come while a query is under way share the
+/// next one: it may have read records that are outdated for a later request.
 #[derive(Default)]
-struct Shares {
+struct QueryLine {
     /// Answered by the query that has begun.
-    begun: Vec<Reply>,
+    begun: Option<Waiting>,
     /// Answered by the next one.
-    next: Vec<Reply>,
+    next: Waiting,
+}
+
+type Waiting = HashMap<UserName, Vec<Reply>>;
+
+/// The users that a query reads.
+pub(super) struct Wanted {
+    names: Vec<UserName>,
+    with_groups: bool,
 }
 
 impl Lookups {
-    /// Adds a look-up. Returns the query to begin, if none of this user is under way.
-    pub(super) fn add(&mut self, job: Job) -> Option<LookupKey> {
-        let key = (job.name, job.with_groups);
-        match self.0.get_mut(&key) {
-            Some(shares) => {
-                shares.next.push(job.reply);
-                None
-            }
-            None => {
-                self.0.insert(key.clone(), Shares { begun: vec![job.reply], next: Vec::new() });
-                Some(key)
-            }
-        }
+    /// Adds a look-up. Returns the query to begin, if none is under way.
+    pub(super) fn add(&mut self, job: Job) -> Option<Wanted> {
+        let line = self.line(job.with_groups);
+        line.next.entry(job.name).or_default().push(job.reply);
+        line.begin(job.with_groups)
     }
 
     /// Answers the look-ups of a query. Returns the next query to begin, if there are more.
     pub(super) fn answer(
         &mut self,
-        key: &LookupKey,
-        found: &Result<Option<FoundUser>, StoreError>,
-    ) -> Option<LookupKey> {
-        let Shares { begun, next } = self.0.remove(key)?;
-        for reply in begun {
-            reply.send(match found {
-                Ok(found) => Ok(found.clone()),
+        mut read: Result<ReadUsers, StoreError>,
+        with_groups: bool,
+        follower: &Follower,
+    ) -> Option<Wanted> {
+        let line = self.line(with_groups);
+        for (name, replies) in line.begun.take().into_iter().flatten() {
+            let found = match &mut read {
+                Ok(read) => read.take(&name, follower),
                 Err(e) => Err(e.repeat()),
-            });
+            };
+            for reply in replies {
+                reply.send(match &found {
+                    Ok(found) => Ok(found.clone()),
+                    Err(e) => Err(e.repeat()),
+                });
+            }
         }
-        if next.is_empty() {
+        line.begin(with_groups)
+    }
+
+    fn line(&mut self, with_groups: bool) -> &mut QueryLine {
+        if with_groups { &mut self.users_with_groups } else { &mut self.users }
+    }
+}
+
+impl QueryLine {
+    fn begin(&mut self, with_groups: bool) -> Option<Wanted> {
+        if self.begun.is_some() || self.next.is_empty() {
             return None;
         }
-        self.0.insert(key.clone(), Shares { begun: next, next: Vec::new() });
-        Some(key.clone())
+        let begun = self.begun.insert(std::mem::take(&mut self.next));
+        Some(Wanted { names: begun.keys().cloned().collect(), with_groups })
     }
 }
 
 /// Refuses the look-ups that are under way when the connection ends.
-impl Drop for Lookups {
+impl Drop for QueryLine {
     fn drop(&mut self) {
-        for (_, Shares { begun, next }) in self.0.drain() {
-            for reply in begun.into_iter().chain(next) {
-                reply.send(Err(StoreError::Unreachable("the connection was lost".to_owned())));
-            }
+        let next = std::mem::take(&mut self.next);
+        for reply in
+            self.begun.take().into_iter().chain([next]).flatten().flat_map(|(_, replies)| replies)
+        {
+            reply.send(Err(StoreError::Unreachable("the connection was lost".to_owned())));
         }
     }
 }
 
-/// A record, and the tag of the state that has it.
-pub(super) struct ReadRecord {
-    user: User,
-    groups: Groups,
+/// The users that a query has found, and the tag of the state that has them.
+pub(super) struct ReadUsers {
+    users: HashMap<UserName, FoundRow>,
     tag: StateTag,
 }
 
-impl ReadRecord {
+impl ReadUsers {
     /// Returns the record with the revision of its state. The server may not have read that state
     /// yet, and a failover may lose it.
-    pub(super) fn found(self, follower: &Follower) -> FoundUser {
+    fn take(
+        &mut self,
+        name: &UserName,
+        follower: &Follower,
+    ) -> Result<Option<FoundUser>, StoreError> {
+        let Some(row) = self.users.remove(name) else { return Ok(None) };
+        let (user, groups) =
+            row.map_err(|why| StoreError::BadRecord { user: name.clone(), why })?;
         let state = follower.revision_of(self.tag);
         let state = state.map_or(RecordState::Unknown, RecordState::Revision);
-        FoundUser { user: self.user, groups: Arc::new(self.groups), state }
+        Ok(Some(FoundUser { user, groups: Arc::new(groups), state }))
     }
 }
 
-type ReadResult = Result<Option<ReadRecord>, StoreError>;
-
-/// Reads the record of a user.
-pub(super) async fn run(client: &Client, key: LookupKey) -> (LookupKey, ReadResult) {
-    let found = tokio::time::timeout(QUERY_TIMEOUT, find(client, &key)).await;
+/// Reads the records of users. Returns them, and whether with groups.
+pub(super) async fn run(client: &Client, wanted: Wanted) -> (bool, Result<ReadUsers, StoreError>) {
+    let found = tokio::time::timeout(QUERY_TIMEOUT, find(client, &wanted)).await;
     let timed_out = || Err(StoreError::Unreachable("no answer in time".to_owned()));
-    (key, found.unwrap_or_else(|_| timed_out()))
+    (wanted.with_groups, found.unwrap_or_else(|_| timed_out()))
 }
 
-async fn find(client: &Client, (name, with_groups): &LookupKey) -> ReadResult {
-    let sql = if *with_groups { rows::ONE_USER_WITH_GROUPS } else { rows::ONE_USER };
-    let row = client.query_typed_one(sql, &[(&name.as_str(), Type::TEXT)]).await;
-    let row = row.map_err(store_error)?;
-    let read_only: bool = row.try_get(0).map_err(store_error)?;
-    if read_only {
-        return Err(StoreError::Unreachable("the server takes no changes".to_owned()));
+async fn find(client: &Client, wanted: &Wanted) -> Result<ReadUsers, StoreError> {
+    let Wanted { names, with_groups } = wanted;
+    let sql = if *with_groups { rows::USERS_WITH_GROUPS } else { rows::USERS };
+    let names: Vec<_> = names.iter().map(UserName::as_str).collect();
+    let rows = client.query_typed(sql, &[(&names, Type::TEXT_ARRAY)]).await.map_err(store_error)?;
+    let mut read = ReadUsers { users: HashMap::new(), tag: StateTag(0) };
+    for row in rows {
+        let read_only: bool = row.try_get(0).map_err(store_error)?;
+        if read_only {
+            return Err(StoreError::Unreachable("the server takes no changes".to_owned()));
+        }
+        // One statement sees one state, so this is the same in every row.
+        read.tag = StateTag(row.try_get(rows::TAG).map_err(store_error)?);
+        read.users.extend(rows::found(&row, *with_groups)?);
     }
-    let tag = StateTag(row.try_get(rows::TAG).map_err(store_error)?);
-    let found = rows::found(&row, name, *with_groups)?;
-    Ok(found.map(|(user, groups)| ReadRecord { user, groups, tag }))
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, sync_channel};
+
+    use super::*;
+    use crate::domain::{CredentialVersion, Groups, User};
+    use crate::store::contract::{hash, name};
+
+    type Found = Receiver<Result<Option<FoundUser>, StoreError>>;
+
+    fn job(of: &str, with_groups: bool) -> (Job, Found) {
+        let (reply, found) = sync_channel(1);
+        (Job { name: name(of), with_groups, reply: Reply::Blocking(reply) }, found)
+    }
+
+    fn names(wanted: Option<Wanted>) -> Vec<String> {
+        let mut names: Vec<_> =
+            wanted.unwrap().names.iter().map(|name| name.as_str().to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    fn read(of: &str) -> ReadUsers {
+        let user = User {
+            hash: hash(),
+            credential_version: CredentialVersion::default(),
+            locked: false,
+            expires: None,
+        };
+        let users = HashMap::from([(name(of), Ok((user, Groups::default())))]);
+        ReadUsers { users, tag: StateTag(1) }
+    }
+
+    /// F-07: a look-up takes one query, or waits for the one that has begun. No look-up is answered by
+    /// a query that began before it came.
+    #[test]
+    fn lookups_that_wait_share_the_next_query() {
+        let (mut lookups, follower) = (Lookups::default(), Follower::default());
+        let (first, first_found) = job("ann", false);
+        assert_eq!(names(lookups.add(first)), ["ann"]);
+        let mut waiting = Vec::new();
+        for of in ["ann", "bob", "bob"] {
+            let (job, found) = job(of, false);
+            assert!(lookups.add(job).is_none(), "{of}: a query is under way");
+            waiting.push(found);
+        }
+        let (grouped, with_groups) = job("ann", true);
+        assert_eq!(names(lookups.add(grouped)), ["ann"], "another query");
+        assert_eq!(names(lookups.answer(Ok(read("ann")), false, &follower)), ["ann", "bob"]);
+        assert!(first_found.try_recv().unwrap().unwrap().is_some());
+        assert!(waiting.iter().all(|found| found.try_recv().is_err()));
+        assert!(lookups.answer(Ok(read("bob")), false, &follower).is_none());
+        let found = |found: &Found| found.try_recv().unwrap().unwrap().is_some();
+        assert_eq!(waiting.iter().map(found).collect::<Vec<_>>(), [false, true, true]);
+        assert!(with_groups.try_recv().is_err());
+        let failed = StoreError::Unreachable("gone".to_owned());
+        assert!(lookups.answer(Err(failed), true, &follower).is_none());
+        let with_groups = with_groups.try_recv().unwrap();
+        assert!(matches!(with_groups, Err(StoreError::Unreachable(_))), "{with_groups:?}");
+    }
+
+    #[test]
+    fn lookups_are_refused_at_the_end_of_the_connection() {
+        let mut lookups = Lookups::default();
+        let found = ["ann", "bob"].map(|of| {
+            let (job, found) = job(of, false);
+            lookups.add(job);
+            found
+        });
+        drop(lookups);
+        for found in found {
+            let found = found.try_recv().unwrap();
+            assert!(matches!(found, Err(StoreError::Unreachable(_))), "{found:?}");
+        }
+    }
 }
