@@ -16,6 +16,7 @@ pub(super) enum Exit {
     Failed = 1,
     Usage = 2,
     Refused = 3,
+    Unreachable = 4,
     Busy = 5,
     NoSuchUser = 6,
     BadInput = 7,
@@ -25,11 +26,12 @@ pub(super) enum Exit {
 }
 
 impl Exit {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Done,
         Self::Failed,
         Self::Usage,
         Self::Refused,
+        Self::Unreachable,
         Self::Busy,
         Self::NoSuchUser,
         Self::BadInput,
@@ -46,6 +48,7 @@ impl Exit {
             Self::Refused => {
                 "password or hash refused, wrong password, or two typed passwords differ"
             }
+            Self::Unreachable => "no server to ask for its health",
             Self::Busy => "store busy, try again",
             Self::NoSuchUser => "user does not exist",
             Self::BadInput => "invalid line or entry of the input",

@@ -20,6 +20,7 @@ mod listener;
 mod ops;
 mod peer;
 mod pem;
+mod probe;
 mod proxy;
 mod response;
 mod routing;
@@ -39,6 +40,7 @@ pub use ops::{
 };
 pub use peer::{Network, TrustedProxies, source as source_address};
 pub use pem::TlsHint;
+pub use probe::{ProbeError, probe};
 pub use proxy::{
     AllowedOrigin, HealthPath, ProxyConfig, Upstream, UpstreamAddress, UpstreamTlsError,
 };

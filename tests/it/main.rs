@@ -19,6 +19,7 @@ mod forward;
 mod frameworks;
 mod framing;
 mod gate;
+mod health;
 mod import;
 mod layers;
 mod legacy;

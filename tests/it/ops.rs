@@ -431,7 +431,7 @@ fn operators_are_served_while_the_other_listener_is_flooded() {
     store.open();
     let operated = Operated::start(
         &store,
-        "--max-connections 8 --hash-workers 1 --queue 1 --cost 15 --source-failures 0 --user-failures 0",
+        "--max-connections 8 --hash-workers 1 --queue 1 --cost 14 --source-failures 0 --user-failures 0",
     );
     let address = operated.server.address;
     // A worker and the queue are busy, and connections take all seats and the queue of the kernel.

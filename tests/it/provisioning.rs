@@ -384,11 +384,12 @@ fn run_example(verb: &str, line: &str) {
     fs::write(machine.path("passwords"), "ann:one-one-one\nbob:two-two-two\n").unwrap();
     let users = machine.relocate(&block("## Desired state", "toml"));
     fs::write(machine.path("users.toml"), users).unwrap();
-    if ["status", "throttle"].contains(&verb) {
+    if ["status", "health", "throttle"].contains(&verb) {
         machine.shell(&before);
         let mut serve = machine.command(env!("CARGO_BIN_EXE_resttool"));
-        serve.args(["serve", "--port", "0"]);
+        serve.args(["serve", "--port", "0", "--ops-listen", "unix:resttool.sock"]);
         let server = ServerProcess::start(serve);
+        let line = line.replace("127.0.0.1:5000", &server.address.to_string());
         machine.shell(&line.replace("--watch", "--watch=100ms | head -n 1"));
         drop(server);
         return;

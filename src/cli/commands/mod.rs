@@ -46,6 +46,7 @@ commands! {
     apply: Apply,
     hash: Hash,
     status: Status,
+    health: Health,
     throttle: Throttle,
     check: Check,
     backup: Backup,

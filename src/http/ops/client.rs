@@ -69,6 +69,14 @@ impl ControlClient {
         self.ask(Method::GET, "/status.json", Bytes::new())
     }
 
+    /// Returns the status of its readiness: 200 if users can be looked up.
+    ///
+    /// # Errors
+    /// Fails if the server does not answer.
+    pub fn readiness(&self) -> Result<StatusCode, ControlError> {
+        self.send(Method::GET, "/readyz", Bytes::new()).map(|(status, _)| status)
+    }
+
     /// Returns all throttled sources and user names, those with the longest time left first.
     ///
     /// # Errors
@@ -91,16 +99,25 @@ impl ControlClient {
         path: &str,
         body: Bytes,
     ) -> Result<T, ControlError> {
+        let (status, body) = self.send(method, path, body)?;
+        match status {
+            StatusCode::OK => Ok(serde_json::from_slice(&body)?),
+            _ => Err(ControlError::Refused(String::from_utf8_lossy(&body).trim().to_owned())),
+        }
+    }
+
+    fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ControlError> {
         let asked = async {
             let asked = timeout(TIMEOUT, self.exchange(method, path, body)).await;
             asked.unwrap_or(Err(ControlError::TimedOut))
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let (status, body) = runtime.map_err(ControlError::Connect)?.block_on(asked)?;
-        match status {
-            StatusCode::OK => Ok(serde_json::from_slice(&body)?),
-            _ => Err(ControlError::Refused(String::from_utf8_lossy(&body).trim().to_owned())),
-        }
+        runtime.map_err(ControlError::Connect)?.block_on(asked)
     }
 
     async fn exchange(

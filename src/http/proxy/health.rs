@@ -4,16 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use actix_web::rt;
-use actix_web::rt::time::timeout;
-use actix_web::web::Bytes;
-use http_body_util::Empty;
-use hyper::Request;
-use hyper::client::conn::http1;
-use hyper::header::HOST;
-use hyper_util::rt::TokioIo;
-
 use super::ProxyConfig;
+use crate::http::probe::status_of;
 
 /// The time in which the upstream has to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,31 +34,21 @@ impl fmt::Display for HealthPath {
     }
 }
 
+impl HealthPath {
+    pub(in crate::http) fn uri(&self) -> &hyper::Uri {
+        &self.0
+    }
+}
+
 /// Returns true if the upstream answers its health path with a status of success or redirection
 /// within 2 s, or if there is no such path. Logs the failure otherwise.
 pub(in crate::http) async fn is_healthy(config: &ProxyConfig) -> bool {
     let Some(path) = &config.health_path else { return true };
-    let asked = timeout(TIMEOUT, ask(config, path)).await;
-    let why = match asked {
-        Ok(Ok(status)) if status.is_success() || status.is_redirection() => return true,
-        Ok(Ok(status)) => status.to_string(),
-        Ok(Err(e)) => e.to_string(),
-        Err(_) => format!("no answer within {} s", TIMEOUT.as_secs()),
+    let why = match status_of(&config.upstream, path, TIMEOUT).await {
+        Ok(status) if status.is_success() || status.is_redirection() => return true,
+        Ok(status) => status.to_string(),
+        Err(e) => e.to_string(),
     };
     log::warn!("upstream {} is not ready, {path}: {why}", config.upstream.address());
     false
-}
-
-async fn ask(
-    config: &ProxyConfig,
-    path: &HealthPath,
-) -> Result<hyper::StatusCode, Box<dyn std::error::Error>> {
-    let stream = config.upstream.connect().await?;
-    let (mut sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
-    // Its failure is that of the request too.
-    rt::spawn(driver);
-    let request = Request::get(path.0.clone())
-        .header(HOST, config.upstream.address().authority())
-        .body(Empty::<Bytes>::new())?;
-    Ok(sender.send_request(request).await?.status())
 }

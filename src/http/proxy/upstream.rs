@@ -98,7 +98,7 @@ impl fmt::Display for UpstreamAddress {
 
 impl UpstreamAddress {
     /// Returns host and port, for requests that name no host.
-    pub(super) fn authority(&self) -> String {
+    pub(in crate::http) fn authority(&self) -> String {
         match self.to_string().split_once("://") {
             Some((_, authority)) => authority.to_owned(),
             None => "localhost".to_owned(),
@@ -125,7 +125,7 @@ impl fmt::Debug for Upstream {
 pub struct UpstreamTlsError(String);
 
 /// A connection with an upstream.
-pub(super) trait UpstreamStream: AsyncRead + AsyncWrite + Unpin {}
+pub(in crate::http) trait UpstreamStream: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> UpstreamStream for T {}
 
@@ -144,12 +144,12 @@ impl Upstream {
     }
 
     /// Returns the address.
-    pub(super) fn address(&self) -> &UpstreamAddress {
+    pub(in crate::http) fn address(&self) -> &UpstreamAddress {
         &self.address
     }
 
     /// Opens a connection, with a TLS handshake if the address says so.
-    pub(super) async fn connect(&self) -> io::Result<Box<dyn UpstreamStream>> {
+    pub(in crate::http) async fn connect(&self) -> io::Result<Box<dyn UpstreamStream>> {
         match &self.address {
             UpstreamAddress::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
             UpstreamAddress::Tcp { host, port, .. } => {
