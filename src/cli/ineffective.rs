@@ -34,7 +34,11 @@ const RULES: &[(&str, &[&str], Circumstance)] = &[
         Beside("calibrate"),
     ),
     ("userlist", &["long"], Beside("json")),
-    ("print", &["upstream", "listen", "group"], For(&["config", "systemd", "compose", "fail2ban"])),
+    (
+        "print",
+        &["upstream", "listen", "group"],
+        For(&["config", "systemd", "systemd-socket", "compose", "fail2ban"]),
+    ),
     ("print", &["host", "listen"], For(&["gateway-api"])),
     ("print", &["host"], For(&["config", "compose", "fail2ban"])),
     ("print", &["port"], For(&["config", "fail2ban"])),

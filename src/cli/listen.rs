@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, fstat, lstat};
 use rustix::io::Errno;
 
+use super::activation::PassedSockets;
 use super::exit::{Exit, Failure};
 use crate::config::{OpsAddress, ServeSettings};
 use crate::fs::{FileId, folder};
@@ -32,38 +33,47 @@ struct Named<'a> {
     option: &'a str,
 }
 
-impl ListenAddress {
-    /// Resolves the address of the settings.
-    pub(super) fn of(args: &ServeSettings) -> Result<Self, Failure> {
-        match &args.unix_socket {
-            Some(path) => Ok(Self::Unix { path: path.clone(), mode: args.unix_socket_mode }),
-            None => addresses(args).map(Self::Tcp),
-        }
-    }
+/// Where clients are served.
+pub(super) enum ClientAddress {
+    /// An address of the settings.
+    Own(ListenAddress),
+    /// Sockets that listen already.
+    Passed(PassedSockets),
+}
 
-    /// Resolves the address for operators. Only their own machine reaches it, unless the settings
-    /// permit others.
-    pub(super) fn of_operators(address: &OpsAddress, allow_remote: bool) -> Result<Self, Failure> {
-        let (host, port) = match address {
-            OpsAddress::Unix(path) => return Ok(Self::Unix { path: path.clone(), mode: 0o600 }),
-            OpsAddress::Tcp { host, port } => (host, *port),
-        };
-        let shown = printable(host);
-        let addresses = resolve(host, port, "--ops-listen")?;
-        if !allow_remote && !addresses.iter().all(|address| address.ip().is_loopback()) {
-            let why = format!("--ops-listen {shown} can be reached from other machines");
-            return Err(Failure::new(Exit::Usage, why)
-                .hint("listen on 127.0.0.1 or on unix:PATH, or give --allow-remote-ops"));
+impl ClientAddress {
+    /// Resolves the address of the settings. Sockets of the service manager take its place.
+    pub(super) fn of(args: &ServeSettings, passed: Option<PassedSockets>) -> Result<Self, Failure> {
+        match (&args.unix_socket, passed) {
+            (Some(_), Some(_)) => {
+                let why = "--unix-socket is given, and the service manager passes sockets";
+                Err(Failure::new(Exit::Usage, why).hint("leave out --unix-socket"))
+            }
+            (None, Some(passed)) => {
+                check_plaintext(args, &passed.addresses(), "a socket of the service manager")?;
+                Ok(Self::Passed(passed))
+            }
+            (Some(path), None) => Ok(Self::Own(ListenAddress::Unix {
+                path: path.clone(),
+                mode: args.unix_socket_mode,
+            })),
+            (None, None) => addresses(args).map(ListenAddress::Tcp).map(Self::Own),
         }
-        Ok(Self::Tcp(addresses))
     }
 
     /// Fails if requests to this upstream would come back to this address, endlessly. An upstream
     /// whose host cannot be resolved yet is another one.
     pub(super) fn check_upstream(&self, upstream: &UpstreamAddress) -> Result<(), Failure> {
+        let own = match self {
+            Self::Own(ListenAddress::Tcp(addresses)) => addresses.clone(),
+            Self::Own(ListenAddress::Unix { .. }) => Vec::new(),
+            Self::Passed(passed) => passed.addresses(),
+        };
         let is_own = match (self, upstream) {
-            (Self::Unix { path, .. }, UpstreamAddress::Unix(other)) => path == other,
-            (Self::Tcp(own), UpstreamAddress::Tcp { host, port, .. }) => {
+            (Self::Own(ListenAddress::Unix { path, .. }), UpstreamAddress::Unix(other)) => {
+                path == other
+            }
+            (_, UpstreamAddress::Tcp { host, port, .. }) => {
                 let resolved = (host.as_str(), *port).to_socket_addrs().into_iter().flatten();
                 let arrives_at = |other: SocketAddr, own: &SocketAddr| {
                     let is_local = own.ip().is_unspecified() && other.ip().is_loopback();
@@ -84,12 +94,37 @@ impl ListenAddress {
             .hint("give the address of the API, or choose another --port"))
     }
 
-    /// Starts to listen for clients.
-    pub(super) fn listen(&self, args: &ServeSettings) -> Result<(Socket, Listening), Failure> {
+    /// Starts to listen.
+    pub(super) fn listen(self, args: &ServeSettings) -> Result<(Vec<Socket>, Listening), Failure> {
         let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
+        let address = match self {
+            Self::Passed(passed) => return Ok(passed.listen(scheme)),
+            Self::Own(address) => address,
+        };
         let host = printable(&args.listen.host);
         let text = format!("{host} port {}", args.listen.port);
-        self.listen_as(scheme, &Named { text, option: "--port" }, "--unix-socket")
+        let listening =
+            address.listen_as(scheme, &Named { text, option: "--port" }, "--unix-socket");
+        listening.map(|(socket, listening)| (vec![socket], listening))
+    }
+}
+
+impl ListenAddress {
+    /// Resolves the address for operators. Only their own machine reaches it, unless the settings
+    /// permit others.
+    pub(super) fn of_operators(address: &OpsAddress, allow_remote: bool) -> Result<Self, Failure> {
+        let (host, port) = match address {
+            OpsAddress::Unix(path) => return Ok(Self::Unix { path: path.clone(), mode: 0o600 }),
+            OpsAddress::Tcp { host, port } => (host, *port),
+        };
+        let shown = printable(host);
+        let addresses = resolve(host, port, "--ops-listen")?;
+        if !allow_remote && !addresses.iter().all(|address| address.ip().is_loopback()) {
+            let why = format!("--ops-listen {shown} can be reached from other machines");
+            return Err(Failure::new(Exit::Usage, why)
+                .hint("listen on 127.0.0.1 or on unix:PATH, or give --allow-remote-ops"));
+        }
+        Ok(Self::Tcp(addresses))
     }
 
     /// Starts to listen for operators.
@@ -118,10 +153,7 @@ impl ListenAddress {
                 let bound = TcpListener::bind(&addresses[..]);
                 let listener = bound.map_err(|e| cannot_listen(address, &e))?;
                 let address = listener.local_addr().map_err(|e| Failure::new(Exit::Failed, e))?;
-                Ok((
-                    listener.into(),
-                    Listening { url: format!("{scheme}://{address}"), socket: None },
-                ))
+                Ok((listener.into(), Listening::on(format!("{scheme}://{address}"))))
             }
             Self::Unix { path, mode } => {
                 let shown = printable(&path.to_string_lossy());
@@ -134,8 +166,11 @@ impl ListenAddress {
                         _ => Failure::new(Exit::Failed, why),
                     }
                 })?;
-                let socket = Some(SocketFile { path: path.clone(), file });
-                Ok((listener.into(), Listening { url: format!("unix:{shown}"), socket }))
+                let socket = Some(UnixSocket { path: path.clone(), file: Some(file) });
+                Ok((
+                    listener.into(),
+                    Listening { socket, ..Listening::on(format!("unix:{shown}")) },
+                ))
             }
         }
     }
@@ -144,23 +179,42 @@ impl ListenAddress {
 /// A socket that the server listens on. This value outlives the socket itself.
 pub(super) struct Listening {
     url: String,
-    socket: Option<SocketFile>,
+    /// The addresses of further sockets, each after a comma.
+    more: String,
+    socket: Option<UnixSocket>,
 }
 
-/// A Unix socket that the server created.
-struct SocketFile {
+/// A Unix socket.
+struct UnixSocket {
     path: PathBuf,
-    /// An open descriptor, so that no other file gets its inode.
-    file: OwnedFd,
+    /// An open descriptor of its file, so that no other one gets its inode. `None` if the server did
+    /// not create it.
+    file: Option<OwnedFd>,
 }
 
 impl fmt::Display for Listening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.url)
+        write!(f, "{}{}", self.url, self.more)
     }
 }
 
 impl Listening {
+    /// A TCP socket with this URL.
+    pub(super) fn on(url: String) -> Self {
+        Self { url, more: String::new(), socket: None }
+    }
+
+    /// A Unix socket of the service manager.
+    pub(super) fn on_passed_socket(path: PathBuf) -> Self {
+        let url = format!("unix:{}", printable(&path.to_string_lossy()));
+        Self { socket: Some(UnixSocket { path, file: None }), ..Self::on(url) }
+    }
+
+    /// Names further sockets too.
+    pub(super) fn and(self, more: &[Self]) -> Self {
+        Self { more: more.iter().map(|other| format!(", {other}")).collect(), ..self }
+    }
+
     /// Returns the address of a path, for people.
     pub(super) fn address(&self, path: &str) -> String {
         match &self.socket {
@@ -174,7 +228,7 @@ impl Listening {
         let user = shell_word(user);
         match &self.socket {
             None => format!("curl -u {user} {}{path}", self.url),
-            Some(SocketFile { path: socket, .. }) => {
+            Some(UnixSocket { path: socket, .. }) => {
                 let socket = shell_word(socket);
                 format!("curl -u {user} --unix-socket {socket} http://localhost{path}")
             }
@@ -183,7 +237,7 @@ impl Listening {
 
     /// Removes the Unix socket, unless a server that was started meanwhile has replaced it.
     pub(super) fn leave(self) {
-        let Some(SocketFile { path, file }) = self.socket else { return };
+        let Some(UnixSocket { path, file: Some(file) }) = self.socket else { return };
         let remove = || -> io::Result<()> {
             let ours = fstat(&file)?;
             match lstat(&path) {
@@ -220,7 +274,7 @@ fn socket(path: &Path, mode: u32) -> io::Result<(UnixListener, OwnedFd)> {
     Ok((listener, file))
 }
 
-/// Resolves the host. Passwords must not leave the machine in the clear by accident.
+/// Resolves the host.
 fn addresses(args: &ServeSettings) -> Result<Vec<SocketAddr>, Failure> {
     let host = printable(&args.listen.host);
     let bare = args
@@ -230,15 +284,25 @@ fn addresses(args: &ServeSettings) -> Result<Vec<SocketAddr>, Failure> {
         .and_then(|h| h.strip_suffix(']'))
         .unwrap_or(&args.listen.host);
     let addresses = resolve(bare, args.listen.port, "--host")?;
-    let clear = args.tls_cert.is_none() && !args.allow_plaintext;
-    if clear && !addresses.iter().all(|address| address.ip().is_loopback()) {
-        return Err(Failure::new(
-            Exit::Usage,
-            format_args!("--host {host} can be reached from other machines, and passwords would travel in the clear"),
-        )
-        .hint("give --tls-cert and --tls-key, listen on 127.0.0.1 behind a proxy that speaks TLS, or give --allow-plaintext"));
-    }
+    check_plaintext(args, &addresses, &format!("--host {host}"))?;
     Ok(addresses)
+}
+
+/// Fails if other machines could send passwords in the clear to one of these addresses.
+fn check_plaintext(
+    args: &ServeSettings,
+    addresses: &[SocketAddr],
+    what: &str,
+) -> Result<(), Failure> {
+    let is_local = addresses.iter().all(|address| address.ip().is_loopback());
+    if is_local || args.tls_cert.is_some() || args.allow_plaintext {
+        return Ok(());
+    }
+    let why = format!(
+        "{what} can be reached from other machines, and passwords would travel in the clear"
+    );
+    Err(Failure::new(Exit::Usage, why)
+        .hint("give --tls-cert and --tls-key, listen on 127.0.0.1 behind a proxy that speaks TLS, or give --allow-plaintext"))
 }
 
 /// Resolves a host of this option.

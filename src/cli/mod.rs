@@ -3,6 +3,7 @@
 //! Decides how users and scripts talk to the program. Each command is a file in `commands/`, with
 //! its arguments beside its action.
 
+mod activation;
 mod advice;
 mod commands;
 mod complete;

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_http::error::{DispatchError, ParseError};
 use actix_service::Service;
@@ -20,6 +20,10 @@ use super::gate::Gate;
 use super::linger::Lingering;
 use super::tls::Tls;
 use crate::auth::{Rejection, Source};
+
+/// The time in which an accepted connection may send its first request when the server stops.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
+const SETTLING: Duration = Duration::from_millis(20);
 
 /// The pause before memory is given back. mimalloc returns pages a second after they became free,
 /// but not before a thread takes a new page.
@@ -46,6 +50,17 @@ impl Acceptor {
             config: config.clone(),
             admission: Arc::new(Admission::new(config.max_connections.get())),
             lingering: Lingering::new(),
+        }
+    }
+
+    /// Returns when every accepted connection has sent its first request, at the latest after
+    /// [`FIRST_REQUEST`]. No connection is accepted any more.
+    pub(super) async fn settle(&self) {
+        let end = Instant::now() + FIRST_REQUEST;
+        // Connections on their way to a thread have no seat yet.
+        sleep(SETTLING).await;
+        while self.admission.has_fresh() && Instant::now() < end {
+            sleep(SETTLING).await;
         }
     }
 

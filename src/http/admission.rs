@@ -48,6 +48,8 @@ pub(super) struct Seat {
 /// The activity and the eviction of a connection.
 pub(super) struct Occupant {
     start: Instant,
+    /// The time at which it entered, in nanoseconds since the start of the server.
+    entered: u64,
     /// The time at which its last request was read, in nanoseconds since the start of the server.
     last_active: AtomicU64,
     evicted: AtomicBool,
@@ -67,7 +69,6 @@ impl Admission {
     /// Waits for a seat. A connection without a source is exempt.
     pub(super) async fn enter(self: &Arc<Self>, source: Option<Source>) -> Seat {
         let occupant = Arc::new(Occupant::new(self.start));
-        occupant.note_activity();
         let (seat, is_seated) = {
             let mut seats = self.seats();
             let id = seats.next;
@@ -91,6 +92,11 @@ impl Admission {
             let _ = is_seated.await;
         }
         seat
+    }
+
+    /// Returns true if some connection has not sent its first request yet.
+    pub(super) fn has_fresh(&self) -> bool {
+        self.seats().table.seated.values().any(|seated| seated.occupant.is_fresh())
     }
 
     /// Returns when [`CROWD`] connections have left since it returned last.
@@ -136,9 +142,11 @@ impl Drop for Seat {
 
 impl Occupant {
     fn new(start: Instant) -> Self {
+        let entered = nanoseconds_since(start);
         Self {
             start,
-            last_active: AtomicU64::new(0),
+            entered,
+            last_active: AtomicU64::new(entered),
             evicted: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             task: AtomicWaker::new(),
@@ -147,9 +155,12 @@ impl Occupant {
 
     /// Records that the connection is in use.
     pub(super) fn note_activity(&self) {
-        let since = self.start.elapsed();
-        let nanoseconds = since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos());
-        self.last_active.store(nanoseconds, Ordering::Relaxed);
+        self.last_active.store(nanoseconds_since(self.start), Ordering::Relaxed);
+    }
+
+    /// Returns true if it was not in use yet.
+    fn is_fresh(&self) -> bool {
+        self.last_active.load(Ordering::Relaxed) == self.entered
     }
 
     /// Returns true if the connection has to be closed, in favor of another one or because it was
@@ -168,6 +179,11 @@ impl Occupant {
         self.evicted.store(true, Ordering::Release);
         self.task.wake();
     }
+}
+
+fn nanoseconds_since(start: Instant) -> u64 {
+    let since = start.elapsed();
+    since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos())
 }
 
 /// Cuts the connection.

@@ -92,6 +92,10 @@ where
         let stop = ready()?;
         rt::spawn(async move {
             stop.await;
+            // The framework drops connections that no thread has taken yet, and closes those without a
+            // request. New ones wait for the next server if a service manager keeps the socket.
+            handle.pause().await;
+            acceptor.settle().await;
             handle.stop(true).await;
             // Operators can watch the others finish.
             if let Some(ops) = ops_handle {

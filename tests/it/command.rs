@@ -386,6 +386,7 @@ fn option_without_effect_is_a_warning() {
             &["--group has no effect for fail2ban", "--port has no effect for fail2ban"],
         ),
         ("print systemd --port 80", &[]),
+        ("print systemd-socket --group a --port 80", &["--group has no effect for systemd-socket"]),
         ("print nginx --group a --port 80", &[]),
     ] {
         assert_eq!(warnings(words, ""), expected, "{words}");

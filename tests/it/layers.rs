@@ -71,6 +71,7 @@ const MODULES: [(&str, &[&str], &[&str]); 14] = [
             "clap_mangen",
             "env_logger",
             "indicatif",
+            "listenfd",
             "roff",
             "sd_notify",
             "unicode_width",

@@ -8,6 +8,7 @@
     reason = "a test fails by a panic"
 )]
 
+mod activation;
 mod browser;
 mod command;
 mod control;

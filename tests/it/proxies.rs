@@ -833,8 +833,12 @@ fn systemd_accepts_the_printed_unit() {
     assert_eq!(program, "/usr/local/bin/resttool");
     let file = store.folder().join("resttool.service");
     write(&file, &unit.replace(program, env!("CARGO_BIN_EXE_resttool")));
+    let socket = store.folder().join("resttool.socket");
+    let printed = run(store.folder(), "print systemd-socket --port 7000", "").stdout;
+    assert!(printed.contains("\nListenStream=127.0.0.1:7000\n"), "{printed}");
+    write(&socket, &printed);
     let mut analyze = Command::new("systemd-analyze");
-    analyze.arg("verify").arg(&file);
+    analyze.arg("verify").args([&file, &socket]);
     let outcome = finish(analyze, "");
     assert_eq!((outcome.code, &*outcome.stderr), (0, ""), "{}", outcome.stdout);
     // The program accepts the arguments of the unit, and creates the file that its comment names.

@@ -851,7 +851,8 @@ fn sockets_and_signals_that_are_not_used_do_no_harm() {
     let mut activated = command(store.folder(), words.split(' '));
     activated.env("LISTEN_FDS", "1");
     let mut server = ServerProcess::start(activated);
-    server.wait_for("ignoring the sockets of the service manager (LISTEN_FDS)");
+    server
+        .wait_for("ignoring the sockets of the service manager (LISTEN_FDS) without a LISTEN_PID");
     for signal in [Signal::USR1, Signal::USR2] {
         server.signal(signal);
         let request = Request::get("/rest-auth").basic("roy", "open-sesame");

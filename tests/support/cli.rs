@@ -163,23 +163,21 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
-    pub fn start(mut command: Command) -> Self {
+    /// Starts a server, and waits for the address that it listens on.
+    pub fn start(command: Command) -> Self {
+        let mut server = Self::start_unaddressed(command);
+        server.wait_for("listening on ");
+        let (_, address) = server.log.rsplit_once("://").unwrap();
+        server.address = address.trim_end().parse().unwrap();
+        server
+    }
+
+    /// Starts a server without waiting for its address.
+    pub fn start_unaddressed(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut log = String::new();
-        let address = loop {
-            let mut line = String::new();
-            assert!(stderr.read_line(&mut line).unwrap() > 0, "the server ended: {log}");
-            log.push_str(&line);
-            if let Some((_, address)) = line
-                .trim_end()
-                .split_once("listening on ")
-                .and_then(|(_, url)| url.split_once("://"))
-            {
-                break address.parse().unwrap();
-            }
-        };
-        Self { child, stderr: Some(stderr), address, log }
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let address = SocketAddr::from(([0; 4], 0));
+        Self { child, stderr: Some(stderr), address, log: String::new() }
     }
 
     /// Reads the log until it contains `text`.

@@ -69,6 +69,8 @@ enum Snippet {
     GatewayApi,
     /// A service unit
     Systemd,
+    /// A socket unit, so that a restart of the service loses no connection
+    SystemdSocket,
     /// A compose.yml for Docker Compose, with resttool in front of an API
     Compose,
     /// A Deployment with resttool as a sidecar in front of an API, and its Service
@@ -110,6 +112,7 @@ impl Print {
             Snippet::Envoy => include_str!("snippets/envoy.yaml"),
             Snippet::GatewayApi => include_str!("snippets/gateway-api.yaml"),
             Snippet::Systemd => include_str!("snippets/resttool.service"),
+            Snippet::SystemdSocket => include_str!("snippets/resttool.socket"),
             Snippet::Compose => include_str!("snippets/compose.yml"),
             Snippet::Kubernetes => include_str!("snippets/kubernetes.yaml"),
             Snippet::Fail2ban => include_str!("snippets/fail2ban.conf"),

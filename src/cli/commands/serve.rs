@@ -17,10 +17,11 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::auth::Authenticator;
+use crate::cli::activation::{self, PassedSockets};
 use crate::cli::advice;
 use crate::cli::control;
 use crate::cli::exit::{Exit, Failure, say};
-use crate::cli::listen::{ListenAddress, Listening};
+use crate::cli::listen::{ClientAddress, ListenAddress, Listening};
 use crate::cli::log as server_log;
 use crate::cli::reload::Reloader;
 use crate::cli::startup::Startup;
@@ -85,9 +86,12 @@ impl Serve {
 
     pub(super) fn run(&self, location: &Location) -> Result<(), Failure> {
         let settings = &self.settings;
+        // The variables are removed, which must happen before there is a second thread.
+        let passed = PassedSockets::take()?;
         // Before anything else, so that failures are logged.
         server_log::start(settings.log.log_level, settings.log.log_format)
             .map_err(|e| Failure::new(Exit::Failed, format_args!("cannot start the log: {e}")))?;
+        activation::warn_of_ignored_sockets();
         let http = settings
             .http_config()
             .map_err(|e| Failure::new(Exit::Usage, format_args!("--realm: {e}")))?;
@@ -118,8 +122,7 @@ impl Serve {
         })?;
         let service = if proxy.is_some() { Service::Proxy } else { Service::Gate };
         let http = HttpConfig { max_connections, ops, proxy, ..http };
-        warn_about_socket_activation();
-        let address = ListenAddress::of(settings)?;
+        let address = ClientAddress::of(settings, passed)?;
         if let Some(upstream) = &settings.proxy.upstream {
             address.check_upstream(upstream)?;
         }
@@ -136,7 +139,7 @@ impl Serve {
         }
         let required = auth.require_groups.iter().chain(settings.proxy.rules.groups());
         let (store, users) = open(location, required.collect())?;
-        let (socket, listening) = address.listen(settings)?;
+        let (sockets, listening) = address.listen(settings)?;
         let operators = operators.map(|address| address.listen_for_operators()).transpose()?;
         let control = control::listen(location, settings.control.path())?;
         let authenticator = Authenticator::new(store, &auth).map_err(|e| {
@@ -146,7 +149,8 @@ impl Serve {
         let trusted_proxies = http.trusted_proxies.clone();
         let reloader =
             Reloader::new(settings, tls.clone(), Arc::clone(&authenticator), trusted_proxies);
-        let mut listeners = vec![Listener { socket, tls, service }];
+        let of_clients = |socket| Listener { socket, tls: tls.clone(), service };
+        let mut listeners: Vec<_> = sockets.into_iter().map(of_clients).collect();
         let mut listen_as_ops = |(socket, listening): (Socket, Listening)| {
             listeners.push(Listener { socket, tls: None, service: Service::Ops });
             listening
@@ -274,17 +278,6 @@ fn warn_about_empty_groups(store: &dyn UserStore, mut empty: BTreeSet<&GroupName
         }
         // Requests of other users can be answered all the same.
         Err(e) => log::warn!("cannot check the required groups: {e}"),
-    }
-}
-
-/// Sockets of the service manager are not used: the operator may expect them to be (sd_listen_fds(3)).
-fn warn_about_socket_activation() {
-    let ours = std::process::id().to_string();
-    let for_us = std::env::var("LISTEN_PID").map_or(true, |pid| pid == ours);
-    if std::env::var_os("LISTEN_FDS").is_some() && for_us {
-        log::warn!(
-            "ignoring the sockets of the service manager (LISTEN_FDS): use --host and --port, or --unix-socket"
-        );
     }
 }
 
