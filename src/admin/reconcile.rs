@@ -168,12 +168,14 @@ fn remove_once(
     missing: IfGone,
 ) -> Result<Vec<Change>, RemoveError> {
     let mut transaction = store.begin()?;
-    let removed = names.iter().map(|name| match transaction.remove(name)? {
-        true => Ok(Change::removed(name.clone())),
-        false => Ok(Change::none(name.clone())),
+    let mut changes = Vec::with_capacity(names.len());
+    let removed = remove_all(&mut *transaction, names, |name, removed| {
+        let change = if removed { Change::removed } else { Change::none };
+        changes.push(change(name.clone()));
+        Ok(())
     });
-    let changes = match removed.collect::<Result<Vec<_>, StoreError>>() {
-        Ok(changes) => changes,
+    let changes = match removed {
+        Ok(()) => changes,
         Err(StoreError::Conflict) => return Err(StoreError::Conflict.into()),
         Err(e) => {
             transaction.rollback().wait()?;
@@ -190,6 +192,25 @@ fn remove_once(
     };
     ended.wait()?;
     if refused { Err(RemoveError::Missing(gone)) } else { Ok(changes) }
+}
+
+/// Removes users, with their records read ahead if that is faster. Calls `removed` for each name in
+/// order, with true if there was such a user.
+fn remove_all<E: From<StoreError>>(
+    transaction: &mut dyn Transaction,
+    names: &[UserName],
+    mut removed: impl FnMut(&UserName, bool) -> Result<(), E>,
+) -> Result<(), E> {
+    let size = transaction.prefetch_size().max(1);
+    for names in names.chunks(size) {
+        if names.len() > 1 {
+            transaction.prefetch(names)?;
+        }
+        for name in names {
+            removed(name, transaction.remove(name)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// An error of [`remove`].
@@ -295,15 +316,12 @@ fn prune(
         named.insert(user.name.clone());
         Ok(())
     })?;
-    let mut pruned = false;
-    for name in transaction.names()? {
-        if !named.contains(&name) {
-            transaction.remove(&name)?;
-            changes.push(Change::removed(name)).map_err(ReconcileError::Record)?;
-            pruned = true;
-        }
-    }
-    Ok(pruned)
+    let mut surplus = transaction.names()?;
+    surplus.retain(|name| !named.contains(name));
+    remove_all(transaction, &surplus, |name, _| {
+        changes.push(Change::removed(name.clone())).map_err(ReconcileError::Record)
+    })?;
+    Ok(!surplus.is_empty())
 }
 
 /// The reason why a user cannot be reconciled in this transaction.

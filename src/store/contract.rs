@@ -43,6 +43,7 @@ macro_rules! contract {
             record_is_read_as_it_was_put,
             changes_take_effect_together_or_not_at_all,
             name_that_is_taken_or_unknown_cannot_be_changed,
+            removal_of_many_users_is_seen_within_its_transaction,
             visiting_all_users_can_be_broken_off,
             lookup_with_groups_reads_both,
             several_users_are_found_in_their_order,
@@ -200,6 +201,36 @@ pub(crate) fn name_that_is_taken_or_unknown_cannot_be_changed(backend: &impl Bac
     let rename = |from, to| store.begin().unwrap().rename(&name(from), &name(to)).unwrap_err();
     assert!(matches!(rename("ann", "roy"), StoreError::UserExists));
     assert!(matches!(rename("joe", "eve"), StoreError::NoSuchUser));
+}
+
+pub(crate) fn removal_of_many_users_is_seen_within_its_transaction(backend: &impl Backend) {
+    let store = backend.open();
+    let with_group = |of: &str| Account { groups: groups(&["wine"]), ..account(of) };
+    for of in ["ann", "bob", "cid", "dan", "eve", "fay"] {
+        put(&*store, &with_group(of)).unwrap();
+    }
+    let mut transaction = store.begin().unwrap();
+    transaction.prefetch(&["ann", "bob", "cid", "dan", "eve", "joe"].map(name)).unwrap();
+    for (of, removed) in [("ann", true), ("ann", false), ("joe", false), ("bob", true)] {
+        assert_eq!(transaction.remove(&name(of)).unwrap(), removed, "{of}");
+        assert_eq!(transaction.find(&name(of)).unwrap(), None);
+    }
+    // A removed user comes back without groups.
+    transaction.put(&account("ann")).unwrap();
+    assert_eq!(transaction.find(&name("ann")).unwrap(), Some(account("ann")));
+    assert_eq!(transaction.names().unwrap(), ["ann", "cid", "dan", "eve", "fay"].map(name));
+    // A changed, a new and an unread user are removed.
+    transaction.put(&account("cid")).unwrap();
+    transaction.put(&account("joe")).unwrap();
+    for of in ["cid", "joe", "fay"] {
+        assert!(transaction.remove(&name(of)).unwrap(), "{of}");
+        assert!(!transaction.remove(&name(of)).unwrap(), "{of}");
+    }
+    assert!(transaction.remove(&name("dan")).unwrap());
+    transaction.rename(&name("eve"), &name("dan")).unwrap();
+    assert!(matches!(transaction.rename(&name("bob"), &name("cid")), Err(StoreError::NoSuchUser)));
+    transaction.commit().wait().unwrap();
+    assert_eq!(all(&*store), [account("ann"), with_group("dan")]);
 }
 
 pub(crate) fn visiting_all_users_can_be_broken_off(backend: &impl Backend) {

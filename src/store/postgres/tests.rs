@@ -396,6 +396,34 @@ fn added_users_are_written_by_one_statement() {
     assert_eq!((store.count().unwrap(), revision()), (3, before + 1));
 }
 
+/// Each statement makes the next one slower, since it writes the row of the state: 10,000 of them
+/// take half a minute.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn users_are_removed_by_one_statement() {
+    let database = TestDatabase::new();
+    let sql = "SELECT revision FROM resttool.state";
+    let revision = || database.psql(sql).parse::<u64>().unwrap();
+    let store = database.open();
+    let names = ["ann", "bob", "cid"].map(name);
+    let prune = || {
+        let options = ReconcileOptions {
+            prune: true,
+            ..ReconcileOptions::new(IfMissing::Refuse, IfExists::Replace)
+        };
+        crate::admin::reconcile(&*store, &[], &options, Timestamp::now(), &|_, _| {}).unwrap()
+    };
+    let userdel = || crate::admin::remove(&*store, &names, IfGone::Refuse).unwrap();
+    let removals: [(&str, &dyn Fn() -> Vec<crate::admin::Change>); 2] =
+        [("prune", &prune), ("userdel", &userdel)];
+    for (how, remove) in removals {
+        names.iter().for_each(|name| add(&*store, name.as_str()).unwrap());
+        let before = revision();
+        assert_eq!(remove().len(), 3, "{how}");
+        assert_eq!((store.count().unwrap(), revision()), (0, before + 1), "{how}");
+    }
+}
+
 /// Each problem of a database is found, and none in a healthy one.
 #[test]
 #[ignore = "needs PostgreSQL"]

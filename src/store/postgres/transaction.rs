@@ -75,6 +75,10 @@ const LEAVE: &str = "DELETE FROM resttool.memberships AS old WHERE \"user\" = AN
 const JOIN: &str = "INSERT INTO resttool.memberships (\"user\", \"group\")
     SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING";
 
+/// One statement for many users, since each statement writes a new version of the row of the state, and
+/// the next one in the same transaction has to pass all versions before.
+const REMOVE: &str = "DELETE FROM resttool.users WHERE name = ANY ($1)";
+
 struct PostgresTransaction {
     params: Arc<ConnectionParams>,
     session: Session,
@@ -84,6 +88,8 @@ struct PostgresTransaction {
     read: BTreeMap<UserName, Option<Account>>,
     /// The records that are not written yet.
     unwritten: BTreeMap<UserName, Account>,
+    /// The users that are not removed yet. They are removed before records are written.
+    unremoved: BTreeSet<UserName>,
     /// The users that this transaction has added.
     added: BTreeSet<UserName>,
     /// A user was changed or removed.
@@ -105,6 +111,7 @@ pub(super) fn begin(
         notice,
         read: BTreeMap::new(),
         unwritten: BTreeMap::new(),
+        unremoved: BTreeSet::new(),
         added: BTreeSet::new(),
         has_revoked: false,
     }))
@@ -187,8 +194,13 @@ impl PostgresTransaction {
         row.map(|row| rows::account(&row)).transpose()
     }
 
-    /// Writes the records that are not written yet.
+    /// Removes the users that are not removed yet, and writes the records that are not written yet.
     fn flush(&mut self) -> Result<(), StoreError> {
+        let names = std::mem::take(&mut self.unremoved);
+        let names: Vec<&str> = names.iter().map(UserName::as_str).collect();
+        for batch in names.chunks(BATCH) {
+            self.execute(REMOVE, &[(&batch, Type::TEXT_ARRAY)])?;
+        }
         let accounts = std::mem::take(&mut self.unwritten);
         let accounts: Vec<&Account> = accounts.values().collect();
         for batch in accounts.chunks(BATCH) {
@@ -374,11 +386,23 @@ impl Transaction for PostgresTransaction {
     }
 
     fn remove(&mut self, name: &UserName) -> Result<bool, StoreError> {
-        self.flush()?;
         self.has_revoked = true;
-        self.read.remove(name);
-        let sql = "DELETE FROM resttool.users WHERE name = $1";
-        Ok(self.execute(sql, &[(&name.as_str(), Type::TEXT)])? > 0)
+        match self.read.get(name) {
+            Some(None) => Ok(false),
+            Some(Some(_)) => {
+                self.read.insert(name.clone(), None);
+                self.unremoved.insert(name.clone());
+                if self.unremoved.len() >= BATCH {
+                    self.flush()?;
+                }
+                Ok(true)
+            }
+            // It was not read, or has a record that is not written yet.
+            None => {
+                self.flush()?;
+                Ok(self.execute(REMOVE, &[(&&[name.as_str()][..], Type::TEXT_ARRAY)])? > 0)
+            }
+        }
     }
 
     fn commit(mut self: Box<Self>) -> Visibility {
