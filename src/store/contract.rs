@@ -45,6 +45,7 @@ macro_rules! contract {
             name_that_is_taken_or_unknown_cannot_be_changed,
             removal_of_many_users_is_seen_within_its_transaction,
             visiting_all_users_can_be_broken_off,
+            first_user_and_members_of_groups_are_found,
             lookup_with_groups_reads_both,
             several_users_are_found_in_their_order,
             hash_is_replaced_only_if_it_is_still_the_old_one,
@@ -246,6 +247,21 @@ pub(crate) fn visiting_all_users_can_be_broken_off(backend: &impl Backend) {
         })
         .unwrap();
     assert_eq!(seen, [name("ann"), name("bob")], "in the order of their names");
+}
+
+pub(crate) fn first_user_and_members_of_groups_are_found(backend: &impl Backend) {
+    let store = backend.open();
+    let has_member = |group| store.has_member(&GroupName::parse(group).unwrap()).unwrap();
+    assert_eq!((store.first().unwrap(), has_member("wine")), (None, false));
+    // In the order of their bytes, as the other methods.
+    for of in ["ärger", "cid", "ann", "Zoe"] {
+        add(&*store, of).unwrap();
+    }
+    assert_eq!(store.first().unwrap(), Some(name("Zoe")));
+    put(&*store, &Account { groups: groups(&["beer", "wine"]), ..account("cid") }).unwrap();
+    assert_eq!(["beer", "wine", "win", "Wine"].map(has_member), [true, true, false, false]);
+    assert!(remove(&*store, "cid").unwrap());
+    assert!(!has_member("wine"));
 }
 
 pub(crate) fn lookup_with_groups_reads_both(backend: &impl Backend) {

@@ -13,7 +13,7 @@ use super::lease::{LOCAL, Lease, StoreClock};
 use super::{
     FoundUser, RecordState, Revision, StoreError, Transaction, UserReader, UserStore, Visibility,
 };
-use crate::domain::{Account, Groups, StoredHash, User, UserName};
+use crate::domain::{Account, GroupName, Groups, StoredHash, User, UserName};
 
 /// A call of the store, as the hook sees it before it takes effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +25,8 @@ pub enum Call {
     IsEmpty,
     Ready,
     Count,
+    First,
+    HasMember,
     Revision,
     NextRevision,
     /// The revision is read, since no lease covers it.
@@ -232,6 +234,16 @@ impl UserStore for MockStore {
     fn count(&self) -> Result<u64, StoreError> {
         self.call(Call::Count)?;
         Ok(self.data().accounts.len() as u64)
+    }
+
+    fn first(&self) -> Result<Option<UserName>, StoreError> {
+        self.call(Call::First)?;
+        Ok(self.data().accounts.keys().next().cloned())
+    }
+
+    fn has_member(&self, group: &GroupName) -> Result<bool, StoreError> {
+        self.call(Call::HasMember)?;
+        Ok(self.data().accounts.values().any(|account| account.groups.contains(group)))
     }
 
     fn each(&self, visit: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{self, BoxFuture, FutureExt};
 
-use crate::domain::{Account, BadRecord, Groups, StoredHash, User, UserName};
+use crate::domain::{Account, BadRecord, GroupName, Groups, StoredHash, User, UserName};
 use crate::text::{printable, quoted};
 pub use location::{
     Location, backup, check, initialize, migrate, open, open_or_create, open_reader,
@@ -201,6 +201,18 @@ pub trait UserStore: UserReader {
     /// # Errors
     /// See [`UserReader`].
     fn count(&self) -> Result<u64, StoreError>;
+
+    /// Returns the user whose name is the first in order, or `None` if that name is invalid.
+    ///
+    /// # Errors
+    /// See [`UserReader`].
+    fn first(&self) -> Result<Option<UserName>, StoreError>;
+
+    /// Returns true if a user is in this group.
+    ///
+    /// # Errors
+    /// See [`UserReader`].
+    fn has_member(&self, group: &GroupName) -> Result<bool, StoreError>;
 
     /// Calls `visit` for all users in the order of their names, as of one point in time, until it
     /// returns `Break`.

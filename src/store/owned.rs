@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::lease::LOCAL;
 use super::owner::Owner;
 use super::{FoundUser, Revision, StoreError, Transaction, UserReader, UserStore, Visibility};
-use crate::domain::{Account, StoredHash, User, UserName};
+use crate::domain::{Account, GroupName, StoredHash, User, UserName};
 
 /// A value on a thread that acts as its owner. It is made, used and dropped there.
 struct OnThread<T> {
@@ -165,6 +165,15 @@ impl<S: OwnableStore> UserStore for OwnedStore<S> {
 
     fn count(&self) -> Result<u64, StoreError> {
         self.0.call(|store| store.count())
+    }
+
+    fn first(&self) -> Result<Option<UserName>, StoreError> {
+        self.0.call(|store| store.first())
+    }
+
+    fn has_member(&self, group: &GroupName) -> Result<bool, StoreError> {
+        let group = group.clone();
+        self.0.call(move |store| store.has_member(&group))
     }
 
     /// Calls `visit` on the caller's thread, with the caller's rights.

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::num::NonZeroUsize;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -190,14 +189,14 @@ impl Serve {
 /// The users at the start of the server.
 struct UsersAtStart {
     count: u64,
-    /// An example of a user. One with an unusable record is none.
+    /// An example of a user.
     first: Option<UserName>,
 }
 
 impl UsersAtStart {
     /// Looks at the users once, and warns of groups without members.
     fn look_at(store: &dyn UserStore, required: BTreeSet<&GroupName>) -> Result<Self, StoreError> {
-        let (count, first) = (store.count()?, first_user(store)?);
+        let (count, first) = (store.count()?, store.first()?);
         warn_about_empty_groups(store, required);
         Ok(Self { count, first })
     }
@@ -250,34 +249,15 @@ fn check_store(location: &Location) -> Result<(), Failure> {
     }
 }
 
-/// Returns the first user, as an example. A user with an unusable record is none.
-fn first_user(store: &dyn UserStore) -> Result<Option<UserName>, StoreError> {
-    let mut first = None;
-    let visited = store.each(&mut |user| {
-        first = Some(user.name);
-        ControlFlow::Break(())
-    });
-    match visited {
-        Ok(()) | Err(StoreError::BadRecord { .. }) => Ok(first),
-        Err(e) => Err(e),
-    }
-}
-
 /// A required group without a member may be a typing error. It refuses all users, or those of a path.
-fn warn_about_empty_groups(store: &dyn UserStore, mut empty: BTreeSet<&GroupName>) {
-    if empty.is_empty() {
-        return;
-    }
-    let visited = store.each(&mut |user| {
-        empty.retain(|group| !user.groups.contains(group));
-        if empty.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    match visited {
-        Ok(()) => {
-            empty.iter().for_each(|group| log::warn!("no user is in the required group {group}"))
+fn warn_about_empty_groups(store: &dyn UserStore, required: BTreeSet<&GroupName>) {
+    for group in required {
+        match store.has_member(group) {
+            Ok(true) => {}
+            Ok(false) => log::warn!("no user is in the required group {group}"),
+            // Requests of other users can be answered all the same.
+            Err(e) => return log::warn!("cannot check the required groups: {e}"),
         }
-        // Requests of other users can be answered all the same.
-        Err(e) => log::warn!("cannot check the required groups: {e}"),
     }
 }
 

@@ -31,7 +31,7 @@ use super::{
     FoundUser, RecordState, Revision, StoreError, Transaction, UserReader, UserStore, Visibility,
     WaitNotice,
 };
-use crate::domain::{Account, StoredHash, User, UserName};
+use crate::domain::{Account, GroupName, StoredHash, User, UserName};
 pub(super) use check::check;
 use connect::ConnectionParams;
 pub(super) use reader::PostgresReader;
@@ -84,10 +84,10 @@ impl PostgresStore {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn exists(&self, sql: &str, name: Option<&UserName>) -> Result<bool, StoreError> {
+    fn exists(&self, sql: &str, value: Option<&str>) -> Result<bool, StoreError> {
         self.session().run(async |client| {
-            let row = match name {
-                Some(name) => client.query_typed_one(sql, &[(&name.as_str(), Type::TEXT)]).await?,
+            let row = match value {
+                Some(value) => client.query_typed_one(sql, &[(&value, Type::TEXT)]).await?,
                 None => client.query_typed_one(sql, &[]).await?,
             };
             row.try_get(0)
@@ -143,7 +143,23 @@ impl UserStore for PostgresStore {
     }
 
     fn contains(&self, name: &UserName) -> Result<bool, StoreError> {
-        self.exists("SELECT EXISTS (SELECT FROM resttool.users WHERE name = $1)", Some(name))
+        self.exists(
+            "SELECT EXISTS (SELECT FROM resttool.users WHERE name = $1)",
+            Some(name.as_str()),
+        )
+    }
+
+    fn first(&self) -> Result<Option<UserName>, StoreError> {
+        let name: Option<String> = self.session().run(async |client| {
+            let sql = "SELECT min(name) FROM resttool.users";
+            client.query_typed_one(sql, &[]).await?.try_get(0)
+        })?;
+        Ok(name.and_then(|name| UserName::parse(&name).ok()))
+    }
+
+    fn has_member(&self, group: &GroupName) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT FROM resttool.memberships WHERE \"group\" = $1)";
+        self.exists(sql, Some(group.as_str()))
     }
 
     fn count(&self) -> Result<u64, StoreError> {

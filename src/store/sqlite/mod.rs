@@ -32,7 +32,7 @@ use super::{
     FoundUser, RecordState, Revision, StoreError, Transaction, UserReader, UserStore, Visibility,
     cannot,
 };
-use crate::domain::{Account, BadRecord, StoredHash, User, UserName};
+use crate::domain::{Account, BadRecord, GroupName, StoredHash, User, UserName};
 use crate::fs::{FileVersion, beside};
 pub(super) use check::{check_content, check_files, refuse_unsafe};
 use connection::store_error;
@@ -208,6 +208,17 @@ impl UserStore for SqliteStore {
         // A count is never negative.
         self.query("SELECT count(*) FROM users", [], |row| row.get::<_, i64>(0))
             .map(i64::unsigned_abs)
+    }
+
+    fn first(&self) -> Result<Option<UserName>, StoreError> {
+        // Without users, the name is NULL, which is no valid name either.
+        let sql = "SELECT min(name) AS name FROM users";
+        self.query(sql, [], |row| Ok(rows::user_name(row).ok()))
+    }
+
+    fn has_member(&self, group: &GroupName) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM memberships WHERE \"group\" = ?1)";
+        self.query(sql, [group.as_str()], |row| row.get(0))
     }
 
     fn each(&self, visit: &mut dyn FnMut(Account) -> ControlFlow<()>) -> Result<(), StoreError> {
