@@ -158,8 +158,9 @@ impl From<StoreError> for Failure {
             StoreError::Refused { location, problem } => {
                 (Exit::Failed, advice::fix(&problem, &location))
             }
-            StoreError::Failed(e) => {
-                (Exit::Failed, e.system().and_then(advice::system).map(str::to_owned))
+            StoreError::Failed(e) | StoreError::NotConnected(e) => {
+                let hint = e.hint().or_else(|| e.system().and_then(advice::system));
+                (Exit::Failed, hint.map(str::to_owned))
             }
             StoreError::Conflict | StoreError::Lapsed => (Exit::Busy, Some("try again".to_owned())),
             StoreError::Unknown(_) => (

@@ -91,7 +91,7 @@ pub fn open(location: &Location) -> Result<Box<dyn UserStore>, StoreError> {
 ///
 /// # Errors
 /// [`StoreError::Refused`] if the file is not a store, is damaged, has a newer schema, or if other
-/// users may read or change it. [`StoreError::Unreachable`] if there is no connection to the database.
+/// users may read or change it. [`StoreError::NotConnected`] if there is no connection to the database.
 /// Otherwise the errors of every method of [`UserReader`].
 pub fn open_or_create(location: &Location) -> Result<Box<dyn UserStore>, StoreError> {
     open_by(location, SqliteStore::open_or_create)

@@ -375,9 +375,12 @@ pub enum StoreError {
     /// A concurrent change came first. Nothing was changed, and the same call may succeed now.
     #[error("a concurrent change came first")]
     Conflict,
-    /// The database cannot be reached, or takes no changes. Nothing was changed.
+    /// The database does not answer, or takes no changes. Nothing was changed.
     #[error("cannot reach the database: {0}")]
     Unreachable(String),
+    /// There is no connection to the database. Nothing was changed.
+    #[error("cannot connect to the database: {0}")]
+    NotConnected(#[source] SystemError),
     /// No reading of the revision can be relied on yet.
     #[error("the database was not read yet")]
     Lapsed,
@@ -402,7 +405,7 @@ impl StoreError {
     /// Returns true if the database cannot be read now. Its client logs the begin and the end of that,
     /// so that not every request has to.
     pub(crate) fn is_outage(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Lapsed)
+        matches!(self, Self::Unreachable(_) | Self::NotConnected(_) | Self::Lapsed)
     }
 
     /// Returns an error with the same text, for another caller that waits for the same result.
@@ -416,7 +419,7 @@ impl StoreError {
 
     /// Makes the error of a failure without a cause of its own.
     pub(crate) fn failed(message: impl Into<String>) -> Self {
-        Self::Failed(SystemError { message: message.into(), source: None })
+        Self::Failed(SystemError { message: message.into(), source: None, hint: None })
     }
 
     /// Makes the error of a failure. `message` includes the text of its cause.
@@ -424,7 +427,15 @@ impl StoreError {
         message: impl Into<String>,
         source: impl Into<Box<dyn Error + Send + Sync>>,
     ) -> Self {
-        Self::Failed(SystemError { message: message.into(), source: Some(source.into()) })
+        Self::Failed(SystemError::new(message, source))
+    }
+
+    /// Sets the hint of a failure of the system or of a library.
+    fn with_hint(mut self, hint: Option<String>) -> Self {
+        if let Self::Failed(e) | Self::NotConnected(e) = &mut self {
+            e.hint = hint;
+        }
+        self
     }
 }
 
@@ -434,9 +445,21 @@ impl StoreError {
 pub struct SystemError {
     message: String,
     source: Option<Box<dyn Error + Send + Sync>>,
+    hint: Option<String>,
 }
 
 impl SystemError {
+    /// `message` includes the text of its cause.
+    fn new(message: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { message: message.into(), source: Some(source.into()), hint: None }
+    }
+
+    /// Returns a command or an action that helps, if there is one.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// Returns the error of the system, if that is the cause.
     #[must_use]
     pub fn system(&self) -> Option<&io::Error> {

@@ -215,6 +215,13 @@ fn open(
     };
     let opened = match (location, opened) {
         (Location::Postgres(_), Err(StoreError::Unreachable(_))) => None,
+        (Location::Postgres(_), Err(StoreError::NotConnected(e))) => {
+            // The reason is logged when the server has tried too.
+            if let Some(hint) = e.hint() {
+                log::warn!("starting without the database (hint: {hint})");
+            }
+            None
+        }
         (_, opened) => Some(opened?),
     };
     let users =

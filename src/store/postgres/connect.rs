@@ -3,6 +3,7 @@
 //!
 //! All hosts are tried at once, since a frozen server accepts connections and answers nothing.
 
+use std::error::Error;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -20,6 +21,7 @@ use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::hint;
 use super::passfile::{PassfileError, PasswordSource};
 use super::tls::client_config;
 use super::url::{PostgresHost, PostgresUrl};
@@ -43,13 +45,20 @@ impl ConnectionParams {
     /// Reads the certificates that the URL names.
     pub(super) fn new(url: &PostgresUrl) -> Result<Self, StoreError> {
         let failed = |e: &dyn fmt::Display| format!("cannot connect to {url}: {e}");
-        let tls = client_config(url)
-            .map_err(|e| StoreError::failed_by(failed(&e), e))?
-            .map(MakeRustlsConnect::new);
+        let tls = client_config(url).map_err(|e| {
+            let hint = e.hint();
+            StoreError::failed_by(failed(&e), e).with_hint(hint)
+        })?;
+        let tls = tls.map(MakeRustlsConnect::new);
         let passwords =
             PasswordSource::of_process().map_err(|e| StoreError::failed_by(failed(&e), e))?;
         let user = url.user_or(&system_user()).to_owned();
         Ok(Self { url: url.clone(), user, tls, passwords })
+    }
+
+    /// Returns the role that logs in.
+    pub(super) fn role(&self) -> &str {
+        &self.user
     }
 
     fn database(&self) -> &str {
@@ -109,7 +118,7 @@ impl ConnectionParams {
                 }
             }
         };
-        let link = link.map_err(HostError::Login)?;
+        let link = link.map_err(HostError::of_login)?;
         let role = link.client.query_typed_one(ROLE, &[]).await.map_err(HostError::Login)?;
         match role.try_get(0).map_err(HostError::Login)? {
             true => Err(HostError::ReadOnly),
@@ -209,15 +218,8 @@ pub(super) fn describe(e: &tokio_postgres::Error) -> String {
     if let Some(e) = e.as_db_error() {
         return e.message().to_owned();
     }
-    match std::error::Error::source(e) {
+    match e.source() {
         Some(cause) => format!("{e}: {cause}"),
-        None => e.to_string(),
-    }
-}
-
-fn with_hint(e: &PassfileError) -> String {
-    match e.hint() {
-        Some(hint) => format!("{e} ({hint})"),
         None => e.to_string(),
     }
 }
@@ -225,6 +227,15 @@ fn with_hint(e: &PassfileError) -> String {
 /// The reason why no host can be used, for each host.
 #[derive(Debug)]
 pub(super) struct ConnectError(Vec<(String, HostError)>);
+
+impl ConnectError {
+    /// Returns the hint for one of the hosts. Standbys beside another host are as they should be.
+    pub(super) fn hint(&self) -> Option<String> {
+        let hints = self.0.iter().filter_map(|(_, why)| Some((why, hint::of_host(why)?)));
+        let first = hints.min_by_key(|(why, _)| matches!(why, HostError::ReadOnly));
+        first.map(|(_, hint)| hint)
+    }
+}
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -236,19 +247,33 @@ impl fmt::Display for ConnectError {
     }
 }
 
-impl std::error::Error for ConnectError {}
+impl Error for ConnectError {}
 
 /// The reason why a host cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HostError {
     #[error("no answer within {} ms", .0.as_millis())]
     TimedOut(Duration),
-    #[error("cannot connect: {0}")]
+    #[error("{0}")]
     Connect(io::Error),
     #[error("{}", describe(.0))]
     Login(tokio_postgres::Error),
     #[error("it takes no changes, so it is a standby")]
     ReadOnly,
-    #[error("{}", with_hint(.0))]
+    #[error("{0}")]
     Password(PassfileError),
+    #[error("it asks for a password, and none is given")]
+    NoPassword,
+}
+
+/// The text of the library for a server that asks for a password, if there is none.
+const PASSWORD_MISSING: &str = "password missing";
+
+impl HostError {
+    fn of_login(e: tokio_postgres::Error) -> Self {
+        match e.source() {
+            Some(cause) if cause.to_string() == PASSWORD_MISSING => Self::NoPassword,
+            _ => Self::Login(e),
+        }
+    }
 }

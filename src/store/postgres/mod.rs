@@ -8,6 +8,7 @@
 mod boot_clock;
 mod check;
 mod connect;
+mod hint;
 mod passfile;
 mod reader;
 mod rows;

@@ -59,7 +59,8 @@ pub(super) fn initialize(params: &ConnectionParams, lease_ms: i32) -> Result<boo
         let problem = Problem::Database(DatabaseProblem::Encoding { encoding });
         return Err(StoreError::Refused { location: params.url.clone().into(), problem });
     }
-    batch(&session, &MIGRATIONS.concat())?;
+    let hint = "use the owner of the database, or GRANT CREATE ON DATABASE to the role";
+    batch(&session, &MIGRATIONS.concat()).map_err(|e| e.with_hint(Some(hint.to_owned())))?;
     let sql = "INSERT INTO resttool.state (version, lease_ms) VALUES ($1, $2)";
     session.run(async |client| {
         client.execute_typed(sql, &[(&SCHEMA, Type::INT4), (&lease_ms, Type::INT4)]).await

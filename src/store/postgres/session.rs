@@ -7,7 +7,8 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::connect::{ConnectError, ConnectionParams, Link, describe};
-use crate::store::StoreError;
+use crate::store::{StoreError, SystemError};
+use crate::text::quoted;
 
 /// The limit of the time of one statement. The largest ones write a thousand users.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -17,14 +18,15 @@ pub(super) struct Session {
     // Before the runtime, which has to be there when the connection ends.
     link: Link,
     runtime: Runtime,
+    role: String,
 }
 
 impl Session {
     /// Connects to the primary.
     pub(super) fn open(params: &ConnectionParams) -> Result<Self, StoreError> {
         let runtime = runtime()?;
-        let link = runtime.block_on(params.connect()).map_err(unreachable)?;
-        Ok(Self { link, runtime })
+        let link = runtime.block_on(params.connect()).map_err(not_connected)?;
+        Ok(Self { link, runtime, role: params.role().to_owned() })
     }
 
     /// Runs one statement.
@@ -35,7 +37,7 @@ impl Session {
         let limited =
             async { tokio::time::timeout(STATEMENT_TIMEOUT, call(&self.link.client)).await };
         match self.runtime.block_on(limited) {
-            Ok(result) => result.map_err(store_error),
+            Ok(result) => result.map_err(|e| self.error(e)),
             Err(_) => Err(StoreError::Unreachable(format!(
                 "no answer within {} s",
                 STATEMENT_TIMEOUT.as_secs()
@@ -48,7 +50,17 @@ impl Session {
         &self,
         call: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, StoreError> {
-        self.runtime.block_on(call(&self.link.client)).map_err(store_error)
+        self.runtime.block_on(call(&self.link.client)).map_err(|e| self.error(e))
+    }
+
+    /// Translates an error, with the role if it lacks a right.
+    fn error(&self, e: tokio_postgres::Error) -> StoreError {
+        if e.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+            return store_error(e);
+        }
+        let why = format!("role {} lacks a right: {}", quoted(&self.role), describe(&e));
+        let hint = "'resttool check' names the rights that the role lacks";
+        StoreError::failed_by(why, e).with_hint(Some(hint.to_owned()))
     }
 
     /// Returns the warnings of the server since the last call.
@@ -64,8 +76,9 @@ pub(super) fn runtime() -> Result<Runtime, StoreError> {
     })
 }
 
-pub(super) fn unreachable(e: ConnectError) -> StoreError {
-    StoreError::Unreachable(e.to_string())
+fn not_connected(e: ConnectError) -> StoreError {
+    let hint = e.hint();
+    StoreError::NotConnected(SystemError::new(e.to_string(), e)).with_hint(hint)
 }
 
 /// Translates an error of the server or of the connection.

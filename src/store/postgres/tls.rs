@@ -15,19 +15,34 @@ use rustls::{
 
 use super::url::{PostgresUrl, TlsMode};
 use crate::fs::mode_if_not_private;
-use crate::text::printable;
+use crate::text::{printable, shell_word};
 
 /// The reason why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TlsConfigError {
     #[error("cannot read {}: {why}", printable(&.path.to_string_lossy()))]
     File { path: PathBuf, why: String },
+    #[error("other users may read {} (mode {mode:04o})", printable(&.path.to_string_lossy()))]
+    NotPrivate { path: PathBuf, mode: u32 },
     #[error("the system has no certificate authorities that can be read")]
     NoRoots,
     #[error("{0}")]
     Tls(#[from] Error),
     #[error("cannot verify servers: {0}")]
     Verifier(#[from] rustls::client::VerifierBuilderError),
+}
+
+impl TlsConfigError {
+    /// Returns a command or an action that helps, if there is one.
+    pub(super) fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotPrivate { path, .. } => Some(format!("chmod 600 {}", shell_word(path))),
+            Self::NoRoots => {
+                Some("name the file of an authority in the URL: sslrootcert=FILE".to_owned())
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Returns the configuration of TLS, or `None` if the URL disables it, or names Unix sockets only.
@@ -97,7 +112,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsConfigError> {
     let file = |why: String| TlsConfigError::File { path: path.to_owned(), why };
     let meta = fs::metadata(path).map_err(|e| file(e.to_string()))?;
     if let Some(mode) = mode_if_not_private(&meta) {
-        return Err(file(format!("other users may read it (mode {mode:04o}): chmod 600")));
+        return Err(TlsConfigError::NotPrivate { path: path.to_owned(), mode });
     }
     PrivateKeyDer::from_pem_file(path).map_err(|e| file(e.to_string()))
 }

@@ -13,6 +13,7 @@ use crate::support::store::{TempStore, hash_of};
 mod changes;
 mod commit;
 mod failover;
+mod hints;
 mod outage;
 mod revocation;
 mod schema;
