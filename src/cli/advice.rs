@@ -7,7 +7,9 @@ use rustix::io::Errno;
 
 use crate::domain::BadRecord;
 use crate::fs::{beside, folder};
-use crate::store::{DatabaseProblem, FileProblem, FileProblemKind, Location, Problem};
+use crate::store::{
+    DatabaseProblem, FileProblem, FileProblemKind, Location, Problem, serve_grants,
+};
 use crate::text::{shell_operand, shell_word};
 
 /// Returns a command that fixes the problem, or advice if no single command does.
@@ -67,6 +69,13 @@ fn fix_database(problem: &DatabaseProblem) -> String {
         DatabaseProblem::Encoding { .. } => {
             "create another one: CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0".to_owned()
         }
+        DatabaseProblem::BlindRole { role, .. } => {
+            let role = format!("\"{}\"", role.replace('"', "\"\""));
+            serve_grants(&role).join(" ")
+        }
+        DatabaseProblem::AsynchronousCommits => {
+            "set synchronous_commit to 'on' for the role and the database".to_owned()
+        }
         DatabaseProblem::ReadOnlyRole { .. } => {
             "use another role for commands; this one is enough for 'resttool serve'".to_owned()
         }
@@ -77,10 +86,14 @@ fn fix_database(problem: &DatabaseProblem) -> String {
         DatabaseProblem::LongLease { .. } => {
             "copy the users to a database with a shorter lease: 'resttool database copy'".to_owned()
         }
-        DatabaseProblem::StateLocked { pid, .. } => {
-            format!("end that transaction, e.g. by pg_terminate_backend({pid}) of psql")
+        DatabaseProblem::TableLocked { pid, .. } => {
+            format!("end that transaction, e.g. with pg_terminate_backend({pid})")
         }
-        DatabaseProblem::MissingTrigger { table, trigger } => {
+        DatabaseProblem::MissingTrigger { .. } => {
+            "copy the users to a new database: 'resttool database init' and 'database copy'"
+                .to_owned()
+        }
+        DatabaseProblem::DisabledTrigger { table, trigger } => {
             format!("ALTER TABLE resttool.{table} ENABLE TRIGGER {trigger}")
         }
     }
@@ -150,6 +163,7 @@ mod tests {
             links,
             companion,
         };
+        let database = Problem::Database;
         let cost = Cost::DEFAULT;
         let aside = "mv /srv/users.db-wal /srv/users.db-wal.set-aside";
         for (problem, advice) in [
@@ -169,6 +183,28 @@ mod tests {
             (file(wrong_owner(1, true)), Some(aside)),
             (file(wrong_owner(1, false)), Some("chown -h 0:8 /srv/users.db-wal")),
             (file(wrong_owner(2, false)), None),
+            (
+                database(DatabaseProblem::BlindRole { role: "a\"b".into(), rights: String::new() }),
+                Some(
+                    "GRANT USAGE ON SCHEMA resttool TO \"a\"\"b\"; GRANT SELECT ON ALL TABLES IN SCHEMA resttool TO \"a\"\"b\";",
+                ),
+            ),
+            (
+                database(DatabaseProblem::DisabledTrigger {
+                    table: "users".into(),
+                    trigger: "note_update".into(),
+                }),
+                Some("ALTER TABLE resttool.users ENABLE TRIGGER note_update"),
+            ),
+            (
+                database(DatabaseProblem::TableLocked {
+                    table: "state".into(),
+                    pid: 7,
+                    seconds: 5,
+                    blocks_readers: false,
+                }),
+                Some("end that transaction, e.g. with pg_terminate_backend(7)"),
+            ),
             (Problem::BadName("a name".into()), None),
             (
                 Problem::BadRecord { user: user(), why: BadRecord::Hash(HashError::Flawed) },

@@ -31,7 +31,7 @@ pub use location::{
     Location, backup, check, initialize, migrate, open, open_or_create, open_reader,
 };
 pub use postgres::url::{PostgresUrl, UrlError};
-pub(crate) use postgres::{LEASE as DEFAULT_LEASE, SERVE_ROLE};
+pub(crate) use postgres::{LEASE as DEFAULT_LEASE, serve_grants, serve_role};
 pub use problem::{DatabaseProblem, FileProblem, FileProblemKind, Findings, NotUpgraded, Problem};
 
 /// The time after which a call fails as busy. A reader waits for it in all, a writer for the next

@@ -179,11 +179,22 @@ pub enum DatabaseProblem {
         /// The name of its encoding.
         encoding: String,
     },
-    /// The role may not change users.
+    /// The role may not read users.
+    BlindRole {
+        /// The role.
+        role: String,
+        /// The rights that it lacks, separated by commas.
+        rights: String,
+    },
+    /// The role may read users, and may not change them.
     ReadOnlyRole {
         /// The role.
         role: String,
+        /// The rights that it lacks, separated by commas.
+        rights: String,
     },
+    /// A crash may lose the last changes, since commits do not wait for the disk.
+    AsynchronousCommits,
     /// A failover may lose the last changes, since no standby confirms them.
     AsynchronousStandbys {
         /// The connected standbys.
@@ -192,27 +203,50 @@ pub enum DatabaseProblem {
     /// The clocks of the database and of this machine differ, e.g. for the expiry of users.
     ClockDiffers {
         /// The difference in seconds.
-        seconds: i64,
+        seconds: u64,
     },
     /// The lease of servers is long, and every change waits for it.
     LongLease {
         /// The length of the lease.
         lease: Duration,
     },
-    /// A transaction holds the row of the state, so no user can be changed.
-    StateLocked {
+    /// A transaction has a lock, so that no user can be changed.
+    TableLocked {
+        /// The table.
+        table: String,
         /// The process of the transaction in the database.
         pid: i32,
         /// Its age in seconds.
-        seconds: i64,
+        seconds: u64,
+        /// No user can be looked up either.
+        blocks_readers: bool,
     },
-    /// A trigger that records changes is missing or disabled, so servers do not see them.
+    /// A trigger that records changes is missing, so servers do not see them.
     MissingTrigger {
         /// The table.
         table: String,
         /// The trigger.
         trigger: String,
     },
+    /// A trigger that records changes is disabled, so servers do not see them.
+    DisabledTrigger {
+        /// The table.
+        table: String,
+        /// The trigger.
+        trigger: String,
+    },
+}
+
+impl DatabaseProblem {
+    /// Returns true if a server cannot look up users.
+    #[must_use]
+    pub fn stops_servers(&self) -> bool {
+        match self {
+            Self::BlindRole { .. } => true,
+            Self::TableLocked { blocks_readers, .. } => *blocks_readers,
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for DatabaseProblem {
@@ -221,13 +255,22 @@ impl fmt::Display for DatabaseProblem {
             Self::Encoding { encoding } => {
                 write!(f, "its encoding is {encoding}, and not UTF8, so it cannot hold every name")
             }
-            Self::ReadOnlyRole { role } => {
-                write!(f, "its role {} may not change users", quoted(role))
+            Self::BlindRole { role, rights } => {
+                write!(f, "its role {} may not look up users: it lacks {rights}", quoted(role))
             }
-            Self::AsynchronousStandbys { count } => write!(
-                f,
-                "it has {count} standbys and an empty synchronous_standby_names, so a failover may lose the last changes"
-            ),
+            Self::ReadOnlyRole { role, rights } => {
+                write!(f, "its role {} may not change users: it lacks {rights}", quoted(role))
+            }
+            Self::AsynchronousCommits => {
+                f.write_str("its synchronous_commit is off, so a crash may lose the last changes")
+            }
+            Self::AsynchronousStandbys { count } => {
+                let standbys = if *count == 1 { "standby" } else { "standbys" };
+                write!(
+                    f,
+                    "it has {count} {standbys} and an empty synchronous_standby_names, so a failover may lose the last changes"
+                )
+            }
             Self::ClockDiffers { seconds } => {
                 write!(f, "its clock and that of this machine differ by {seconds} s")
             }
@@ -235,13 +278,20 @@ impl fmt::Display for DatabaseProblem {
                 let seconds = wait_for_machines(*lease).as_secs_f64();
                 write!(f, "its lease has every change wait for {seconds:.1} s")
             }
-            Self::StateLocked { pid, seconds } => write!(
-                f,
-                "process {pid} has kept its state locked for {seconds} s, so no user can be changed"
-            ),
+            Self::TableLocked { table, pid, seconds, blocks_readers } => {
+                let effect = if *blocks_readers { "looked up" } else { "changed" };
+                write!(
+                    f,
+                    "process {pid} has kept its table {table} locked for {seconds} s, so no user can be {effect}"
+                )
+            }
             Self::MissingTrigger { table, trigger } => write!(
                 f,
-                "the trigger {trigger} of its table {table} is missing or disabled, so servers may not notice changes"
+                "the trigger {trigger} of its table {table} is missing, so servers may not notice changes"
+            ),
+            Self::DisabledTrigger { table, trigger } => write!(
+                f,
+                "the trigger {trigger} of its table {table} is disabled, so servers may not notice changes"
             ),
         }
     }

@@ -114,7 +114,7 @@ impl Database {
             format_duration(lease)
         ));
         self.say("a role that is enough for 'resttool serve':");
-        print_list(store::SERVE_ROLE)
+        print_list(&store::serve_role())
     }
 
     fn migrate(&self, url: &PostgresUrl) -> Result<(), Failure> {

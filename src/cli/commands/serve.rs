@@ -237,8 +237,10 @@ fn open(
 fn check_store(location: &Location) -> Result<(), Failure> {
     let may_be_missing = config::default_location().as_ref() == Some(location);
     let problems = store::check(location, Cost::DEFAULT)?.problems;
-    let is_fatal = |problem: &&Problem| {
-        problem.user().is_none() && !(may_be_missing && **problem == Problem::Missing)
+    let is_fatal = |problem: &&Problem| match problem {
+        Problem::Database(problem) => problem.stops_servers(),
+        Problem::Missing => !may_be_missing,
+        problem => problem.user().is_none(),
     };
     match problems.iter().find(is_fatal) {
         None => Ok(()),

@@ -42,10 +42,19 @@ use url::PostgresUrl;
 /// The default length of the lease of servers.
 pub(crate) const LEASE: Duration = Duration::from_secs(1);
 
-/// The SQL for a role that can read users, and nothing else.
-pub(crate) const SERVE_ROLE: &str = "CREATE ROLE resttool_serve LOGIN;
-GRANT USAGE ON SCHEMA resttool TO resttool_serve;
-GRANT SELECT ON ALL TABLES IN SCHEMA resttool TO resttool_serve;";
+/// Returns the SQL for a role that can read users, and nothing else.
+pub(crate) fn serve_role() -> String {
+    let [usage, select] = serve_grants("resttool_serve");
+    format!("CREATE ROLE resttool_serve LOGIN;\n{usage}\n{select}")
+}
+
+/// Returns the SQL that gives a role the rights to read users. The name is one in SQL, e.g. quoted.
+pub(crate) fn serve_grants(role: &str) -> [String; 2] {
+    [
+        format!("GRANT USAGE ON SCHEMA resttool TO {role};"),
+        format!("GRANT SELECT ON ALL TABLES IN SCHEMA resttool TO {role};"),
+    ]
+}
 
 /// Users in a PostgreSQL database, as commands use them.
 pub(super) struct PostgresStore {

@@ -424,28 +424,160 @@ fn users_are_removed_by_one_statement() {
     }
 }
 
+/// Returns the problems of a database, as this role sees them.
+fn problems_as(database: &TestDatabase, role: &str) -> Vec<String> {
+    let url = database.cluster.url(&database.name);
+    let url = PostgresUrl::parse(&url.replace("//postgres@", &format!("//{role}@"))).unwrap();
+    let findings = crate::store::check(&url.into(), Cost::new(Cost::MIN).unwrap()).unwrap();
+    findings.problems.iter().map(ToString::to_string).collect()
+}
+
+fn problems(database: &TestDatabase) -> Vec<String> {
+    problems_as(database, "postgres")
+}
+
+const NONE: [&str; 0] = [];
+
 /// Each problem of a database is found, and none in a healthy one.
 #[test]
 #[ignore = "needs PostgreSQL"]
 fn check_finds_the_problems_of_a_database() {
     let database = TestDatabase::new();
-    let found = || {
-        let findings =
-            crate::store::check(&database.location(), Cost::new(Cost::MIN).unwrap()).unwrap();
-        findings.problems.iter().map(ToString::to_string).collect::<Vec<_>>()
-    };
     add(&*database.open(), "roy").unwrap();
-    assert_eq!(found(), [""; 0]);
+    assert_eq!(problems(&database), NONE);
+    let name = &database.name;
+    database.psql(&format!("ALTER DATABASE {name} SET synchronous_commit = off"));
     database.psql("ALTER TABLE resttool.users DISABLE TRIGGER note_update");
     database.psql("DROP TRIGGER note_join ON resttool.memberships");
     database.psql("UPDATE resttool.state SET lease_ms = 20000");
     database.psql("INSERT INTO resttool.users (name, hash) VALUES ('ann', 'x'), ('a:b', 'x')");
-    let problems = [
+    let expected = [
+        "its synchronous_commit is off, so a crash may lose the last changes",
         "its lease has every change wait for 25.0 s",
-        "the trigger note_update of its table users is missing or disabled, so servers may not notice changes",
-        "the trigger note_join of its table memberships is missing or disabled, so servers may not notice changes",
+        "the trigger note_update of its table users is disabled, so servers may not notice changes",
+        "the trigger note_join of its table memberships is missing, so servers may not notice changes",
     ];
-    let seen = found();
-    assert_eq!(seen[..3], problems);
-    assert!(seen[3].contains("a user named 'a:b'") && seen[4].contains("user \"ann\""), "{seen:?}");
+    let seen = problems(&database);
+    assert_eq!(seen[..4], expected);
+    assert!(seen[4].contains("a user named 'a:b'") && seen[5].contains("user \"ann\""), "{seen:?}");
+}
+
+/// F-10
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn check_names_the_rights_that_a_role_lacks() {
+    let database = TestDatabase::new();
+    // Roles are those of all databases of the cluster.
+    let role = format!("role_{}", database.name);
+    database.psql(&format!("CREATE ROLE {role} LOGIN"));
+    let cannot = |what: &str, rights: &str| {
+        [format!("its role \"{role}\" may not {what} users: it lacks {rights}")]
+    };
+    assert_eq!(
+        problems_as(&database, &role),
+        cannot(
+            "look up",
+            "SELECT on changes, SELECT on memberships, SELECT on state, SELECT on users, USAGE on the schema"
+        )
+    );
+    let grant = |right: &str| database.psql(&format!("GRANT {right} TO {role}"));
+    grant("USAGE ON SCHEMA resttool");
+    grant("SELECT ON resttool.users, resttool.memberships, resttool.state");
+    assert_eq!(problems_as(&database, &role), cannot("look up", "SELECT on changes"));
+    grant("SELECT ON resttool.changes");
+    let rights = "DELETE on memberships, DELETE on users, INSERT on memberships, INSERT on users, UPDATE on state, UPDATE on users";
+    assert_eq!(problems_as(&database, &role), cannot("change", rights));
+    grant("INSERT, UPDATE, DELETE ON resttool.users, resttool.memberships");
+    assert_eq!(problems_as(&database, &role), cannot("change", "UPDATE on state"));
+    grant("UPDATE ON resttool.state");
+    assert_eq!(problems_as(&database, &role), NONE);
+    // These are enough for commands.
+    let url = database.cluster.url(&database.name).replace("//postgres@", &format!("//{role}@"));
+    let store = open(&PostgresUrl::parse(&url).unwrap().into()).unwrap();
+    put(&*store, &Account { groups: groups(&["staff"]), ..account("roy") }).unwrap();
+    put(&*store, &Account { groups: groups(&["wine"]), ..account("roy") }).unwrap();
+    let mut transaction = store.begin().unwrap();
+    transaction.rename(&name("roy"), &name("ann")).unwrap();
+    transaction.commit().wait().unwrap();
+    assert!(remove(&*store, "ann").unwrap());
+}
+
+/// Also if the age of the transaction is hidden from the role.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn check_names_a_transaction_that_keeps_others_waiting() {
+    let database = TestDatabase::new();
+    let role = format!("role_{}", database.name);
+    database.psql(&format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA resttool TO {role};
+         GRANT ALL ON ALL TABLES IN SCHEMA resttool TO {role}"
+    ));
+    let store = database.open();
+    let transaction = store.begin().unwrap();
+    assert_eq!(problems(&database), NONE, "a usual change");
+    let is_named = |problem: &str, table: &str, effect: &str| {
+        let (_, rest) =
+            problem.split_once(&format!(" has kept its table {table} locked for ")).unwrap();
+        let (seconds, effect_found) = rest.split_once(" s, so no user can be ").unwrap();
+        assert_eq!(effect_found, effect, "{problem}");
+        assert!(seconds.parse::<u32>().unwrap() >= 5, "{problem}");
+    };
+    let [hidden] = &problems_as(&database, &role)[..] else { panic!("one problem") };
+    is_named(hidden, "state", "changed");
+    let [seen] = &problems(&database)[..] else { panic!("one problem") };
+    is_named(seen, "state", "changed");
+    // A database that was copied from this one has the same tables.
+    let copy = format!("copy_of_{}", database.name);
+    drop((transaction, store));
+    wait_until("the sessions have ended", || {
+        let sql = format!("CREATE DATABASE {copy} TEMPLATE {}", database.name);
+        cluster::psql(&database.cluster.url("postgres"), &sql).is_ok()
+    });
+    let copy = TestDatabase { cluster: database.cluster, name: copy };
+    let lock = "BEGIN; LOCK TABLE resttool.users; SELECT pg_sleep(60)";
+    std::thread::scope(|scope| {
+        let holder = scope.spawn(|| cluster::psql(&database.cluster.url(&database.name), lock));
+        let is_held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted \
+             AND relation = 'resttool.users'::regclass";
+        wait_until("the lock", || database.psql(is_held) == "1");
+        let [seen] = &problems(&database)[..] else { panic!("one problem") };
+        is_named(seen, "users", "looked up");
+        assert_eq!(problems(&copy), NONE);
+        let (pid, _) = seen.strip_prefix("process ").unwrap().split_once(' ').unwrap();
+        database.psql(&format!("SELECT pg_terminate_backend({pid})"));
+        assert!(holder.join().unwrap().is_err());
+    });
+    assert_eq!(problems(&database), NONE);
+}
+
+/// The check of a standby itself fails, as it takes no changes.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn check_counts_standbys_for_which_no_commit_waits() {
+    let cluster: &'static Cluster = Box::leak(Box::new(Cluster::start()));
+    let database = TestDatabase { cluster, name: cluster.create_database() };
+    assert!(initialize(&database.url(), LEASE).unwrap());
+    assert_eq!(problems(&database), NONE);
+    let standbys = [cluster.standby(), cluster.standby()];
+    let asynchronous = |count: &str| {
+        [format!(
+            "it has {count} and an empty synchronous_standby_names, so a failover may lose the last changes"
+        )]
+    };
+    assert_eq!(problems(&database), asynchronous("2 standbys"));
+    let [standby, mut other] = standbys;
+    other.stop();
+    wait_until("the standby has left", || problems(&database) == asynchronous("1 standby"));
+    database.psql("ALTER SYSTEM SET synchronous_standby_names = '*'");
+    database.psql("SELECT pg_reload_conf()");
+    wait_until("commits wait", || problems(&database).is_empty());
+    let url = PostgresUrl::parse(&standby.url(&database.name)).unwrap().into();
+    let minimum = Cost::new(Cost::MIN).unwrap();
+    for error in [crate::store::check(&url, minimum).err(), open(&url).err()] {
+        let Some(StoreError::NotConnected(e)) = error else { panic!("{error:?}") };
+        assert!(e.to_string().contains("it takes no changes, so it is a standby"), "{e}");
+        let hint =
+            "name the primary, or all hosts of the database: postgres://USER@HOST1,HOST2/DATABASE";
+        assert_eq!(e.hint(), Some(hint));
+    }
 }

@@ -3,7 +3,8 @@
 use std::fs;
 use std::os::unix::net::UnixListener;
 
-use super::{Fleet, shared};
+use super::{Fleet, PASSWORD, shared};
+use crate::support::postgres::psql;
 
 impl Fleet<'_> {
     /// Returns the URL for another role.
@@ -80,4 +81,44 @@ fn server_without_a_connection_logs_the_hint() {
     server.wait_for("cannot reach the database: ");
     let hint = "starting without the database (hint: name a role that may log in: ";
     assert!(server.log.contains(hint), "{}", server.log);
+}
+
+/// F-10: `check` prints the SQL that is enough for a server.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn role_without_rights_is_told_which_ones_it_lacks() {
+    let fleet = Fleet::new(shared());
+    let role = format!("plain_{}", fleet.database);
+    fleet.psql(&format!("CREATE ROLE {role} LOGIN"));
+    let url = fleet.url_as(&role);
+    let hint = "\nhint: 'resttool check' names the rights that the role lacks\n";
+    let is_denied = |words: &str, what: &str, hint: &str| {
+        let outcome = fleet.run_at(&url, words, PASSWORD);
+        let why = format!("role \"{role}\" lacks a right: permission denied for {what}{hint}");
+        assert_eq!(outcome.code, 1, "{words}: {}", outcome.stderr);
+        assert!(outcome.stderr.ends_with(&why), "{words}: {}", outcome.stderr);
+    };
+    is_denied("userlist", "schema resttool", hint);
+    is_denied("serve --port 0", "schema resttool", hint);
+    let check = fleet.run_at(&url, "check", "");
+    assert_eq!(check.code, 1, "{}", check.stderr);
+    let (problem, fix) = check.stdout.split_once("\n  fix: ").unwrap();
+    assert!(problem.contains("may not look up users: it lacks SELECT on changes, "), "{problem}");
+    let check = fleet.run_at(&url, "serve --port 0 --check", "");
+    assert_eq!(check.code, 1, "{}", check.stderr);
+    assert!(check.stderr.contains(&format!("hint: {}\n", fix.trim_end())), "{}", check.stderr);
+    fleet.psql(fix);
+    for words in ["userlist", "serve --port 0 --check"] {
+        let outcome = fleet.run_at(&url, words, "");
+        assert_eq!(outcome.code, 0, "{words}: {}", outcome.stderr);
+    }
+    is_denied("useradd --password-stdin roy", "table state", hint);
+    let check = fleet.run_at(&url, "check", "").stdout;
+    assert!(check.contains("may not change users: it lacks DELETE on memberships, "), "{check}");
+    let create = "\nhint: use the owner of the database, or GRANT CREATE ON DATABASE to the role\n";
+    fleet.psql("DROP SCHEMA resttool CASCADE");
+    is_denied("database init", &format!("database {}", fleet.database), create);
+    fleet.psql(&format!("GRANT CREATE ON DATABASE {} TO {role}", fleet.database));
+    assert_eq!(fleet.run_at(&url, "database init", "").code, 0);
+    assert!(psql(&fleet.url(), "SELECT FROM resttool.users").is_ok());
 }
