@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::exit::say;
 use super::terminal;
 use crate::store::{self, Location, StoreError, UserStore};
-use crate::time::format_duration;
 
 /// The shortest wait that a person notices.
 const NOTICEABLE: Duration = Duration::from_millis(200);
@@ -24,8 +23,10 @@ fn with_notice(mut store: Box<dyn UserStore>) -> Box<dyn UserStore> {
     if terminal::shows_messages() {
         store.notify_of_waits(|time| {
             if time >= NOTICEABLE {
-                let time = format_duration(time);
-                say(&format!("resttool: waiting {time} until every server has seen the change"));
+                let time = time.as_secs_f64();
+                say(&format!(
+                    "resttool: waiting {time:.1} s until every server has seen the change"
+                ));
             }
         });
     }

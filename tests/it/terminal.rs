@@ -15,7 +15,7 @@ use crate::support::client::Request;
 use crate::support::store::{TempStore, name};
 
 /// Opens a pseudo-terminal, and returns both ends.
-fn terminal() -> (File, File) {
+pub fn terminal() -> (File, File) {
     let keyboard: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&keyboard).unwrap();
     unlockpt(&keyboard).unwrap();
@@ -297,7 +297,7 @@ fn started(command: &mut Command, until: &str) -> (KilledOnDrop, String, File) {
     (child, seen, keyboard)
 }
 
-fn read_until(keyboard: &mut File, until: &str) -> String {
+pub fn read_until(keyboard: &mut File, until: &str) -> String {
     let mut seen = String::new();
     while !seen.contains(until) {
         let mut bytes = [0; 1024];

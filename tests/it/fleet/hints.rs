@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::os::unix::net::UnixListener;
+use std::process::Stdio;
 
 use super::{Fleet, PASSWORD, shared};
+use crate::support::cli::KilledOnDrop;
 use crate::support::postgres::psql;
+use crate::terminal::{read_until, terminal};
 
 impl Fleet<'_> {
     /// Returns the URL for another role.
@@ -121,4 +124,37 @@ fn role_without_rights_is_told_which_ones_it_lacks() {
     fleet.psql(&format!("GRANT CREATE ON DATABASE {} TO {role}", fleet.database));
     assert_eq!(fleet.run_at(&url, "database init", "").code, 0);
     assert!(psql(&fleet.url(), "SELECT FROM resttool.users").is_ok());
+}
+
+/// F-02: only a person at a terminal wonders about the time.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn wait_for_servers_is_announced_on_a_terminal_only() {
+    let fleet = Fleet::new(shared());
+    fleet.add(["roy", "ann"]);
+    let on_terminal = |words: &str, input: &str, last: &str| {
+        let (mut keyboard, terminal) = terminal();
+        let mut command = fleet.command_at(&fleet.url(), words);
+        let child = command.env("NO_COLOR", "1").stdin(Stdio::piped()).stderr(terminal).spawn();
+        let mut child = KilledOnDrop(child.unwrap());
+        drop(command);
+        std::io::Write::write_all(&mut child.0.stdin.take().unwrap(), input.as_bytes()).unwrap();
+        let seen = read_until(&mut keyboard, last);
+        assert!(child.0.wait().unwrap().success(), "{seen}");
+        seen
+    };
+    let seen = on_terminal("userdel roy", "", "removed user roy\r\n");
+    let (notice, result) = seen.split_once(" s until every server has seen the change\n").unwrap();
+    let seconds: f64 = notice.strip_prefix("resttool: waiting ").unwrap().parse().unwrap();
+    // What is left of 1.25 s.
+    assert!((0.2..=1.25).contains(&seconds), "{seen}");
+    assert_eq!(result, "resttool: removed user roy\n", "after the wait");
+    let seen = on_terminal("useradd --password-stdin joe", PASSWORD, "added user joe\r\n");
+    assert!(!seen.contains("waiting"), "there is no wait: {seen}");
+    let piped = fleet.run("userdel ann", "");
+    assert_eq!((piped.code, piped.stderr.as_str()), (0, "resttool: removed user ann\n"));
+    // Shorter than a person notices.
+    fleet.psql("UPDATE resttool.state SET lease_ms = 150");
+    let seen = on_terminal("userdel joe", "", "removed user joe\r\n");
+    assert!(!seen.contains("waiting"), "{seen}");
 }
