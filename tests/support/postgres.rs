@@ -45,9 +45,12 @@ const SOCKET_PORT: u16 = 5432;
 /// Numbers databases and standbys.
 static COUNTER: AtomicUsize = AtomicUsize::new(1);
 
-/// Returns the folder of PostgreSQL's programs: `$POSTGRES_BIN`, the newest version in
+/// Returns the folder of PostgreSQL's programs: `$POSTGRES_BIN` if it is set, the newest version in
 /// `/usr/lib/postgresql`, or the folder of `postgres` in `$PATH`.
 pub fn postgres_bin() -> Option<PathBuf> {
+    if let Some(bin) = std::env::var_os("POSTGRES_BIN") {
+        return Some(PathBuf::from(bin));
+    }
     let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -57,10 +60,9 @@ pub fn postgres_bin() -> Option<PathBuf> {
         })
         .collect();
     versions.sort_by(|a, b| b.cmp(a));
-    std::env::var_os("POSTGRES_BIN")
-        .map(PathBuf::from)
+    versions
         .into_iter()
-        .chain(versions.into_iter().map(|(_, bin)| bin))
+        .map(|(_, bin)| bin)
         .chain(search_path())
         .find(|bin| bin.join("postgres").is_file())
 }
