@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{Fleet, LEASE, eventually, shared, status, verified};
+use super::{Fleet, LEASE, eventually, login, shared, status, verified};
+use crate::support::client::Connection;
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::postgres::{Bouncer, Cluster, ClusterOptions};
 
@@ -79,6 +80,59 @@ fn standby_is_used_once_it_is_promoted() {
         assert_eq!(status(&server, "roy"), 401);
         assert_eq!(status(&server, "ann"), 200);
     }
+}
+
+/// F-15: the server closes connections that end, and connections that it gives up.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn hundred_failovers_leave_no_connection_open() {
+    let fleet = Fleet::new(shared());
+    let users: Vec<_> = (0..100).map(|n| format!("user{n}")).collect();
+    fleet.add(users.iter().map(String::as_str).chain(["roy"]));
+    let hosts = [(); 2].map(|()| FaultProxy::start(shared().address().unwrap()));
+    let front = FaultProxy::start(hosts[0].address());
+    let server = fleet.serve_at(&fleet.url_at(front.address()), "");
+    let mut roy = verified(&server, "roy");
+    // Passwords that are in no entry, so that each request asks the database.
+    let mut others = Connection::open(server.address);
+    let mut is_answered = |user: &str, expected| {
+        eventually(|| (others.send(&login(user)).status == expected).then_some(()));
+    };
+    is_answered("is-no-user", 401);
+    let backends = || shared().backends(&fleet.database);
+    eventually(|| (backends() == 1).then_some(()));
+    let at_start = server.descriptors();
+    for (n, user) in users.iter().enumerate() {
+        let host = &hosts[(n + 1) % 2];
+        let before = host.accepted();
+        front.retarget(host.address());
+        match n {
+            // The last ones are silent. No cut closes what the server leaves open then.
+            97 | 98 => {
+                front.set(Fault::Blackhole);
+                is_answered("is-no-user", 503);
+            }
+            // Here it gives up an attempt to connect too.
+            99 => {
+                let attempts = front.accepted();
+                front.set(Fault::Blackhole);
+                eventually(|| (front.accepted() >= attempts + 2).then_some(()));
+            }
+            _ if n % 10 == 5 => {
+                front.set(Fault::Refuse);
+                front.cut();
+                is_answered("is-no-user", 503);
+            }
+            _ => front.cut(),
+        }
+        front.set(Fault::Forward);
+        is_answered(user, 200);
+        assert!(host.accepted() > before, "{user}: the server asked the other host");
+        assert_eq!(roy.send(&login("roy")).status, 200, "{user}");
+    }
+    eventually(|| (backends() == 1).then_some(()));
+    eventually(|| (server.descriptors() <= at_start).then_some(()));
+    eventually(|| (front.connections() == 1).then_some(()));
 }
 
 /// F-13: each transaction may have another connection of the pool.
