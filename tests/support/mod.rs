@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub mod cli;
 pub mod client;
 pub mod fault_proxy;
+pub mod machine;
 pub mod postgres;
 pub mod program;
 pub mod server;

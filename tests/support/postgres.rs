@@ -112,6 +112,8 @@ pub fn shared() -> &'static Cluster {
 pub struct ClusterOptions {
     /// Listens on 127.0.0.1 and a free port, in addition to the Unix socket.
     pub tcp: bool,
+    /// Listens on this address in place of 127.0.0.1, and accepts its network. Implies `tcp`.
+    pub address: Option<Ipv4Addr>,
     /// Uses TLS with a certificate for this host name, e.g. `localhost`. Implies `tcp`, and
     /// connections by TCP without TLS are refused.
     pub tls: Option<String>,
@@ -119,6 +121,12 @@ pub struct ClusterOptions {
     pub password: Option<String>,
     /// Lines of `postgresql.conf`. A value is written as a quoted string.
     pub settings: Vec<(String, String)>,
+}
+
+impl ClusterOptions {
+    fn host(&self) -> Ipv4Addr {
+        self.address.unwrap_or(Ipv4Addr::LOCALHOST)
+    }
 }
 
 /// A PostgreSQL server with one superuser, `postgres`, in a temporary folder.
@@ -181,7 +189,7 @@ impl Cluster {
             url("localhost", address.port(), password, database)
                 + &format!("?sslmode=verify-full&sslrootcert={ca}")
         } else {
-            url("127.0.0.1", address.port(), password, database) + "?sslmode=disable"
+            url(&address.ip().to_string(), address.port(), password, database) + "?sslmode=disable"
         }
     }
 
@@ -193,7 +201,7 @@ impl Cluster {
 
     /// Returns the TCP address of the server, if it has one.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.options.tcp.then(|| (Ipv4Addr::LOCALHOST, self.port).into())
+        self.options.tcp.then(|| (self.options.host(), self.port).into())
     }
 
     /// Returns the path of the certificate authority in PEM.
@@ -322,7 +330,7 @@ impl Cluster {
 
     /// Creates the folder.
     fn new(mut options: ClusterOptions) -> Self {
-        options.tcp |= options.tls.is_some();
+        options.tcp |= options.tls.is_some() || options.address.is_some();
         let folder = Folder::new("resttool-postgres-");
         Self { options, port: SOCKET_PORT, postmaster: Mutex::new(None), folder }
     }
@@ -331,7 +339,7 @@ impl Cluster {
     fn launch_first(mut self) -> Self {
         for _ in 0..5 {
             if self.options.tcp {
-                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+                let listener = TcpListener::bind((self.options.host(), 0)).unwrap();
                 self.port = listener.local_addr().unwrap().port();
             }
             self.configure();
@@ -352,7 +360,10 @@ impl Cluster {
         let options = &self.options;
         let path = |name: &str| self.folder.path.join(name).to_str().unwrap().to_owned();
         let mut settings = vec![
-            ("listen_addresses", if options.tcp { "127.0.0.1".into() } else { String::new() }),
+            (
+                "listen_addresses",
+                if options.tcp { options.host().to_string() } else { String::new() },
+            ),
             ("port", self.port.to_string()),
             ("unix_socket_directories", path("")),
             // Segments in files, which end with the folder even after SIGKILL.
@@ -383,9 +394,10 @@ impl Cluster {
         self.folder.write("data/postgresql.conf", &settings);
         let host = if options.tls.is_some() { "hostssl" } else { "host" };
         let method = if options.password.is_some() { "scram-sha-256" } else { "trust" };
+        let clients = if options.address.is_some() { "samenet" } else { "127.0.0.1/32" };
         let rules = format!(
             "local all,replication all {method}\n\
-             {host} all,replication all 127.0.0.1/32 {method}\n"
+             {host} all,replication all {clients} {method}\n"
         );
         self.folder.write("data/pg_hba.conf", &rules);
     }

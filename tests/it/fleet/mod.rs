@@ -15,6 +15,7 @@ mod commit;
 mod failover;
 mod hints;
 mod outage;
+mod partition;
 mod revocation;
 mod schema;
 mod tls;
