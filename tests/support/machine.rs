@@ -2,7 +2,7 @@
 //!
 //! A machine is a network namespace without a name. The kernel removes it, with its links and its
 //! rules, after the last process and the last file descriptor in it. No packet leaves it, except to
-//! the machine that it is linked to.
+//! the machine that it is linked to. All ports are free at first.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -27,7 +27,7 @@ while read -r process; do watched="$watched $process"; done
 [ "$watched" ] && kill -KILL $watched
 "#;
 
-/// A machine with an address of its own, beside loopback.
+/// A machine, with its address.
 pub struct Machine {
     pub address: Ipv4Addr,
     namespace: File,
@@ -46,6 +46,11 @@ impl Machine {
             machine.command("ip link set link0 up");
         }
         pair
+    }
+
+    /// Starts a machine that has loopback only.
+    pub fn alone() -> Self {
+        Self::start(Ipv4Addr::LOCALHOST)
     }
 
     fn start(address: Ipv4Addr) -> Self {

@@ -1,4 +1,4 @@
-//! PostgreSQL clusters and PgBouncer for tests, each in a temporary folder of its own.
+//! PostgreSQL clusters, PgBouncer and Patroni for tests, each in a temporary folder of its own.
 //!
 //! PostgreSQL does not run as root. A test that runs as root starts it as the system user
 //! `postgres`.
@@ -28,11 +28,14 @@ use rustix::process::Signal;
 
 use postgres_folder::{Folder, children, command, reap, run, signal, state, stop_process_tree};
 
+#[path = "patroni.rs"]
+mod patroni;
 #[path = "pgbouncer.rs"]
 mod pgbouncer;
 #[path = "postgres_folder.rs"]
 mod postgres_folder;
 
+pub use patroni::{Node, Patroni};
 pub use pgbouncer::{Bouncer, pgbouncer};
 
 /// Time limit of each wait.

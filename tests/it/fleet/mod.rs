@@ -16,6 +16,7 @@ mod failover;
 mod hints;
 mod outage;
 mod partition;
+mod patroni;
 mod revocation;
 mod schema;
 mod tls;
