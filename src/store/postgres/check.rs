@@ -53,14 +53,15 @@ const MISSING_RIGHTS: &str = "WITH schema AS (
     WHERE NOT pg_catalog.has_table_privilege(tables.oid, kind)
     ORDER BY 2";
 
-/// The number of standbys for which no commit waits, a setting of commits, and the clock.
+/// The number of standbys for which no commit waits, a setting of commits, the clock, and the encoding.
 const SETTINGS: &str = "SELECT
         CASE WHEN pg_catalog.current_setting('synchronous_standby_names') = '' THEN (
             SELECT count(*) FROM pg_catalog.pg_stat_replication
             WHERE state IS DISTINCT FROM 'backup'
         ) ELSE 0 END,
         pg_catalog.current_setting('synchronous_commit') = 'off',
-        extract(epoch FROM pg_catalog.clock_timestamp())::bigint";
+        extract(epoch FROM pg_catalog.clock_timestamp())::bigint,
+        pg_catalog.current_setting('server_encoding')";
 
 /// The transaction that keeps others from the tables, with its age, and true if it keeps readers from
 /// them too. The age is NULL if the role may not see sessions of other roles.
@@ -177,11 +178,11 @@ fn of_triggers(session: &Session) -> Result<Vec<DatabaseProblem>, StoreError> {
 fn of_settings(session: &Session) -> Result<Vec<DatabaseProblem>, StoreError> {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let before = now();
-    let (standbys, may_lose_commits, theirs) = session.run(async |client| {
+    let (standbys, may_lose_commits, theirs, encoding) = session.run(async |client| {
         let row = client.query_typed_one(SETTINGS, &[]).await?;
-        Ok((row.try_get::<_, i64>(0)?, row.try_get(1)?, row.try_get(2)?))
+        Ok((row.try_get::<_, i64>(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
     })?;
-    let mut problems = Vec::new();
+    let mut problems: Vec<_> = schema::check_encoding(encoding).err().into_iter().collect();
     if may_lose_commits {
         problems.push(DatabaseProblem::AsynchronousCommits);
     }

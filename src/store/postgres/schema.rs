@@ -9,7 +9,7 @@ use crate::store::{DatabaseProblem, Problem, StoreError};
 
 /// The steps to the current schema. `resttool.state.version` counts those that were made. Their
 /// numbers and meaning are those of the SQLite backend.
-const MIGRATIONS: [&str; 3] = [
+pub(super) const MIGRATIONS: [&str; 3] = [
     include_str!("../../../migrations/postgres/0001_users.sql"),
     include_str!("../../../migrations/postgres/0002_groups.sql"),
     include_str!("../../../migrations/postgres/0003_schemes.sql"),
@@ -50,15 +50,13 @@ pub(super) fn initialize(params: &ConnectionParams, lease_ms: i32) -> Result<boo
     if version(&session)?.is_some() {
         return Ok(false);
     }
-    // The server looks up several names at once, and a name without a form in the encoding would fail
-    // them all.
     let sql = "SELECT pg_catalog.current_setting('server_encoding')";
-    let encoding: String =
+    let encoding =
         session.run(async |client| client.query_typed_one(sql, &[]).await?.try_get(0))?;
-    if encoding != "UTF8" {
-        let problem = Problem::Database(DatabaseProblem::Encoding { encoding });
-        return Err(StoreError::Refused { location: params.url.clone().into(), problem });
-    }
+    check_encoding(encoding).map_err(|problem| StoreError::Refused {
+        location: params.url.clone().into(),
+        problem: Problem::Database(problem),
+    })?;
     let hint = "use the owner of the database, or GRANT CREATE ON DATABASE to the role";
     batch(&session, &MIGRATIONS.concat()).map_err(|e| e.with_hint(Some(hint.to_owned())))?;
     let sql = "INSERT INTO resttool.state (version, lease_ms) VALUES ($1, $2)";
@@ -67,6 +65,12 @@ pub(super) fn initialize(params: &ConnectionParams, lease_ms: i32) -> Result<boo
     })?;
     batch(&session, "SELECT resttool.note('{}'); COMMIT")?;
     Ok(true)
+}
+
+/// Fails for an encoding that lacks some names. A server looks up several users at once, and one such
+/// name would fail them all.
+pub(super) fn check_encoding(encoding: String) -> Result<(), DatabaseProblem> {
+    if encoding == "UTF8" { Ok(()) } else { Err(DatabaseProblem::Encoding { encoding }) }
 }
 
 /// Migrates an older schema in one transaction. Returns the version before.

@@ -12,7 +12,7 @@ use crate::domain::{BadRecord, Cost, HashError};
 use crate::store::contract::{
     Backend, account, add, contract, groups, hash, name, put, remove, soon,
 };
-use crate::store::{Location, all, open, open_reader};
+use crate::store::{DatabaseProblem, Location, Problem, all, open, open_reader};
 use crate::time::Timestamp;
 
 #[path = "../../../tests/support/postgres.rs"]
@@ -20,6 +20,7 @@ mod cluster;
 
 use cluster::{Cluster, wait_until};
 use reader::{RETRY, STATE};
+use schema::{MIGRATIONS, SCHEMA};
 
 /// A database of its own, with short leases.
 struct TestDatabase {
@@ -304,6 +305,16 @@ fn database_of_another_encoding_is_refused() {
     let refused = initialize(&database.url(), LEASE).unwrap_err();
     assert!(refused.to_string().contains("its encoding is LATIN1"), "{refused}");
     assert_eq!(database.psql("SELECT to_regnamespace('resttool') IS NULL"), "t");
+    // A dump can be restored there.
+    database.psql(&format!(
+        "{}; INSERT INTO resttool.state (version, lease_ms) VALUES ({SCHEMA}, 1000)",
+        MIGRATIONS.concat()
+    ));
+    let problems = crate::store::check(&database.location(), Cost::DEFAULT).unwrap().problems;
+    assert_eq!(
+        problems,
+        [Problem::Database(DatabaseProblem::Encoding { encoding: "LATIN1".to_owned() })]
+    );
 }
 
 /// A thousand users are written at once, in any mix of new, changed and equal names.
