@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use actix_http::{HttpService, KeepAlive, Request, Response};
 use actix_server::{Server, ServerBuilder};
@@ -228,8 +229,10 @@ impl Handler {
                         Service::Gate => {}
                     }
                 })
-                // `IoTimeout` ends idle connections.
+                // `IoTimeout` ends idle connections and slow heads. The framework's limit of the first
+                // head counts from a cached time, which is old after the process was stopped.
                 .keep_alive(KeepAlive::Os)
+                .client_request_timeout(Duration::ZERO)
                 .h1_write_buffer_size(service.piece())
                 // A client that has left must not keep the upstream busy. One that closes only its
                 // own half looks the same.

@@ -55,7 +55,7 @@ fn endless_head_ends_the_connection_at_any_request() {
             slow.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Slow: ");
             slow.rest()
         });
-        assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 408"), "{rest}");
+        assert_eq!(rest, "");
     }
 }
 
@@ -79,8 +79,7 @@ fn slow_store_does_not_end_the_connection() {
     looks.recv().unwrap();
     // Each of them is ended after the timeout.
     for _ in 0..3 {
-        let idle = Connection::open(server.address).rest();
-        assert!(idle.is_empty() || idle.starts_with("HTTP/1.1 408"), "{idle}");
+        assert_eq!(Connection::open(server.address).rest(), "");
     }
     drop(go_on);
     assert_eq!(client.read().status, 401);
