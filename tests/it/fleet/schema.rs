@@ -214,28 +214,40 @@ fn examples_of_the_help_of_database_work() {
     eventually(|| (request.send(server.address).status == 200).then_some(()));
 }
 
-/// The commands of the page lead to a server.
+/// The commands of the page lead from a file to three servers, which refuse a removed user.
 #[test]
 #[ignore = "needs PostgreSQL"]
-fn page_leads_to_a_server() {
+fn page_leads_from_one_gate_to_three() {
     let fleet = Fleet::without_schema(shared());
     let home = fleet.home.folder();
+    let file = home.join("users.db").display().to_string();
+    let added = run(home, &format!("useradd roy --password-stdin --database {file}"), PASSWORD);
+    assert_eq!(added.code, 0, "{}", added.stderr);
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/fleet.md");
     let page = fs::read_to_string(page).unwrap();
-    let (_, block) = page.split_once("```sh\n").unwrap();
-    let (block, _) = block.split_once("\n```").unwrap();
-    let commands = block.strip_suffix("\nresttool serve").unwrap();
-    let url = "postgres://admin@db.example.com/users";
-    assert!(commands.contains(url), "{commands}");
-    // The page has a person type the password.
-    let script = commands
-        .replace(url, &format!("'{}'", fleet.url()))
-        .replace("useradd roy", "useradd roy --password-stdin");
-    let mut shell = Command::new("/bin/sh");
-    let programs = std::path::Path::new(env!("CARGO_BIN_EXE_resttool")).parent().unwrap();
-    shell.args(["-euc", &script]).env_clear().env("HOME", home).env("PATH", programs);
-    let outcome = finish(shell, PASSWORD);
-    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
-    let server = fleet.serve("");
-    assert_eq!(status(&server, "roy"), 200);
+    let (_, section) = page.split_once("## From one gate to three\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let blocks = section.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let [schema, copy, serve, remove] = blocks.collect::<Vec<_>>()[..] else { panic!("{section}") };
+    let url_of =
+        |role: &str| fleet.url().replace("postgres://postgres@", &format!("postgres://{role}@"));
+    let run_block = |block: &str| {
+        let admin = "postgres://admin@db.example.com/users";
+        let block = block.replace(admin, &format!("'{}'", fleet.url()));
+        let script = format!("cd '{}'; {block}", home.display());
+        let programs = std::path::Path::new(env!("CARGO_BIN_EXE_resttool")).parent().unwrap();
+        let programs = format!("{}:/usr/bin:/bin", programs.display());
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-euc", &script]).env_clear().env("HOME", home).env("PATH", programs);
+        let outcome = finish(shell, "");
+        assert_eq!(outcome.code, 0, "{script}: {}", outcome.stderr);
+    };
+    run_block(&format!("{schema}{copy}"));
+    let (export, command) = serve.trim_end().split_once('\n').unwrap();
+    let (role, _) = export.split_once("postgres://").unwrap().1.split_once('@').unwrap();
+    assert_eq!(command, "resttool serve");
+    let servers = [(); 3].map(|()| fleet.serve_at(&url_of(role), ""));
+    assert!(servers.iter().all(|server| status(server, "roy") == 200));
+    run_block(remove);
+    assert!(servers.iter().all(|server| status(server, "roy") == 401));
 }
