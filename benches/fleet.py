@@ -7,7 +7,7 @@ figure misses its bar, the exit code is 1.
 
     cargo build --release
     benches/fleet.py                     all parts
-    benches/fleet.py --only commands     a part: commands, revoke, cost, changes, failover or idle
+    benches/fleet.py --only commands     a part: commands, revoke, impaired, cost, changes, failover or idle
 """
 
 import argparse
@@ -22,6 +22,7 @@ import pwd
 import random
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import tempfile
@@ -31,7 +32,7 @@ import time
 import compare
 from compare import Bars, NO_LIMITS, PASSWORD, RIGHT, TOOL, resttool
 
-PARTS = "commands", "revoke", "cost", "changes", "failover", "idle"
+PARTS = "commands", "revoke", "impaired", "cost", "changes", "failover", "idle"
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
@@ -210,6 +211,93 @@ def revoke(bars, options):
                       not granted, "all")
             if granted:
                 print(granted[:5])
+
+
+class Proxy:
+    """A proxy on a Unix socket in front of a database, with a fault."""
+
+    def __init__(self, cluster):
+        self.folder, self.cluster = pathlib.Path(tempfile.mkdtemp()), cluster
+        self.flows, self.delay = threading.Event(), 0
+        self.flows.set()
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.folder / ".s.PGSQL.5432"))
+        self.listener.listen(64)
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(str(self.cluster.folder / ".s.PGSQL.5432"))
+                for pair in (client, server, False), (server, client, True):
+                    threading.Thread(target=self.pump, args=pair, daemon=True).start()
+
+    def pump(self, source, target, is_answer):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self.flows.wait()
+                if is_answer:
+                    time.sleep(self.delay)
+                target.sendall(data)
+        self.flows.wait()
+        for end in source, target:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def url(self):
+        return self.cluster.url().replace(str(self.cluster.folder).replace("/", "%2F"), str(self.folder).replace("/", "%2F"))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.flows.set()
+        self.listener.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def impaired(bars, options):
+    """A server that is frozen, cut off or gets late answers grants nothing to removed users."""
+    for fault in "frozen", "cut off", "delayed by 600 ms":
+        with database() as cluster, tempfile.TemporaryDirectory() as folder, Proxy(cluster) as proxy:
+            folder = pathlib.Path(folder)
+            add_many(cluster.url(), options.users)
+            serve = lambda url: resttool(folder, *NO_LIMITS, "--cost", "4", database=url)
+            with serve(cluster.url()) as healthy, serve(proxy.url()) as server:
+                for port in healthy.port, server.port:
+                    while compare.ask(port, "/readyz")[0] != 200:
+                        time.sleep(0.1)
+                    client = Client(port)
+                    for n in range(options.users):
+                        status = client.status(f"user-{n}")
+                        assert status == 200, (n, status)
+                if fault == "frozen":
+                    server.process.send_signal(signal.SIGSTOP)
+                elif fault == "cut off":
+                    proxy.flows.clear()
+                else:
+                    proxy.delay = 0.6
+                seen = []
+
+                def ask(port, n):
+                    return compare.ask(port, "/rest-auth", credentials(f"user-{n}"), timeout=60)[0]
+
+                def one(n):
+                    tool(cluster.url(), "userdel", f"user-{n}", "--quiet")
+                    seen.append(ask(healthy.port, n))
+                    if fault != "frozen":
+                        seen.append(ask(server.port, n))
+
+                with concurrent.futures.ThreadPoolExecutor(50) as pool:
+                    list(pool.map(one, range(options.users)))
+                    if fault == "frozen":
+                        server.process.send_signal(signal.SIGCONT)
+                        seen += pool.map(lambda n: ask(server.port, n), range(options.users))
+                refused = sum(status in (401, 503) for status in seen)
+                bars.show(f"removed users refused by a healthy server and one that is {fault}",
+                          f"{refused} of {2 * options.users}", refused == len(seen) == 2 * options.users, "all")
 
 
 def cost(bars, options):
