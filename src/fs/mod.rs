@@ -8,10 +8,12 @@ mod version;
 pub(crate) use atomic::AtomicFile;
 pub(crate) use version::{FileId, FileVersion};
 
-use std::fs::{File, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
 
 /// Returns the folder that contains a file.
 pub(crate) fn folder(path: &Path) -> &Path {
@@ -33,6 +35,33 @@ pub(crate) fn absolute(path: &Path) -> PathBuf {
 /// Makes the names in a folder as durable as the files.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+/// The mode of a secret file that others may read or write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Exposed {
+    pub(crate) mode: u32,
+    /// It belongs to root, and its group may read it.
+    pub(crate) of_root: bool,
+}
+
+/// Decides whether the readers of a secret file are few enough. Returns its mode if they are not.
+///
+/// A file of its reader is for the reader alone. One of root may be for a group (Kubernetes secrets
+/// with `fsGroup`). The service manager looks after the files in its folder for credentials, whose
+/// modes show a mask only (`LoadCredential=`, systemd.exec(5)).
+pub(crate) fn exposed(path: &Path, meta: &Metadata) -> io::Result<Option<Exposed>> {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+    if let Some(folder) = credentials
+        && let Ok(folder) = fs::canonicalize(folder)
+        && fs::canonicalize(path)?.starts_with(folder)
+    {
+        return Ok(None);
+    }
+    let of_root = meta.uid() == 0 && !geteuid().is_root();
+    let forbidden = if of_root { 0o037 } else { 0o077 };
+    let mode = meta.permissions().mode() & 0o7777;
+    Ok((mode & forbidden != 0).then_some(Exposed { mode, of_root }))
 }
 
 /// Returns the mode of a file, if its group or other users may read or write it.

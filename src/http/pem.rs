@@ -9,7 +9,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::process::geteuid;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -18,7 +17,7 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode;
 use zeroize::Zeroizing;
 
-use crate::fs::FileVersion;
+use crate::fs::{Exposed, FileVersion, exposed};
 use crate::text::{printable, read_text};
 use crate::time::Timestamp;
 
@@ -27,8 +26,6 @@ use crate::time::Timestamp;
 pub(super) struct PemFiles {
     pub(super) certificate: PathBuf,
     pub(super) key: PathBuf,
-    /// The folder of the service manager for credentials, whose files have its own access rules.
-    pub(super) credentials: Option<PathBuf>,
 }
 
 /// A certificate chain that was read with its key.
@@ -128,23 +125,11 @@ impl PemFiles {
     /// private. A key of root may be readable by its group, of which the server is a member.
     fn check_access(&self) -> Result<(), TlsError> {
         let key = &self.key;
-        let real = |path: &Path| fs::canonicalize(path).map_err(|e| TlsError::new(key, e));
-        if let Some(folder) = &self.credentials
-            && let Ok(folder) = fs::canonicalize(folder)
-            && real(key)?.starts_with(folder)
-        {
+        let exposed = fs::metadata(key).and_then(|meta| exposed(key, &meta));
+        let Some(Exposed { mode, of_root }) = exposed.map_err(|e| TlsError::new(key, e))? else {
             return Ok(());
-        }
-        let meta = fs::metadata(key).map_err(|e| TlsError::new(key, e))?;
-        let of_root = meta.uid() == 0 && !geteuid().is_root();
-        let (forbidden, hint) = match of_root {
-            true => (0o037, TlsHint::LimitKeyOfRoot),
-            false => (0o077, TlsHint::MakeKeyPrivate),
         };
-        let mode = meta.mode() & 0o7777;
-        if mode & forbidden == 0 {
-            return Ok(());
-        }
+        let hint = if of_root { TlsHint::LimitKeyOfRoot } else { TlsHint::MakeKeyPrivate };
         let why = format!("other users may read or write the key (mode {mode:04o})");
         Err(TlsError::new(key, why).hint_at(hint))
     }

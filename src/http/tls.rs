@@ -5,7 +5,7 @@
 //! else. Sessions are resumed by tickets (RFC 8446 section 4.6.1), whose keys the process keeps in
 //! memory and replaces every 6 hours, so that their number costs no memory.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::crypto::CryptoProvider;
@@ -25,20 +25,14 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads the certificate chain and the private key from these PEM files. `credentials` is the
-    /// folder of the service manager for credentials, if there is one.
+    /// Reads the certificate chain and the private key from these PEM files.
     ///
     /// # Errors
     /// Fails if a file cannot be read or used, if they do not belong together, or if other users
     /// may read the key.
-    pub fn open(
-        certificate: &Path,
-        key: &Path,
-        credentials: Option<PathBuf>,
-    ) -> Result<Self, TlsError> {
+    pub fn open(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let provider = Arc::new(provider());
-        let files =
-            PemFiles { certificate: certificate.to_owned(), key: key.to_owned(), credentials };
+        let files = PemFiles { certificate: certificate.to_owned(), key: key.to_owned() };
         let versions = files.versions();
         let current = files.read(&provider)?;
         let held = Mutex::new(Held { current, versions });

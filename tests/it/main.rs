@@ -42,6 +42,7 @@ mod settings;
 mod slow;
 mod store;
 mod streams;
+mod systemd;
 mod terminal;
 mod tls;
 mod transcripts;

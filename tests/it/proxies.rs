@@ -822,35 +822,6 @@ fn fail2ban_as_printed_bans_only_guessing_clients() {
     assert_eq!(banned(&log), ["203.0.113.2", "2001:db8::7", "203.0.113.4", "203.0.113.5"], "{log}");
 }
 
-#[test]
-#[ignore = "needs systemd-analyze"]
-fn systemd_accepts_the_printed_unit() {
-    let store = TempStore::new();
-    let unit = run(store.folder(), "print systemd --port 7000", "").stdout;
-    // systemd checks the path of the program, which may be missing here.
-    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
-    let (program, words) = start.split_once(' ').unwrap();
-    assert_eq!(program, "/usr/local/bin/resttool");
-    let file = store.folder().join("resttool.service");
-    write(&file, &unit.replace(program, env!("CARGO_BIN_EXE_resttool")));
-    let socket = store.folder().join("resttool.socket");
-    let printed = run(store.folder(), "print systemd-socket --port 7000", "").stdout;
-    assert!(printed.contains("\nListenStream=127.0.0.1:7000\n"), "{printed}");
-    write(&socket, &printed);
-    let mut analyze = Command::new("systemd-analyze");
-    analyze.arg("verify").args([&file, &socket]);
-    let outcome = finish(analyze, "");
-    assert_eq!((outcome.code, &*outcome.stderr), (0, ""), "{}", outcome.stdout);
-    // The program accepts the arguments of the unit, and creates the file that its comment names.
-    let data = unit.lines().find_map(|line| line.strip_prefix("Environment=XDG_DATA_HOME="));
-    let home = store.folder().display().to_string();
-    let mut serve = command(store.folder(), words.replace("7000", "0").split(' '));
-    serve.env("XDG_DATA_HOME", data.unwrap().replace("/var/lib", &home));
-    drop(ServerProcess::start(serve));
-    assert!(unit.contains("--database /var/lib/resttool/resttool.db\n"), "{unit}");
-    assert!(store.folder().join("resttool/resttool.db").exists());
-}
-
 /// W-16: the fields of HTTPRoute in the experimental channel of the Gateway API.
 #[test]
 #[ignore = "needs python3 with yaml (python3-yaml)"]

@@ -437,7 +437,7 @@ fn advice_on_a_key_is_quoted_and_given_for_keys_only() {
 #[test]
 fn unfinished_handshake_times_out() {
     let setup = Setup::new();
-    let tls = Tls::open(&setup.path("cert.pem"), &setup.path("key.pem"), None).unwrap();
+    let tls = Tls::open(&setup.path("cert.pem"), &setup.path("key.pem")).unwrap();
     let timeout = std::time::Duration::from_millis(300);
     let server = Server::start_with_timeout(setup.store.reader(), Some(tls), timeout);
     let mut slow = TcpStream::connect(server.address).unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -275,9 +275,7 @@ fn tls(settings: &ServeSettings) -> Result<Option<Tls>, Failure> {
     let (Some(certificate), Some(key)) = (&settings.tls_cert, &settings.tls_key) else {
         return Ok(None);
     };
-    // Set by systemd for the files of LoadCredential=.
-    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    Tls::open(certificate, key, credentials).map(Some).map_err(|e| {
+    Tls::open(certificate, key).map(Some).map_err(|e| {
         let failure = Failure::new(Exit::Failed, format_args!("cannot speak TLS: {e}"));
         match e.hint() {
             Some(hint) => failure.hint(tls_advice(hint, key)),

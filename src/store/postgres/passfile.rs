@@ -9,12 +9,12 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::{Zeroize, Zeroizing};
 
 use super::url::PostgresHost;
+use crate::fs::{Exposed, exposed};
 use crate::text::{printable, shell_word};
 
 /// The maximum size of a password file, in bytes.
@@ -205,8 +205,7 @@ fn read_private(path: &Path) -> Result<Zeroizing<String>, PassfileProblem> {
     }
     let file = File::open(path)?;
     let metadata = file.metadata()?;
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
+    if let Some(Exposed { mode, .. }) = exposed(path, &metadata)? {
         return Err(PassfileProblem::Accessible(mode));
     }
     // Room for the whole file and more, so that a growing buffer leaves no copy behind.
@@ -278,6 +277,7 @@ pub enum PassfileProblem {
 mod tests {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStringExt;
+    use std::os::unix::fs::PermissionsExt;
     use std::process::Command;
 
     use super::*;

@@ -14,7 +14,7 @@ use rustls::{
 };
 
 use super::url::{PostgresUrl, TlsMode};
-use crate::fs::mode_if_not_private;
+use crate::fs::{Exposed, exposed};
 use crate::text::{printable, shell_word};
 
 /// The reason why TLS cannot be set up.
@@ -111,7 +111,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsConfigEr
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsConfigError> {
     let file = |why: String| TlsConfigError::File { path: path.to_owned(), why };
     let meta = fs::metadata(path).map_err(|e| file(e.to_string()))?;
-    if let Some(mode) = mode_if_not_private(&meta) {
+    if let Some(Exposed { mode, .. }) = exposed(path, &meta).map_err(|e| file(e.to_string()))? {
         return Err(TlsConfigError::NotPrivate { path: path.to_owned(), mode });
     }
     PrivateKeyDer::from_pem_file(path).map_err(|e| file(e.to_string()))

@@ -176,6 +176,12 @@ fn password_of_the_database_is_in_no_argument() {
     write(SECRET, 0o644);
     let chmod = format!("\nhint: chmod 600 {passfile}\n");
     secured.refused(&url, &[("PGPASSFILE", &passfile)], 1, &[&passfile, &chmod]);
+    // As systemd passes the files of LoadCredential=.
+    write(SECRET, 0o440);
+    let folder = secured.home.folder().display().to_string();
+    let credentials = [("PGPASSFILE", &*passfile), ("CREDENTIALS_DIRECTORY", &folder)];
+    let outcome = secured.run("userlist", &url, &credentials);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     write("wrong", 0o600);
     secured.refused(&url, &[("PGPASSFILE", &passfile)], 1, &[failed, hint]);
     // `refused` looks for the secret in the messages.
