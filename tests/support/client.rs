@@ -107,6 +107,12 @@ impl Connection {
         self.0.get_mut().write_all(bytes).unwrap();
     }
 
+    /// Returns the number of bytes that were received, and not read yet.
+    pub fn received(&self) -> usize {
+        let queued = rustix::io::ioctl_fionread(self.0.get_ref()).unwrap();
+        self.0.buffer().len() + usize::try_from(queued).unwrap()
+    }
+
     pub fn send(&mut self, request: &Request) -> Response {
         self.write(&request.bytes());
         if request.method == "HEAD" { self.read_head() } else { self.read() }
