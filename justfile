@@ -20,6 +20,12 @@ lint:
 test:
     cargo test --locked
 
+# Build a Debian package in target/debian (needs cargo-deb: cargo install --locked cargo-deb)
+deb:
+    cargo build --locked --release
+    packaging/prepare
+    cargo deb --locked --no-build
+
 # Run everything that must hold before a change lands (needs Debian and root)
 ci:
     .ci/run

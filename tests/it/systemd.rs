@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
@@ -48,6 +49,38 @@ fn systemd_accepts_the_printed_units() {
     drop(ServerProcess::start(serve));
     assert!(unit.contains("--database /var/lib/resttool/resttool.db\n"), "{unit}");
     assert!(store.folder().join("resttool/resttool.db").exists());
+}
+
+/// M-09: the unit of the Debian package is as hardened as the printed one.
+#[test]
+#[ignore = "needs systemd-analyze"]
+fn packaged_units_are_accepted_and_hardened() {
+    let store = TempStore::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
+    let packaged = fs::read_to_string(folder.join("resttool.service")).unwrap();
+    let printed = run(store.folder(), "print systemd", "").stdout;
+    let hardening = |unit: &str| {
+        let (_, rest) = unit.split_once("\nRestart=on-failure\n").unwrap();
+        rest.split_once("\n[Install]").unwrap().0.to_owned()
+    };
+    assert_eq!(hardening(&packaged), hardening(&printed));
+    let service = store.folder().join("resttool.service");
+    let program = env!("CARGO_BIN_EXE_resttool");
+    fs::write(&service, packaged.replace("/usr/bin/resttool", program)).unwrap();
+    let socket = store.folder().join("resttool.socket");
+    fs::copy(folder.join("resttool.socket"), &socket).unwrap();
+    let [service, socket] = [&service, &socket].map(|path| path.to_str().unwrap());
+    // The manual page comes with the package.
+    analyze(&["verify", "--man=no", service, socket]);
+    analyze(&["security", "--offline=true", "--no-pager", "--threshold=19", service]);
+}
+
+/// The version of the package is that of the program.
+#[test]
+fn package_has_the_version_of_the_program() {
+    let changelog = include_str!("../../packaging/debian/changelog");
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(changelog.starts_with(&format!("resttool ({version}-1) ")), "{changelog}");
 }
 
 /// Returns the system calls that the filters of a unit permit.
