@@ -212,7 +212,7 @@ impl Authenticator {
         cleared
     }
 
-    /// Decides on the credentials of a request from `peer`, within [`DECISION_LIMIT`].
+    /// Decides on the credentials of a request from `peer`, within 8 s.
     pub async fn decide(
         &self,
         peer: IpAddr,
