@@ -30,7 +30,7 @@ impl PassedSockets {
     /// # Errors
     /// Fails if one of them is no listening TCP or Unix socket.
     pub(super) fn take() -> Result<Option<Self>, Failure> {
-        // Without a process, the variables may be those of another program (sd_listen_fds(3)).
+        // Without LISTEN_PID, the sockets may be those of another program (sd_listen_fds(3)).
         if std::env::var_os("LISTEN_PID").is_none() {
             return Ok(None);
         }
