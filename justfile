@@ -20,11 +20,15 @@ lint:
 test:
     cargo test --locked
 
-# Build a Debian package in target/debian (needs cargo-deb: cargo install --locked cargo-deb)
+# Build a Debian package in target/debian (needs jq, cargo-deb and the tools of `just dist`)
 deb:
-    cargo build --locked --release
+    packaging/build
     packaging/prepare
-    cargo deb --locked --no-build
+    CARGO_TARGET_DIR=target/dist cargo deb --locked --no-build --output target/debian/
+
+# Pack an archive in target/dist (needs jq: cargo install --locked cargo-cyclonedx; cargo install --locked cargo-about --features cli)
+dist:
+    packaging/dist
 
 # Run everything that must hold before a change lands (needs Debian and root)
 ci:
