@@ -1,6 +1,7 @@
 //! Runs of the program with an environment of their own.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -88,6 +89,25 @@ pub fn without_audit(stderr: &str) -> String {
 /// Runs the program with arguments separated by spaces.
 pub fn run(home: &Path, words: &str, input: impl AsRef<[u8]>) -> Completed {
     finish(command(home, words.split(' ')), input)
+}
+
+/// Returns the shell commands of a section of a page of the documentation, block by block.
+pub fn shell_blocks(page: &str, title: &str) -> Vec<String> {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
+    let (_, section) = page.split_once(&format!("\n## {title}\n")).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let blocks = section.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks.map(str::to_owned).collect()
+}
+
+/// Runs shell commands to their end, which succeed, with this program in the path and all files in `home`.
+pub fn run_shell(home: &Path, script: &str, variables: &[(&str, &str)]) {
+    let programs = Path::new(env!("CARGO_BIN_EXE_resttool")).parent().unwrap().display();
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-euc", script]).current_dir(home).env_clear().env("HOME", home);
+    shell.env("PATH", format!("{programs}:/usr/bin:/bin")).envs(variables.iter().copied());
+    let outcome = finish(shell, "");
+    assert_eq!(outcome.code, 0, "{script}: {}", outcome.stderr);
 }
 
 /// Returns the long help of each command, after its name.
