@@ -36,6 +36,7 @@ mod provision;
 mod provisioning;
 mod proxies;
 mod readme;
+mod release;
 mod rules;
 mod serve;
 mod settings;

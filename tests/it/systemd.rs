@@ -75,14 +75,6 @@ fn packaged_units_are_accepted_and_hardened() {
     analyze(&["security", "--offline=true", "--no-pager", "--threshold=19", service]);
 }
 
-/// The version of the package is that of the program.
-#[test]
-fn package_has_the_version_of_the_program() {
-    let changelog = include_str!("../../packaging/debian/changelog");
-    let version = env!("CARGO_PKG_VERSION");
-    assert!(changelog.starts_with(&format!("resttool ({version}-1) ")), "{changelog}");
-}
-
 /// Returns the system calls that the filters of a unit permit.
 fn permitted(unit: &str) -> BTreeSet<String> {
     // A set is a line with its name, and its indented members: system calls, sets and comments.
