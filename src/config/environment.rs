@@ -38,11 +38,14 @@ impl Environment {
 
     /// Returns true if Kubernetes has set this variable for a Service, and not a user for a setting.
     pub(crate) fn is_service_link(&self, name: &str) -> bool {
-        let mut links = self.variables.iter().filter_map(|(name, value)| {
-            let service = name.strip_suffix("_PORT")?;
-            is_service_url(value).then_some(service)
-        });
-        links.any(|service| name.strip_prefix(service).is_some_and(is_suffix_of_service_link))
+        self.variables.iter().filter(|(_, value)| is_service_url(value)).any(|(link, _)| {
+            let suffix = service_of(link).and_then(|service| name.strip_prefix(service));
+            // Beside another link, a `..._PORT` without an address is a setting.
+            suffix.is_some_and(|suffix| match suffix {
+                "_PORT" => name == link,
+                suffix => is_suffix_of_service_link(suffix),
+            })
+        })
     }
 
     /// Returns a variable that is neither in `known` nor a service link.
@@ -57,6 +60,22 @@ impl Environment {
     }
 }
 
+/// Returns the name of a Service from a variable with its address: `..._PORT`, or e.g.
+/// `..._PORT_80_TCP`, which stays if a setting takes the place of the first.
+fn service_of(variable: &str) -> Option<&str> {
+    variable.strip_suffix("_PORT").or_else(|| {
+        let (service, suffix) = variable.rsplit_once("_PORT_")?;
+        is_port_and_protocol(suffix).then_some(service)
+    })
+}
+
+/// Returns true for e.g. `80_TCP`.
+fn is_port_and_protocol(text: &str) -> bool {
+    let is_protocol = |text: &str| ["TCP", "UDP", "SCTP"].contains(&text);
+    let parts = text.split_once('_');
+    parts.is_some_and(|(port, name)| port.parse::<u16>().is_ok() && is_protocol(name))
+}
+
 /// Returns true for the address of a Service, e.g. `tcp://10.0.0.1:80` or `tcp://[fd00::1]:80`.
 fn is_service_url(value: &str) -> bool {
     let address = ["tcp://", "udp://", "sctp://"].iter().find_map(|s| value.strip_prefix(s));
@@ -67,9 +86,9 @@ fn is_service_url(value: &str) -> bool {
     host.parse::<IpAddr>().is_ok() && port.parse::<u16>().is_ok()
 }
 
-/// Returns true for what Kubernetes appends to the name of a Service.
+/// Returns true for what Kubernetes appends to the name of a Service, besides `_PORT`.
 fn is_suffix_of_service_link(suffix: &str) -> bool {
-    if ["_PORT", "_SERVICE_HOST", "_SERVICE_PORT"].contains(&suffix) {
+    if ["_SERVICE_HOST", "_SERVICE_PORT"].contains(&suffix) {
         return true;
     }
     if let Some(port_name) = suffix.strip_prefix("_SERVICE_PORT_") {
@@ -77,17 +96,9 @@ fn is_suffix_of_service_link(suffix: &str) -> bool {
     }
     // _PORT_80_TCP, and with _PROTO, _PORT or _ADDR.
     let Some(rest) = suffix.strip_prefix("_PORT_") else { return false };
-    let parts: Vec<_> = rest.split('_').collect();
-    let protocol = |text: &str| ["TCP", "UDP", "SCTP"].contains(&text);
-    match parts.as_slice() {
-        [port, name] => port.parse::<u16>().is_ok() && protocol(name),
-        [port, name, last] => {
-            port.parse::<u16>().is_ok()
-                && protocol(name)
-                && ["PROTO", "PORT", "ADDR"].contains(last)
-        }
-        _ => false,
-    }
+    let ends = ["_PROTO", "_PORT", "_ADDR"];
+    let rest = ends.iter().find_map(|end| rest.strip_suffix(end)).unwrap_or(rest);
+    is_port_and_protocol(rest)
 }
 
 #[cfg(test)]
@@ -127,6 +138,11 @@ mod tests {
             assert!(environment(&link).is_service_link(name), "{name}");
         }
         assert!(!environment(&link).is_service_link("RESTTOOL_COST"));
+        // A Deployment that sets the port itself replaces one of them.
+        let mut link = link;
+        link[3].1 = "5000";
+        assert_eq!(unknown(&link), None);
+        assert!(!environment(&link).is_service_link("RESTTOOL_PORT"));
         assert!(!environment(&[("RESTTOOL_PORT", "5000")]).is_service_link("RESTTOOL_PORT"));
     }
 
