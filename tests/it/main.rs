@@ -22,6 +22,7 @@ mod framing;
 mod gate;
 mod health;
 mod import;
+mod kubernetes;
 mod layers;
 mod legacy;
 mod load;

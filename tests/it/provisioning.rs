@@ -17,7 +17,7 @@ fn blocks(section: &str) -> Vec<(String, String)> {
     blocks_of("docs/provisioning.md", section)
 }
 
-fn blocks_of(page: &str, section: &str) -> Vec<(String, String)> {
+pub(super) fn blocks_of(page: &str, section: &str) -> Vec<(String, String)> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
     let page = format!("\n{}", fs::read_to_string(page).unwrap());
     let (_, rest) = page.split_once(&format!("\n{section}\n")).unwrap();

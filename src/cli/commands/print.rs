@@ -11,14 +11,19 @@ use crate::config::ListenSettings;
 use crate::domain::GroupName;
 use crate::store::Location;
 
+/// The address of an API that is a Service of Kubernetes.
+const SERVICE: &str = "api:8000";
+
 /// Print a configuration that runs resttool or puts it in front of an API
 #[derive(Args, Debug)]
 #[command(after_long_help = "--host and --port name the address of resttool, as for serve.
+--upstream is api:8000 by default for kubernetes-sqlite and kubernetes-postgres.
 
 Examples:
   resttool print nginx --upstream 127.0.0.1:8000
   resttool print caddy --group admin,staff   any of these groups
   resttool print systemd --port 5000 >resttool.service
+  resttool print kubernetes-sqlite --upstream orders:8080 >resttool.yaml
   resttool print config >resttool.toml   all settings of serve, for serve --config")]
 pub(in crate::cli) struct Print {
     /// The program to print a configuration for
@@ -32,6 +37,10 @@ pub(in crate::cli) struct Print {
         long,
         value_name = "HOST:PORT",
         default_value = "127.0.0.1:8000",
+        default_value_ifs = [
+            ("snippet", "kubernetes-sqlite", SERVICE),
+            ("snippet", "kubernetes-postgres", SERVICE),
+        ],
         value_parser = authority
     )]
     upstream: String,
@@ -75,6 +84,10 @@ enum Snippet {
     Compose,
     /// A Deployment with resttool as a sidecar in front of an API, and its Service
     Kubernetes,
+    /// A Deployment of one gate in front of a Service, with its users on a volume
+    KubernetesSqlite,
+    /// A Deployment of three gates in front of a Service, with their users in PostgreSQL
+    KubernetesPostgres,
     /// A filter with its jail
     Fail2ban,
 }
@@ -115,6 +128,8 @@ impl Print {
             Snippet::SystemdSocket => include_str!("snippets/resttool.socket"),
             Snippet::Compose => include_str!("snippets/compose.yml"),
             Snippet::Kubernetes => include_str!("snippets/kubernetes.yaml"),
+            Snippet::KubernetesSqlite => include_str!("snippets/kubernetes-sqlite.yaml"),
+            Snippet::KubernetesPostgres => include_str!("snippets/kubernetes-postgres.yaml"),
             Snippet::Fail2ban => include_str!("snippets/fail2ban.conf"),
         };
         let ListenSettings { host, port } = &self.address;
