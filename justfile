@@ -30,6 +30,10 @@ deb:
 dist:
     packaging/dist
 
+# Build a container image (needs podman)
+image:
+    podman build --format docker -t resttool -f packaging/Containerfile .
+
 # Run everything that must hold before a change lands (needs Debian and root)
 ci:
     .ci/run

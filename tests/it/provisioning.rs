@@ -481,26 +481,27 @@ for command in config['runcmd']: subprocess.run(command, check=True)";
     assert!(machine.is_right("roy"));
 }
 
-/// Runs each instruction in a shell, without a container engine.
+/// M-10: runs the command in a shell, without a container engine, in the environment of the image.
 #[test]
 fn container_adds_its_users_at_start() {
     let machine = Machine::new();
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/Containerfile");
+    let base = fs::read_to_string(base).unwrap();
     let file = block("## Docker", "dockerfile");
-    let instruction = |name: &str| {
+    let instruction = |file: &str, name: &str| {
         let lines = file.lines().filter_map(|line| line.strip_prefix(name));
         lines.map(|line| line.trim().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!(instruction("COPY"), ["resttool /usr/local/bin/resttool"]);
-    for run in instruction("RUN") {
-        machine.shell(&run);
-    }
-    let [start] = &instruction("CMD")[..] else { panic!("one CMD: {file}") };
+    assert_eq!(instruction(&file, "FROM "), ["resttool"]);
+    assert_eq!(instruction(&base, "ENTRYPOINT"), [""; 0]);
+    let environment = [instruction(&base, "ENV "), instruction(&file, "ENV ")].concat().join(" ");
+    let [start] = &instruction(&file, "CMD ")[..] else { panic!("one CMD: {file}") };
     for _ in 0..2 {
         let mut container = machine.command("sh");
-        for (name, value) in
-            instruction("ENV").join(" ").split(' ').map(|pair| pair.split_once('=').unwrap())
-        {
-            container.env(name, machine.relocate(value));
+        container.env_remove("RESTTOOL_DATABASE");
+        for (name, value) in environment.split(' ').map(|pair| pair.split_once('=').unwrap()) {
+            let value = machine.relocate(&format!("{value}/"));
+            container.env(name, value.trim_end_matches('/'));
         }
         // Not on all addresses: tests use the loopback one.
         container.env("RESTTOOL_HOST", "127.0.0.1").env("RESTTOOL_PORT", "0");
@@ -509,6 +510,7 @@ fn container_adds_its_users_at_start() {
         let request =
             crate::support::client::Request::get("/rest-auth").basic("roy", "open-sesame");
         assert_eq!(request.send(server.address).status, 200);
+        assert!(machine.path("var/lib/resttool/resttool.db").exists());
         server.signal(rustix::process::Signal::TERM);
         assert_eq!(server.end().0, Some(0), "the server is what the container stops");
     }
