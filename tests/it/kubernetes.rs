@@ -16,9 +16,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::provisioning::blocks_of;
 use super::proxies::documents;
-use crate::support::cli::{Completed, ServerProcess, command, finish, run};
+use crate::support::cli::{Completed, ServerProcess, blocks_of, command, finish, run};
 use crate::support::client::{Request, Response};
 use crate::support::postgres::{Cluster, ClusterOptions, wait_until};
 use crate::support::store::TempStore;

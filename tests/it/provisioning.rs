@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::cli::{Completed, ServerProcess, finish};
+use crate::support::cli::{Completed, ServerProcess, blocks_of, finish, shell_blocks};
 use crate::support::client::Request;
 use crate::support::program::listening;
 use crate::support::store::TempStore;
@@ -15,22 +15,6 @@ use crate::support::upstream::{Upstream, field};
 /// Returns the code blocks of a section, each after its language.
 fn blocks(section: &str) -> Vec<(String, String)> {
     blocks_of("docs/provisioning.md", section)
-}
-
-pub(super) fn blocks_of(page: &str, section: &str) -> Vec<(String, String)> {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
-    let page = format!("\n{}", fs::read_to_string(page).unwrap());
-    let (_, rest) = page.split_once(&format!("\n{section}\n")).unwrap();
-    let section = rest.split("\n## ").next().unwrap();
-    let parts: Vec<_> = section.split("\n```").collect();
-    parts
-        .chunks(2)
-        .filter(|chunk| chunk.len() == 2)
-        .map(|chunk| {
-            let (kind, text) = chunk[1].split_once('\n').unwrap();
-            (kind.to_owned(), format!("{text}\n"))
-        })
-        .collect()
 }
 
 fn block(section: &str, kind: &str) -> String {
@@ -137,10 +121,7 @@ roy:$6$saltstring$W5umj01Px6Sa6a5RBrDBZa62w9BLKXptWXO07RCAgb1pn7MTi1oEqjBrcBGbSQ
 ";
     fs::write(machine.path("etc/nginx/htpasswd"), old).unwrap();
     fs::create_dir_all(machine.path("var/lib/resttool")).unwrap();
-    let page = |section| {
-        let blocks = blocks_of("docs/htpasswd.md", section).into_iter();
-        blocks.filter(|(kind, _)| kind == "sh").map(|(_, text)| text).collect::<Vec<_>>()
-    };
+    let page = |section| shell_blocks("docs/htpasswd.md", section);
     let counted = machine.shell(&page("## 1. Look at the file")[0]).stdout;
     let counted: Vec<_> = counted.split_whitespace().collect();
     for scheme in ["$apr1$", "{SHA}", "$2y$", "$6$", "rqXexS6ZhobKA"] {

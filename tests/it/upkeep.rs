@@ -283,7 +283,7 @@ fn documented_rollback_returns_to_the_backup() {
     let home = store.folder();
     let added = run(home, "useradd roy --cost 4 --password-stdin", "open-sesame");
     assert_eq!(added.code, 0, "{}", added.stderr);
-    let blocks = shell_blocks("docs/install.md", "Upgrade and rollback");
+    let blocks = shell_blocks("docs/install.md", "## Upgrade and rollback");
     run_shell(home, &blocks[0], &[]);
     let database = home.join(".local/share/resttool/resttool.db");
     let later = rusqlite::Connection::open(&database).unwrap();

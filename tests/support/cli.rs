@@ -91,13 +91,27 @@ pub fn run(home: &Path, words: &str, input: impl AsRef<[u8]>) -> Completed {
     finish(command(home, words.split(' ')), input)
 }
 
-/// Returns the shell commands of a section of a page of the documentation, block by block.
-pub fn shell_blocks(page: &str, title: &str) -> Vec<String> {
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
-    let (_, section) = page.split_once(&format!("\n## {title}\n")).unwrap();
-    let section = section.split("\n## ").next().unwrap();
-    let blocks = section.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
-    blocks.map(str::to_owned).collect()
+/// Returns the blocks of a section of a page of the documentation, each after its kind.
+pub fn blocks_of(page: &str, section: &str) -> Vec<(String, String)> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    let page = format!("\n{}", fs::read_to_string(page).unwrap());
+    let (_, rest) = page.split_once(&format!("\n{section}\n")).unwrap();
+    let section = rest.split("\n## ").next().unwrap();
+    let parts: Vec<_> = section.split("\n```").collect();
+    parts
+        .chunks(2)
+        .filter(|chunk| chunk.len() == 2)
+        .map(|chunk| {
+            let (kind, text) = chunk[1].split_once('\n').unwrap();
+            (kind.to_owned(), format!("{text}\n"))
+        })
+        .collect()
+}
+
+/// Returns the shell commands of a section, block by block.
+pub fn shell_blocks(page: &str, section: &str) -> Vec<String> {
+    let blocks = blocks_of(page, section).into_iter();
+    blocks.filter(|(kind, _)| kind == "sh").map(|(_, text)| text).collect()
 }
 
 /// Runs shell commands to their end, which succeed, with this program in the path and all files in `home`.

@@ -216,7 +216,7 @@ fn page_leads_from_one_gate_to_three() {
     let file = home.join("users.db").display().to_string();
     let added = run(home, &format!("useradd roy --password-stdin --database {file}"), PASSWORD);
     assert_eq!(added.code, 0, "{}", added.stderr);
-    let blocks = shell_blocks("docs/fleet.md", "From one gate to three");
+    let blocks = shell_blocks("docs/fleet.md", "## From one gate to three");
     let [schema, copy, serve, remove] = &blocks[..] else { panic!("{blocks:?}") };
     let url_of =
         |role: &str| fleet.url().replace("postgres://postgres@", &format!("postgres://{role}@"));
@@ -240,7 +240,7 @@ fn page_leads_from_one_gate_to_three() {
 fn documented_rollback_returns_to_the_copied_users() {
     let fleet = Fleet::new(shared());
     fleet.add(["roy"]);
-    let blocks = shell_blocks("docs/install.md", "Upgrade and rollback");
+    let blocks = shell_blocks("docs/install.md", "## Upgrade and rollback");
     let [_, _, copy, back] = &blocks[..] else { panic!("{blocks:?}") };
     let url = fleet.url();
     let run_block =
