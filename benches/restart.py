@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Restarts a server under load, with a socket that a service manager keeps open, and counts failed connections.
 
-wrk opens a new connection for each request, and the server is stopped and started anew all the time. The script needs
-Python 3.9 or later, wrk, bash and a release build, and stops all processes that it has started. If a connection
-fails, the exit code is 1.
+wrk opens a new connection for each request, and the server is stopped and started anew all the time. Before that,
+`resttool health` is timed, from the start of its process to the end. The script needs Python 3.9 or later, wrk, bash
+and a release build, and stops all processes that it has started. If a connection fails, or a bar does not hold, the
+exit code is 1.
 
     cargo build --release
     benches/restart.py
@@ -15,6 +16,7 @@ import pathlib
 import re
 import shlex
 import socket
+import statistics
 import subprocess
 import tempfile
 import time
@@ -42,6 +44,16 @@ def stop(process):
         raise SystemExit(f"the server ended with {process.returncode}")
 
 
+def health(url):
+    """Returns the median time of `resttool health`, in milliseconds."""
+    times = []
+    for _ in range(51):
+        begun = time.perf_counter()
+        subprocess.run([TOOL, "health", url], check=True, stdout=subprocess.DEVNULL)
+        times.append((time.perf_counter() - begun) * 1000)
+    return statistics.median(times)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--connections", type=int, default=100_000, help="to open; default: 100,000")
@@ -54,6 +66,7 @@ def main():
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/rest-auth"
         process = start(folder, listener)
         try:
+            asked = health(url.replace("/rest-auth", "/readyz"))
             while served < options.connections:
                 load = subprocess.Popen(["wrk", "-t1", "-c16", "-d5s", "--timeout", "30s", "-H", f"Authorization: {RIGHT}",
                                          "-H", "Connection: close", url], stdout=subprocess.PIPE, text=True)
@@ -72,6 +85,7 @@ def main():
             process.kill()
             process.wait()
     bars = Bars()
+    bars.show("health, ms", f"{asked:.1f}", asked < 10, 10)
     bars.show(f"failed connections of {served:,} in {restarts} restarts", failed, failed == 0, 0)
     raise SystemExit(0 if bars.held else 1)
 
