@@ -16,7 +16,9 @@ fn analyze(words: &[&str]) -> String {
     let mut analyze = Command::new("systemd-analyze");
     analyze.args(words);
     let outcome = finish(analyze, "");
-    assert_eq!((outcome.code, &*outcome.stderr), (0, ""), "{}", outcome.stdout);
+    // It says so if the kernel does not list its system calls.
+    let said = outcome.stderr.lines().find(|line| !line.starts_with("# "));
+    assert_eq!((outcome.code, said), (0, None), "{}", outcome.stdout);
     outcome.stdout
 }
 
