@@ -5,21 +5,21 @@
 //! connection ends unless something is sent within the timeout, or the client is excused. Knows
 //! nothing of the bytes.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use actix_web::rt::time::{Sleep, sleep};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::alarm::Alarm;
 
 /// A stream that fails after the timeout without progress.
 pub(super) struct IoTimeout<T> {
     io: T,
     /// Half of the timeout. The clock is read twice per timeout, so that it costs requests nothing.
     tick: Duration,
-    alarm: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
     /// Something could not be sent, and nothing was sent since.
     unread: bool,
     /// Nothing was sent since the last tick.
@@ -29,7 +29,7 @@ pub(super) struct IoTimeout<T> {
 impl<T> IoTimeout<T> {
     pub(super) fn new(io: T, timeout: Duration) -> Self {
         let tick = timeout / 2;
-        Self { io, tick, alarm: None, unread: false, silent: false }
+        Self { io, tick, alarm: Alarm::default(), unread: false, silent: false }
     }
 
     pub(super) fn io(&self) -> &T {
@@ -48,16 +48,12 @@ impl<T> IoTimeout<T> {
 
     /// Waits for the next tick. Fails after the timeout.
     fn wait(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        loop {
-            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(self.tick)));
-            if alarm.as_mut().poll(context).is_pending() {
-                return Ok(());
-            }
-            self.alarm = None;
+        while self.alarm.poll_tick(self.tick, context).is_ready() {
             if std::mem::replace(&mut self.silent, true) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@
 mod accept;
 mod access;
 mod admission;
+mod alarm;
 mod authorization;
 mod challenge;
 mod config;

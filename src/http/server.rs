@@ -22,6 +22,7 @@ use super::accept::{Accepted, Acceptor};
 use super::connection::{Body, Connection};
 use super::gate::Gate;
 use super::ops::{Monitor, PeerUser};
+use super::proxy::ResponseClock;
 use super::service::{Transport, admitting, application, exchanges, passing, without_continue};
 use super::{HttpConfig, Listener, Service, Socket, TrustedProxies};
 use crate::auth::Authenticator;
@@ -225,7 +226,10 @@ impl Handler {
                         Service::Ops => {
                             connection.peer_user().map(|user| data.insert(PeerUser(user)));
                         }
-                        Service::Proxy => drop(data.insert(connection.end())),
+                        Service::Proxy => {
+                            data.insert(connection.end());
+                            data.insert(ResponseClock::default());
+                        }
                         Service::Gate => {}
                     }
                 })

@@ -15,6 +15,7 @@ use actix_web::dev::{AppConfig, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use futures_util::FutureExt;
+use futures_util::future::Either;
 
 use super::connection::{Body, CurrentExchange};
 use super::gate::Gate;
@@ -59,22 +60,19 @@ where
         let forwarded = gate.is_forward_auth(request.path());
         let response = if head_length(request.head()) > MAX_HEAD {
             gate.reject(gate.source(request.head()), Rejection::HeadTooLong);
-            Err(if forwarded { forward_auth::head_too_long() } else { head_too_long() })
+            let refusal = if forwarded { forward_auth::head_too_long() } else { head_too_long() };
+            Either::Left(ready(refusal.into()))
         } else {
-            Ok(AssertUnwindSafe(app.call(request)).catch_unwind())
+            let called = AssertUnwindSafe(app.call(request)).catch_unwind();
+            Either::Right(called.map(move |called| match called {
+                Ok(Ok(response)) => response.into().map_into_boxed_body(),
+                Ok(Err(e)) => e.into(),
+                Err(_) if forwarded => forward_auth::unavailable().into(),
+                Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR).into(),
+            }))
         };
-        async move {
-            let response = match response {
-                Err(refusal) => refusal.into(),
-                Ok(response) => match response.await {
-                    Ok(Ok(response)) => response.into().map_into_boxed_body(),
-                    Ok(Err(e)) => e.into(),
-                    Err(_) if forwarded => forward_auth::unavailable().into(),
-                    Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR).into(),
-                },
-            };
-            Ok(finish(response, exchange, transport))
-        }
+        // No async block, which would hold the future of the application twice.
+        response.map(move |response| Ok(finish(response, exchange, transport)))
     })
 }
 

@@ -16,7 +16,7 @@ use futures_util::Stream;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::exchange::Lasting;
-use super::pool::{Pool, UpstreamConnection};
+use super::pool::{Pool, Sender};
 
 /// The body of a request, for the upstream.
 pub(super) enum RequestBody {
@@ -121,7 +121,7 @@ pub(super) struct ResponseBody {
     incoming: Incoming,
     size: BodySize,
     /// The connection, if it can be used again after the body.
-    connection: Option<(Rc<Pool>, UpstreamConnection)>,
+    connection: Option<(Rc<Pool>, Sender)>,
     lasting: Lasting,
 }
 
@@ -129,7 +129,7 @@ impl ResponseBody {
     pub(super) fn new(
         incoming: Incoming,
         size: BodySize,
-        connection: Option<(Rc<Pool>, UpstreamConnection)>,
+        connection: Option<(Rc<Pool>, Sender)>,
         lasting: Lasting,
     ) -> Self {
         let mut body = Self { incoming, size, connection, lasting };
@@ -142,8 +142,8 @@ impl ResponseBody {
 
     /// Lets another request have the connection.
     fn release(&mut self) {
-        if let Some((pool, connection)) = self.connection.take() {
-            pool.put(connection);
+        if let Some((pool, sender)) = self.connection.take() {
+            pool.put(sender);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, Ipv4Addr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -17,8 +17,8 @@ use super::access_log::AccessRecord;
 use super::admit::{Admitted, Admitter, content_length};
 use super::body::{BodyError, BodyProgress, RequestBody, ResponseBody};
 use super::fields::{self, Forwarded};
-use super::pool::UpstreamConnection;
-use super::ticker::Ticker;
+use super::pool::Sender;
+use super::response_clock::ResponseClock;
 use super::tunnel::Tunnel;
 use super::{Proxy, UpstreamError};
 use crate::auth::OpenStream;
@@ -85,52 +85,68 @@ impl Proxy {
         head: &RequestHead,
         admitted: &Admitted,
         payload: Payload,
-    ) -> Result<(hyper::Response<Incoming>, UpstreamConnection), UpstreamError> {
+        clock: &ResponseClock,
+    ) -> Result<(hyper::Response<Incoming>, Sender), UpstreamError> {
         let body = RequestBody::new(payload, content_length(head), self.admitter.config.max_body);
         let progress = body.progress();
         let is_repeatable = progress.is_none() && head.method.is_idempotent();
-        let mut request = self.request(head, admitted, body)?;
-        if let Some(mut connection) = self.pool.take() {
-            let UpstreamConnection { sender, ticker } = &mut connection;
-            let sending = sender.try_send_request(request);
-            let mut failed = match self.in_time(ticker, sending, progress.as_deref()).await? {
-                Ok(response) => return Ok((response, connection)),
-                Err(failed) => failed,
-            };
-            request = match failed.take_message() {
-                Some(unsent) => unsent,
-                None if is_repeatable && !failed.error().is_parse() => {
-                    self.request(head, admitted, RequestBody::Empty)?
+        let request = self.request(head, admitted, body)?;
+        let unsent = match self.pool.take() {
+            None => request,
+            Some(mut sender) => {
+                let sent = {
+                    let sending = pin!(sender.try_send_request(request));
+                    self.in_time(clock, sending, progress.as_deref()).await?
+                };
+                let mut failed = match sent {
+                    Ok(response) => return Ok((response, sender)),
+                    Err(failed) => failed,
+                };
+                match failed.take_message() {
+                    Some(unsent) => unsent,
+                    None if is_repeatable && !failed.error().is_parse() => {
+                        self.request(head, admitted, RequestBody::Empty)?
+                    }
+                    None => return Err(of_hyper(failed.into_error())),
                 }
-                None => return Err(of_hyper(failed.into_error())),
-            };
-        }
+            }
+        };
         // Boxed, as its size would count for every request.
-        let mut connection = Box::pin(self.pool.open()).await?;
-        let UpstreamConnection { sender, ticker } = &mut connection;
-        let sending = sender.send_request(request);
-        let sent = self.in_time(ticker, sending, progress.as_deref()).await?;
-        Ok((sent.map_err(of_hyper)?, connection))
+        Box::pin(self.exchange_anew(unsent, progress.as_deref(), clock)).await
+    }
+
+    /// Sends a request on a new connection.
+    async fn exchange_anew(
+        &self,
+        request: hyper::Request<RequestBody>,
+        progress: Option<&BodyProgress>,
+        clock: &ResponseClock,
+    ) -> Result<(hyper::Response<Incoming>, Sender), UpstreamError> {
+        let mut sender = self.pool.open().await?;
+        let response = {
+            let sending = pin!(sender.send_request(request));
+            self.in_time(clock, sending, progress).await?.map_err(of_hyper)?
+        };
+        Ok((response, sender))
     }
 
     /// Waits for the head of a response. The time begins anew with each piece of the request's body.
     async fn in_time<T>(
         &self,
-        ticker: &mut Ticker,
-        sending: impl Future<Output = T>,
+        clock: &ResponseClock,
+        mut sending: Pin<&mut impl Future<Output = T>>,
         progress: Option<&BodyProgress>,
     ) -> Result<T, UpstreamError> {
-        let mut sending = pin!(sending);
         let Some(limit) = self.admitter.config.response_timeout else { return Ok(sending.await) };
-        ticker.restart();
+        clock.restart();
         poll_fn(|context| {
             if let Poll::Ready(sent) = sending.as_mut().poll(context) {
                 return Poll::Ready(Ok(sent));
             }
             if progress.is_some_and(BodyProgress::take) {
-                ticker.restart();
+                clock.restart();
             }
-            ticker.poll_over(limit, context).map(|()| Err(UpstreamError::TimedOut))
+            clock.poll_over(limit, context).map(|()| Err(UpstreamError::TimedOut))
         })
         .await
     }
@@ -142,6 +158,7 @@ impl Proxy {
         head: &RequestHead,
         admitted: &Admitted,
         payload: Payload,
+        clock: &ResponseClock,
         lasting: &mut Lasting,
     ) -> Result<Response<BoxBody>, UpstreamError> {
         use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
@@ -152,13 +169,12 @@ impl Proxy {
         let mut is_over = false;
         let response = {
             let mut sent = pin!(sender.send_request(request));
-            let answered = poll_fn(|context| {
+            let answered = pin!(poll_fn(|context| {
                 // A failure of the connection is that of the request too.
                 is_over = is_over || driver.poll_without_shutdown(context).is_ready();
                 sent.as_mut().poll(context)
-            });
-            let mut ticker = Ticker::default();
-            self.in_time(&mut ticker, answered, None).await?.map_err(of_hyper)?
+            }));
+            self.in_time(clock, answered, None).await?.map_err(of_hyper)?
         };
         if response.status() != hyper::StatusCode::SWITCHING_PROTOCOLS {
             if !is_over {
@@ -197,7 +213,7 @@ impl Proxy {
         &self,
         request: &RequestHead,
         response: hyper::Response<Incoming>,
-        connection: Option<UpstreamConnection>,
+        sender: Option<Sender>,
         lasting: &mut Lasting,
     ) -> Result<Response<BoxBody>, UpstreamError> {
         use hyper::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -218,7 +234,7 @@ impl Proxy {
             (_, None) => BodySize::Stream,
         };
         lasting.answered(status);
-        let connection = connection.map(|connection| (Rc::clone(&self.pool), connection));
+        let connection = sender.map(|sender| (Rc::clone(&self.pool), sender));
         let body = ResponseBody::new(incoming, size, connection, std::mem::take(lasting));
         let mut passed = Response::with_body(status, BoxBody::new(body));
         fields::of_response(&parts.headers, passed.headers_mut());

@@ -13,7 +13,7 @@ mod health;
 mod origin;
 mod pool;
 mod refusal;
-mod ticker;
+mod response_clock;
 mod tunnel;
 mod upstream;
 
@@ -42,6 +42,7 @@ pub use origin::AllowedOrigin;
 use pool::Pool;
 pub(super) use refusal::ChallengeFields;
 use refusal::refusal;
+pub(super) use response_clock::ResponseClock;
 pub use upstream::{Upstream, UpstreamAddress, UpstreamTlsError};
 
 /// The most bytes of a response that are encoded at once.
@@ -173,13 +174,14 @@ impl Proxy {
             self.admitter.config.access_log.then(|| AccessRecord::begin(request.head(), admitted));
         let mut lasting = Lasting::new(self.open_stream(&request, admitted), access);
         let payload = request.take_payload();
+        let clock = request.conn_data::<ResponseClock>().cloned().unwrap_or_default();
         let head = request.head();
         let answered = if is_websocket(head) {
             // Boxed, as its size would count for every request.
-            Box::pin(self.open_tunnel(head, admitted, payload, &mut lasting)).await
+            Box::pin(self.open_tunnel(head, admitted, payload, &clock, &mut lasting)).await
         } else {
-            self.exchange(head, admitted, payload).await.and_then(|(response, connection)| {
-                self.respond(head, response, Some(connection), &mut lasting)
+            self.exchange(head, admitted, payload, &clock).await.and_then(|(response, sender)| {
+                self.respond(head, response, Some(sender), &mut lasting)
             })
         };
         answered.unwrap_or_else(|e| {
