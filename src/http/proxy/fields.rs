@@ -48,7 +48,8 @@ pub(super) fn of_request(head: &RequestHead, about: &Forwarded<'_>) -> HeaderMap
     let fields = head.headers();
     let named =
         NamedFields::of(fields.get_all(actix_http::header::CONNECTION).map(ClientValue::as_bytes));
-    let mut passed = HeaderMap::with_capacity(fields.len() + 6);
+    // Six are the gate's, and the client's Host and its credentials are usually dropped.
+    let mut passed = HeaderMap::with_capacity(fields.len() + 4);
     for (name, value) in fields {
         let text = name.as_str();
         if about.credentials == Some(name)
@@ -148,8 +149,17 @@ fn forwarded_for(fields: &ClientFields, about: &Forwarded<'_>) -> Option<HeaderV
             list.extend_from_slice(b", ");
         }
     }
-    // Writing to memory does not fail.
-    let _ = write!(list, "{}", about.peer.to_canonical());
+    match about.peer.to_canonical() {
+        // The formatter would take a fifth of the instructions for the whole request.
+        IpAddr::V4(address) => {
+            for (n, octet) in address.octets().into_iter().enumerate() {
+                list.extend_from_slice(if n == 0 { b"" } else { b"." });
+                list.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        // Writing to memory does not fail.
+        IpAddr::V6(address) => drop(write!(list, "{address}")),
+    }
     HeaderValue::from_maybe_shared(Bytes::from(list)).ok()
 }
 
