@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, Command};
+use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
 use base64::Engine;
@@ -18,6 +19,7 @@ use crate::support::cli::{
 };
 use crate::support::client::{Connection, Request, TIMEOUT, basic};
 use crate::support::store::TempStore;
+use crate::support::upstream::{Upstream, ok};
 
 fn serve(store: &TempStore, words: &str) -> ServerProcess {
     drop(store.open()); // created if missing
@@ -820,22 +822,30 @@ fn stopping_server_leaves_the_socket_of_its_successor() {
     let store = TempStore::new();
     store.add("roy", "open-sesame");
     let path = socket(&store);
-    // The rehash takes seconds after the answer.
-    let words = format!(
-        "serve --unix-socket {} --cost 15 --rehash --database {}",
-        path.display(),
-        store.database().display()
-    );
-    let mut command = command(store.folder(), words.split(' '));
-    command.stderr(std::process::Stdio::null());
-    let mut first = SocketServer::start_unlogged(&store, command);
+    // The first server does not end before its API has answered.
+    let (asked, may_answer) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let api = Upstream::answering({
+        let (asked, may_answer) = (Arc::clone(&asked), Arc::clone(&may_answer));
+        move |_, _| {
+            asked.wait();
+            may_answer.wait();
+            ok("")
+        }
+    });
+    let mut first = SocketServer::start(&store, &format!("--upstream {}", api.url()));
     let roy = Request::get("/rest-auth").basic("roy", "open-sesame");
-    assert!(send_locally(&store, &roy).starts_with("HTTP/1.1 200"));
-    kill_process(Pid::from_child(&first.0), Signal::TERM).unwrap();
-    while std::os::unix::net::UnixStream::connect(&path).is_ok() {}
-    let mut second = SocketServer::start(&store, "");
-    assert!(first.0.try_wait().unwrap().is_none(), "the first one has not ended yet");
-    assert_eq!(wait_or_kill(&mut first.0).code(), Some(0));
+    let mut second = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| send_locally(&store, &roy));
+        asked.wait();
+        kill_process(Pid::from_child(&first.0), Signal::TERM).unwrap();
+        while std::os::unix::net::UnixStream::connect(&path).is_ok() {}
+        let second = SocketServer::start(&store, "");
+        assert!(first.0.try_wait().unwrap().is_none(), "the first one has not ended yet");
+        may_answer.wait();
+        assert!(waiting.join().unwrap().starts_with("HTTP/1.1 200"));
+        assert_eq!(wait_or_kill(&mut first.0).code(), Some(0));
+        second
+    });
     let response = send_locally(&store, &roy);
     assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     assert_eq!(second.stop(), Some(0));
