@@ -399,6 +399,8 @@ def measure_table(folder, hashed, options):
                     load = Load(server, path, PAIR_SECONDS, fields=fields[path]).end()
                     if load.errors:
                         raise SystemExit(f"{server.name}: {load.errors} refusals of {path}")
+                    if not load.requests:
+                        raise SystemExit(f"{server.name}: no response to {path} in {PAIR_SECONDS} s")
                     if path == server.right:
                         # Who hashes for every request still does so for those that wrk has given up.
                         drain(server)
