@@ -286,6 +286,22 @@ x-forwarded-proto: http";
         assert_eq!(passed(&fields, &over_tls), expected);
     }
 
+    /// U-13
+    #[test]
+    fn upstream_learns_addresses_of_both_families() {
+        for (peer, expected) in [
+            ("255.10.0.1", "255.10.0.1"),
+            ("0.0.0.0", "0.0.0.0"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("2001:DB8::1", "2001:db8::1"),
+        ] {
+            let about = Forwarded { peer: peer.parse().unwrap(), ..about(None) };
+            let seen = passed(&[], &about);
+            let line = format!("x-forwarded-for: {expected}");
+            assert!(seen.lines().any(|one| one == line), "{seen}");
+        }
+    }
+
     /// U-02, in the spellings that upstreams fold. docs/security.md names the advisories.
     #[test]
     fn client_cannot_speak_for_the_gate() {
