@@ -1,10 +1,11 @@
 //! Servers without a reachable database.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::{Fleet, LEASE, PASSWORD, eventually, login, shared, timed, verified};
+use super::{Fleet, LEASE, PASSWORD, eventually, login, shared, status, timed, verified};
 use crate::support::cli::{ServerProcess, command};
 use crate::support::client::{Connection, Request};
 use crate::support::fault_proxy::{Fault, FaultProxy};
@@ -97,6 +98,35 @@ fn silent_database_is_given_up_within_the_lease() {
         assert_eq!(refused.status, 503);
         assert!(waited < limit, "{waited:?}");
     }
+}
+
+/// F-05: a database that answers late on one connection may answer at once on the next. Nobody is
+/// refused before that one has failed too.
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn silent_connection_is_replaced_without_refusing_anyone() {
+    let fleet = Fleet::without_schema(shared());
+    // Half of it is the time of a reading, and of the next connection. A look-up has 2 s.
+    fleet.succeed("database init --lease 2s", "");
+    fleet.add(["roy", "ann", "bob"]);
+    let proxy = FaultProxy::start(shared().address().unwrap());
+    let server = fleet.serve_at(&fleet.url_at(proxy.address()), "");
+    let _roy = verified(&server, "roy");
+    let before = proxy.accepted();
+    proxy.set(Fault::Blackhole);
+    thread::scope(|scope| {
+        let ann = scope.spawn(|| status(&server, "ann"));
+        eventually(|| (proxy.accepted() > before).then_some(()));
+        let mut bob = Connection::open(server.address);
+        assert_eq!(Request::get("/readyz").send(server.address).status, 200);
+        let bob = scope.spawn(move || bob.send(&login("bob")).status);
+        proxy.set(Fault::Forward);
+        assert_eq!((ann.join().unwrap(), bob.join().unwrap()), (200, 200));
+    });
+    let log = log_of(server);
+    assert!(!log.contains("ERROR "), "{log}");
+    let anew = "connected to the database anew: no answer within 1000 ms";
+    assert_eq!(log.matches(anew).count(), 1, "{log}");
 }
 
 /// F-14: the database comes after the server, which needs no restart.

@@ -347,26 +347,78 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The end of a connection.
+struct Lost {
+    why: String,
+    /// The length of the lease, if the state was read.
+    length: Option<Duration>,
+}
+
 /// Follows the store until the sender of the jobs is gone.
 async fn follow(params: &ConnectionParams, shared: &Shared, mut jobs: Jobs) {
     let mut follower = Follower::default();
+    let mut lookups = Lookups::default();
+    let mut replaced: Option<(String, Duration)> = None;
     loop {
-        let connected = refuse_until(&mut jobs, shared, params.connect()).await;
-        let (why, was_used) = match connected {
+        let connecting = params.connect();
+        let connected = match replaced.take() {
+            Some((why, limit)) => {
+                replace(&mut jobs, shared, &mut lookups, (why, limit), connecting).await
+            }
+            None => refuse_until(&mut jobs, shared, connecting).await,
+        };
+        let Lost { why, length } = match connected {
             None => return,
-            Some(Err(e)) => (e.to_string(), false),
+            Some(Err(e)) => Lost { why: e.to_string(), length: None },
             Some(Ok(link)) => {
-                match use_link(params, shared, &mut follower, link, &mut jobs).await {
+                let used =
+                    use_link(params, shared, &mut follower, &mut lookups, link, &mut jobs).await;
+                match used {
                     None => return,
                     Some(lost) => lost,
                 }
             }
         };
+        if let Some(length) = length {
+            lookups.keep_left();
+            replaced = Some((why, length / 2));
+            continue;
+        }
+        lookups = Lookups::default();
         let pause = shared.is_down(why);
-        // The next host may be there already.
-        if !was_used && refuse_until(&mut jobs, shared, tokio::time::sleep(pause)).await.is_none() {
+        if refuse_until(&mut jobs, shared, tokio::time::sleep(pause)).await.is_none() {
             return;
         }
+    }
+}
+
+/// Replaces a connection that was lost for a reason. A busy database answers late on one and at once
+/// on another, so jobs are kept for as long as the limit says. Then the database is down, and they
+/// are refused. Returns `None` if the sender of the jobs is gone.
+async fn replace<T, E>(
+    jobs: &mut Jobs,
+    shared: &Shared,
+    lookups: &mut Lookups,
+    (why, limit): (String, Duration),
+    connecting: impl Future<Output = Result<T, E>>,
+) -> Option<Result<T, E>> {
+    let mut connecting = std::pin::pin!(connecting);
+    let mut in_time = std::pin::pin!(tokio::time::timeout(limit, &mut connecting));
+    let connected = loop {
+        tokio::select! {
+            connected = &mut in_time => break connected,
+            job = jobs.recv() => lookups.keep(job?),
+        }
+    };
+    if let Ok(Ok(link)) = connected {
+        log::warn!("connected to the database anew: {why}");
+        return Some(Ok(link));
+    }
+    *lookups = Lookups::default();
+    shared.is_down(why);
+    match connected {
+        Ok(failed) => Some(failed),
+        Err(_) => refuse_until(jobs, shared, connecting).await,
     }
 }
 
@@ -392,23 +444,23 @@ async fn refuse_until<T>(
     }
 }
 
-/// Uses a connection until it fails. Returns the reason, and true if the state was read. Returns
-/// `None` if the sender of the jobs is gone.
+/// Uses a connection until it fails. Returns `None` if the sender of the jobs is gone.
 async fn use_link(
     params: &ConnectionParams,
     shared: &Shared,
     follower: &mut Follower,
+    lookups: &mut Lookups,
     link: Link,
     jobs: &mut Jobs,
-) -> Option<(String, bool)> {
+) -> Option<Lost> {
     let Link { client, mut driver, .. } = link;
     let client = &client;
     let mut closed = std::pin::pin!(driver.ended());
-    let mut lookups = Lookups::default();
-    let mut running = FuturesUnordered::new();
+    let mut running: FuturesUnordered<_> =
+        lookups.begin().map(|wanted| queries::run(client, wanted)).collect();
     let mut reading = FuturesUnordered::new();
     let mut schedule = Schedule::default();
-    let lost = |why, schedule: &Schedule| Some((why, schedule.length().is_some()));
+    let lost = |why, schedule: &Schedule| Some(Lost { why, length: schedule.length() });
     loop {
         let due = schedule.due(boot_time(), shared.last_used());
         if due == Due::Now && reading.is_empty() {

@@ -94,6 +94,8 @@ struct QueryLine {
     begun: Option<Waiting>,
     /// Answered by the next one.
     next: Waiting,
+    /// The look-ups of `begun`, or else of `next`, were left by an earlier connection.
+    repeats: bool,
 }
 
 type Waiting = HashMap<UserName, Vec<Reply>>;
@@ -107,9 +109,26 @@ pub(super) struct Wanted {
 impl Lookups {
     /// Adds a look-up. Returns the query to begin, if none is under way.
     pub(super) fn add(&mut self, job: Job) -> Option<Wanted> {
-        let line = self.line(job.with_groups);
-        line.next.entry(job.name).or_default().push(job.reply);
-        line.begin(job.with_groups)
+        let with_groups = job.with_groups;
+        self.keep(job);
+        self.line(with_groups).begin(with_groups)
+    }
+
+    /// Adds a look-up for the next connection.
+    pub(super) fn keep(&mut self, job: Job) {
+        self.line(job.with_groups).next.entry(job.name).or_default().push(job.reply);
+    }
+
+    /// Keeps the look-ups that a connection has left, for the next one. Refuses those that it had
+    /// from another one: no look-up waits for a third connection.
+    pub(super) fn keep_left(&mut self) {
+        self.users.keep_left();
+        self.users_with_groups.keep_left();
+    }
+
+    /// Returns the queries to begin on a new connection.
+    pub(super) fn begin(&mut self) -> impl Iterator<Item = Wanted> {
+        [self.users.begin(false), self.users_with_groups.begin(true)].into_iter().flatten()
     }
 
     /// Answers the look-ups of a query. Returns the next query to begin, if there are more.
@@ -120,6 +139,7 @@ impl Lookups {
         follower: &Follower,
     ) -> Option<Wanted> {
         let line = self.line(with_groups);
+        line.repeats = false;
         for (name, replies) in line.begun.take().into_iter().flatten() {
             let found = match &mut read {
                 Ok(read) => read.take(&name, follower),
@@ -148,17 +168,31 @@ impl QueryLine {
         let begun = self.begun.insert(std::mem::take(&mut self.next));
         Some(Wanted { names: begun.keys().cloned().collect(), with_groups })
     }
+
+    fn keep_left(&mut self) {
+        let begun = self.begun.take().unwrap_or_default();
+        if self.repeats {
+            refuse(begun);
+        } else {
+            for (name, replies) in begun {
+                self.next.entry(name).or_default().extend(replies);
+            }
+        }
+        self.repeats = !self.next.is_empty();
+    }
 }
 
-/// Refuses the look-ups that are under way when the connection ends.
+/// Refuses the look-ups that are left.
 impl Drop for QueryLine {
     fn drop(&mut self) {
-        let next = std::mem::take(&mut self.next);
-        for reply in
-            self.begun.take().into_iter().chain([next]).flatten().flat_map(|(_, replies)| replies)
-        {
-            reply.send(Err(StoreError::Unreachable("the connection was lost".to_owned())));
-        }
+        refuse(self.begun.take().unwrap_or_default());
+        refuse(std::mem::take(&mut self.next));
+    }
+}
+
+fn refuse(lookups: Waiting) {
+    for reply in lookups.into_values().flatten() {
+        reply.send(Err(StoreError::Unreachable("the connection was lost".to_owned())));
     }
 }
 
@@ -269,6 +303,50 @@ mod tests {
         assert!(lookups.answer(Err(failed), true, &follower).is_none());
         let with_groups = with_groups.try_recv().unwrap();
         assert!(matches!(with_groups, Err(StoreError::Unreachable(_))), "{with_groups:?}");
+    }
+
+    /// F-05: a look-up outlives one connection, and waits for no third one. Later ones are not refused
+    /// with it.
+    #[test]
+    fn lookup_waits_for_one_more_connection() {
+        let (mut lookups, follower) = (Lookups::default(), Follower::default());
+        let wanted = |lookups: &mut Lookups| {
+            let wanted = lookups.begin().map(|wanted| (wanted.with_groups, names(Some(wanted))));
+            wanted.map(|(groups, names)| (groups, names.join(" "))).collect::<Vec<_>>()
+        };
+        let add = |lookups: &mut Lookups, of: &str, with_groups| {
+            let (job, found) = job(of, with_groups);
+            (lookups.add(job).is_some(), found)
+        };
+        let (begun, ann) = add(&mut lookups, "ann", false);
+        assert!(begun);
+        let (begun, bob) = add(&mut lookups, "bob", false);
+        assert!(!begun);
+        lookups.keep_left();
+        let (grouped, eve) = job("eve", true);
+        lookups.keep(grouped);
+        let second = [(false, "ann bob".to_owned()), (true, "eve".to_owned())];
+        assert_eq!(wanted(&mut lookups), second);
+        let (begun, joe) = add(&mut lookups, "joe", false);
+        assert!(!begun, "a query is under way");
+        lookups.keep_left();
+        for found in [&ann, &bob] {
+            let found = found.try_recv().unwrap();
+            assert!(matches!(found, Err(StoreError::Unreachable(_))), "{found:?}");
+        }
+        // It came between connections, so it has waited for one.
+        assert!(eve.try_recv().is_err());
+        let third = [(false, "joe".to_owned()), (true, "eve".to_owned())];
+        assert_eq!(wanted(&mut lookups), third);
+        assert!(lookups.answer(Ok(read("joe")), false, &follower).is_none());
+        assert!(joe.try_recv().unwrap().unwrap().is_some());
+        let (begun, ann) = add(&mut lookups, "ann", false);
+        assert!(begun);
+        lookups.keep_left();
+        assert!(ann.try_recv().is_err(), "an answer begins anew");
+        assert_eq!(wanted(&mut lookups), [(false, "ann".to_owned())]);
+        let eve = eve.try_recv().unwrap();
+        assert!(matches!(eve, Err(StoreError::Unreachable(_))), "{eve:?}");
     }
 
     #[test]
