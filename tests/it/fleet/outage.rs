@@ -100,11 +100,11 @@ fn silent_database_is_given_up_within_the_lease() {
     }
 }
 
-/// F-05: a database that answers late on one connection may answer at once on the next. Nobody is
+/// F-05: a database that answers late on one connection may answer at once on the next. No request is
 /// refused before that one has failed too.
 #[test]
 #[ignore = "needs PostgreSQL"]
-fn silent_connection_is_replaced_without_refusing_anyone() {
+fn silent_connection_is_replaced_without_refusing_a_request() {
     let fleet = Fleet::without_schema(shared());
     // Half of it is the time of a reading, and of the next connection. A look-up has 2 s.
     fleet.succeed("database init --lease 2s", "");

@@ -358,6 +358,7 @@ struct Lost {
 async fn follow(params: &ConnectionParams, shared: &Shared, mut jobs: Jobs) {
     let mut follower = Follower::default();
     let mut lookups = Lookups::default();
+    // The reason for which a connection was lost, and the time to replace it.
     let mut replaced: Option<(String, Duration)> = None;
     loop {
         let connecting = params.connect();
