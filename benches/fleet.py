@@ -152,12 +152,9 @@ class Client:
 
 
 @contextlib.contextmanager
-def loads(folder, ports, connections=16):
-    """Keeps servers busy with the cached password of roy, as benches/compare.py does: with a pause of 1 ms after each
-    answer. Without it, the database and the commands, which share the cores, answer after seconds or not at all."""
-    pause = folder / "pause.lua"
-    pause.write_text("function delay() return 1 end")
-    running = [subprocess.Popen(["wrk", "-t1", f"-c{connections}", "-d1h", "-s", pause, "-H", f"Authorization: {RIGHT}",
+def loads(ports, connections=16):
+    """Keeps servers busy with the cached password of roy."""
+    running = [subprocess.Popen(["wrk", "-t1", f"-c{connections}", "-d1h", "-H", f"Authorization: {RIGHT}",
                                  f"http://127.0.0.1:{port}/rest-auth"], stdout=subprocess.DEVNULL) for port in ports]
     try:
         yield
@@ -191,7 +188,7 @@ def revoke(bars, options):
         add_roy(url)
         add_many(url, options.users)
         with contextlib.ExitStack() as stack:
-            # Of the lowest cost: a refused user takes a hash, and the loads leave hash workers little time.
+            # Of the lowest cost: a refused user takes a hash, and the loads leave hash workers no time.
             servers = [stack.enter_context(resttool(folder, *NO_LIMITS, "--cost", "4", database=url)) for _ in range(3)]
             ports = [server.port for server in servers]
             for port in ports:
@@ -199,7 +196,7 @@ def revoke(bars, options):
                 assert client.status("roy") == 200
                 for n in range(options.users):
                     assert client.status(f"user-{n}") == 200, n
-            stack.enter_context(loads(folder, ports))
+            stack.enter_context(loads(ports))
             refused, granted = [], []
 
             def one(n):
