@@ -50,6 +50,7 @@ impl FaultProxy {
             target,
             ended: false,
             accepted: 0,
+            silent: 0,
             to_server: 0,
             to_client: 0,
             open: HashMap::new(),
@@ -76,6 +77,12 @@ impl FaultProxy {
     /// Forwards new connections to another server. Open connections stay.
     pub fn retarget(&self, target: SocketAddr) {
         self.shared.lock().target = target;
+    }
+
+    /// Forwards nothing more of the connections that are open now, whatever the fault.
+    pub fn silence(&self) {
+        let mut state = self.shared.lock();
+        state.silent = state.accepted;
     }
 
     /// Closes all open connections at both ends. New connections are not affected.
@@ -134,6 +141,8 @@ struct State {
     target: SocketAddr,
     ended: bool,
     accepted: u64,
+    /// The last connection that forwards nothing any more.
+    silent: u64,
     to_server: u64,
     to_client: u64,
     /// The ends of each open connection: the client's, and the server's once there is one.
@@ -251,8 +260,9 @@ impl Shared {
             };
             state = self.changed.wait_timeout_while(state, time, delays).unwrap().0;
         }
-        let holds =
-            |state: &mut State| state.fault == Fault::Blackhole && state.open.contains_key(&id);
+        let holds = |state: &mut State| {
+            (state.fault == Fault::Blackhole || id <= state.silent) && state.open.contains_key(&id)
+        };
         state = self.changed.wait_while(state, holds).unwrap();
         state.open.contains_key(&id)
     }

@@ -72,8 +72,7 @@ impl Follower {
     /// Takes the answer to a reading that was sent at `sent`, and came at `now`.
     ///
     /// # Errors
-    /// See [`Rejected`]. Then the connection has to be given up. The lease of the reading before
-    /// runs to its own end.
+    /// See [`Rejected`]. The lease of the reading before runs to its own end.
     pub(crate) fn answered(
         &mut self,
         sent: Duration,

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use super::Revision;
 pub(super) use changed_names::ChangedNames;
-pub(super) use follower::{Answer, Changes, Follower, StateTag};
+pub(super) use follower::{Answer, Changes, Follower, Rejected, StateTag};
 
 /// The length of the lease of a store on this machine. A change waits as long before it returns.
 pub(crate) const LOCAL: Duration = Duration::from_millis(1);

@@ -1,4 +1,4 @@
-//! The store as a server reads it: one thread with one connection, which renews the lease by a timer.
+//! The store as a server reads it: one thread with a connection, which renews the lease by a timer.
 //!
 //! Decides when the revision is read, and what happens without a connection. No other thread waits
 //! for the network, except hash workers for the record of a user.
@@ -25,7 +25,7 @@ use super::session::runtime;
 use super::transaction;
 use super::url::PostgresUrl;
 use crate::domain::{StoredHash, User, UserName};
-use crate::store::lease::{ChangedNames, Follower, Lease};
+use crate::store::lease::{ChangedNames, Follower, Lease, Rejected};
 use crate::store::owned::{cannot_start, lost};
 use crate::store::{FoundUser, Revision, StoreError, UserReader, replace_hash_in};
 #[cfg(test)]
@@ -296,17 +296,17 @@ impl Shared {
     /// Publishes a reading of the state. Returns the length of its lease.
     ///
     /// # Errors
-    /// Returns the reason why the connection has to be given up.
+    /// Returns the reason why the reading does not count.
     fn publish(
         &self,
         url: &PostgresUrl,
         follower: &mut Follower,
         read: StateReading,
-    ) -> Result<Duration, String> {
+    ) -> Result<Duration, Unread> {
         let StateReading { sent, version, answer } = read;
-        schema::check(url, Some(version)).map_err(|e| e.to_string())?;
+        schema::check(url, Some(version)).map_err(|e| Unread::Failed(e.to_string()))?;
         let length = answer.length;
-        let step = follower.answered(sent, boot_time(), answer).map_err(|e| e.to_string())?;
+        let step = follower.answered(sent, boot_time(), answer)?;
         if let Some(changes) = step.changes {
             self.changed.record(changes, step.reading.revision);
         }
@@ -347,55 +347,67 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The reason why a reading does not count.
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// The end of a connection.
-struct Lost {
-    why: String,
-    /// The length of the lease, if the state was read.
-    length: Option<Duration>,
+enum Lost {
+    /// It has failed, after it was of use.
+    Failed {
+        why: String,
+        /// The time for which it may be replaced.
+        limit: Duration,
+    },
+    /// It is late, and another one is not.
+    Replaced(Link),
+    /// There is no connection.
+    Down(String),
 }
 
 /// Follows the store until the sender of the jobs is gone.
 async fn follow(params: &ConnectionParams, shared: &Shared, mut jobs: Jobs) {
     let mut follower = Follower::default();
     let mut lookups = Lookups::default();
-    // The reason for which a connection was lost, and the time to replace it.
-    let mut replaced: Option<(String, Duration)> = None;
+    let mut lost = None;
     loop {
-        let connecting = params.connect();
-        let connected = match replaced.take() {
-            Some((why, limit)) => {
+        let connected = match lost.take() {
+            Some(Lost::Replaced(link)) => Some(Ok(link)),
+            Some(Lost::Failed { why, limit }) => {
+                let connecting = params.connect();
                 replace(&mut jobs, shared, &mut lookups, (why, limit), connecting).await
             }
-            None => refuse_until(&mut jobs, shared, connecting).await,
+            Some(Lost::Down(_)) | None => refuse_until(&mut jobs, shared, params.connect()).await,
         };
-        let Lost { why, length } = match connected {
+        let used = match connected {
             None => return,
-            Some(Err(e)) => Lost { why: e.to_string(), length: None },
+            Some(Err(e)) => Some(Lost::Down(e.to_string())),
             Some(Ok(link)) => {
-                let used =
-                    use_link(params, shared, &mut follower, &mut lookups, link, &mut jobs).await;
-                match used {
-                    None => return,
-                    Some(lost) => lost,
-                }
+                use_link(params, shared, &mut follower, &mut lookups, link, &mut jobs).await
             }
         };
-        if let Some(length) = length {
-            lookups.keep_left();
-            replaced = Some((why, length / 2));
-            continue;
+        match &used {
+            None => return,
+            Some(Lost::Failed { .. } | Lost::Replaced(_)) => lookups.keep_left(),
+            Some(Lost::Down(why)) => {
+                lookups = Lookups::default();
+                let pause = tokio::time::sleep(shared.is_down(why.clone()));
+                if refuse_until(&mut jobs, shared, pause).await.is_none() {
+                    return;
+                }
+            }
         }
-        lookups = Lookups::default();
-        let pause = shared.is_down(why);
-        if refuse_until(&mut jobs, shared, tokio::time::sleep(pause)).await.is_none() {
-            return;
-        }
+        lost = used;
     }
 }
 
-/// Replaces a connection that was lost for a reason. A busy database answers late on one and at once
-/// on another, so jobs are kept for as long as the limit says. Then the database is down, and they
-/// are refused. Returns `None` if the sender of the jobs is gone.
+/// Replaces a connection that has failed. Jobs are kept for as long as the limit says. Then the
+/// database is down, and they are refused. Returns `None` if the sender of the jobs is gone.
 async fn replace<T, E>(
     jobs: &mut Jobs,
     shared: &Shared,
@@ -445,7 +457,9 @@ async fn refuse_until<T>(
     }
 }
 
-/// Uses a connection until it fails. Returns `None` if the sender of the jobs is gone.
+/// Uses a connection until it fails. If it is late, another one is opened beside it, and the first of
+/// the two that answers in time is used: a busy database may answer sooner on either. Returns `None`
+/// if the sender of the jobs is gone.
 async fn use_link(
     params: &ConnectionParams,
     shared: &Shared,
@@ -460,29 +474,48 @@ async fn use_link(
     let mut running: FuturesUnordered<_> =
         lookups.begin().map(|wanted| queries::run(client, wanted)).collect();
     let mut reading = FuturesUnordered::new();
+    let mut replacing = FuturesUnordered::new();
     let mut schedule = Schedule::default();
-    let lost = |why, schedule: &Schedule| Some(Lost { why, length: schedule.length() });
+    let failed = |why, schedule: &Schedule| match schedule.time_to_replace(boot_time()) {
+        Some(limit) => Lost::Failed { why, limit },
+        None => Lost::Down(why),
+    };
     loop {
-        let due = schedule.due(boot_time(), shared.last_used());
+        let now = boot_time();
+        let due = schedule.due(now, shared.last_used());
         if due == Due::Now && reading.is_empty() {
-            schedule.sent(boot_time());
-            let limit = schedule.length().map_or(QUERY_TIMEOUT, |length| length / 2);
-            reading.push(read_state(client, follower.last(), limit));
+            schedule.sent(now);
+            reading.push(read_state(client, follower.last()));
         }
-        let pause = async {
-            match due {
-                Due::In(pause) => tokio::time::sleep(pause).await,
-                Due::Now | Due::WhenUsed => std::future::pending().await,
-            }
+        let pause = match due {
+            Due::In(pause) => Some(pause),
+            Due::Now | Due::WhenUsed => None,
         };
+        let late = schedule.until_limit(now).filter(|_| replacing.is_empty());
         tokio::select! {
-            why = &mut closed => return lost(why, &schedule),
-            () = pause => {}
+            why = &mut closed => return Some(failed(why, &schedule)),
+            () = sleep(pause) => {}
             () = shared.wake.notified() => {}
+            () = sleep(late) => match schedule.time_to_replace(boot_time()) {
+                Some(limit) => replacing.push(tokio::time::timeout(limit, connect_at_last(params))),
+                None => return Some(Lost::Down(too_late(&schedule))),
+            },
+            Some(connected) = replacing.next() => {
+                let why = too_late(&schedule);
+                let Ok(link) = connected else { return Some(Lost::Down(why)) };
+                log::warn!("connected to the database anew: {why}");
+                return Some(Lost::Replaced(link));
+            }
             Some(read) = reading.next() => {
+                let read = read.map_err(Unread::Failed);
                 match read.and_then(|read| shared.publish(&params.url, follower, read)) {
-                    Ok(length) => schedule.renewed(length),
-                    Err(why) => return lost(why, &schedule),
+                    Ok(length) => {
+                        schedule.renewed(length);
+                        replacing.clear();
+                    }
+                    // Read again, until the limit is over.
+                    Err(Unread::Rejected(Rejected::Late)) => {}
+                    Err(e) => return Some(failed(e.to_string(), &schedule)),
                 }
             }
             job = jobs.recv() => {
@@ -491,17 +524,39 @@ async fn use_link(
                 }
             }
             Some((with_groups, read)) = running.next() => {
-                let (read, failed) = match read {
+                let (read, why) = match read {
                     Ok(read) => (Ok(read), None),
                     Err(e) => (Err(e.repeat()), Some(e)),
                 };
                 if let Some(next) = lookups.answer(read, with_groups, follower) {
                     running.push(queries::run(client, next));
                 }
-                if let Some(StoreError::Unreachable(why)) = failed {
-                    return lost(why, &schedule);
+                if let Some(StoreError::Unreachable(why)) = why {
+                    return Some(failed(why, &schedule));
                 }
             }
         }
+    }
+}
+
+/// Tries to connect until it succeeds. A database may have no connection to spare for a moment.
+async fn connect_at_last(params: &ConnectionParams) -> Link {
+    loop {
+        if let Ok(link) = params.connect().await {
+            return link;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+fn too_late(schedule: &Schedule) -> String {
+    format!("no answer in time, within {} ms", schedule.limit().as_millis())
+}
+
+/// Sleeps for ever without a time.
+async fn sleep(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
     }
 }

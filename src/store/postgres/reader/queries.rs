@@ -51,15 +51,11 @@ pub(super) struct StateReading {
 pub(super) async fn read_state(
     client: &Client,
     last: Option<StateTag>,
-    limit: Duration,
 ) -> Result<StateReading, String> {
     let sent = boot_time();
     let last = last.map(|tag| tag.0);
     let values: [(&(dyn ToSql + Sync), Type); 1] = [(&last, Type::INT8)];
-    let row = tokio::time::timeout(limit, client.query_typed_one(STATE, &values)).await;
-    let row = row
-        .map_err(|_| format!("no answer within {} ms", limit.as_millis()))?
-        .map_err(|e| describe(&e))?;
+    let row = client.query_typed_one(STATE, &values).await.map_err(|e| describe(&e))?;
     let (version, answer) = answer(&row).map_err(|e| describe(&e))?;
     Ok(StateReading { sent, version, answer })
 }
