@@ -55,16 +55,16 @@ def free_port():
 
 
 class Server:
-    """A server's processes, all in a group of their own. Not in a session of their own: the kernel may share out the
-    cores by sessions, and then priorities say nothing between a server and its clients."""
+    """A server's processes, all in a group of their own. Not in a session of their own, unless `session` says so: the
+    kernel may share out the cores by sessions, and then priorities say nothing between a server and its clients."""
 
-    def __init__(self, name, version, command, port, right, free, env=None, log=None):
+    def __init__(self, name, version, command, port, right, free, env=None, log=None, session=False):
         self.name, self.version, self.port = name, version, port
         self.right, self.free = right, free
         self.log = open(log, "wb") if log else subprocess.DEVNULL
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
-            env={**os.environ, **(env or {})}, preexec_fn=os.setpgrp)
+            env={**os.environ, **(env or {})}, preexec_fn=os.setsid if session else os.setpgrp)
         end = time.monotonic() + 10
         while True:
             with contextlib.suppress(OSError):
@@ -131,7 +131,7 @@ def run(*command, stdin=None):
     return done.stdout
 
 
-def resttool(folder, *options, database=None):
+def resttool(folder, *options, database=None, session=False):
     database = database or folder / "users.db"
     port = free_port()
     env = {k: None for k in os.environ if k.startswith("RESTTOOL_")}
@@ -140,7 +140,7 @@ def resttool(folder, *options, database=None):
     command = [TOOL, "serve", "--port", port, "--database", database, *options]
     version = run(TOOL, "--version").split()[1]
     return Server("resttool", version, list(map(str, command)), port, "/rest-auth", "/healthz",
-                  log=folder / f"resttool-{port}.log")
+                  log=folder / f"resttool-{port}.log", session=session)
 
 
 def nginx(folder, line):

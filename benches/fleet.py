@@ -153,9 +153,14 @@ class Client:
 
 @contextlib.contextmanager
 def loads(ports, connections=16):
-    """Keeps servers busy with the cached password of roy."""
+    """Keeps servers busy with the cached password of roy.
+
+    Each program is in a session of its own, and servers beside a load have to be, as services are in control groups.
+    The kernel shares out the cores by sessions, and each process of PostgreSQL has one. Beside one busy session for
+    all servers and clients, a process of PostgreSQL waited some 30 ms for a core each time, and at times 0.6 s."""
     running = [subprocess.Popen(["wrk", "-t1", f"-c{connections}", "-d1h", "-H", f"Authorization: {RIGHT}",
-                                 f"http://127.0.0.1:{port}/rest-auth"], stdout=subprocess.DEVNULL) for port in ports]
+                                 f"http://127.0.0.1:{port}/rest-auth"], stdout=subprocess.DEVNULL,
+                                start_new_session=True) for port in ports]
     try:
         yield
     finally:
@@ -188,8 +193,9 @@ def revoke(bars, options):
         add_roy(url)
         add_many(url, options.users)
         with contextlib.ExitStack() as stack:
-            # Of the lowest cost: a refused user takes a hash, and the loads leave hash workers no time.
-            servers = [stack.enter_context(resttool(folder, *NO_LIMITS, "--cost", "4", database=url)) for _ in range(3)]
+            # Of the lowest cost: a refused user takes a hash, and the loads leave hash workers little time.
+            serve = lambda: resttool(folder, *NO_LIMITS, "--cost", "4", database=url, session=True)
+            servers = [stack.enter_context(serve()) for _ in range(3)]
             ports = [server.port for server in servers]
             for port in ports:
                 client = Client(port)
