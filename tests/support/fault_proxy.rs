@@ -79,7 +79,7 @@ impl FaultProxy {
         self.shared.lock().target = target;
     }
 
-    /// Forwards nothing more of the connections that are open now, whatever the fault.
+    /// Forwards nothing more of the connections that are open now, also under a later fault.
     pub fn silence(&self) {
         let mut state = self.shared.lock();
         state.silent = state.accepted;
