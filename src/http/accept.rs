@@ -40,7 +40,7 @@ pub(super) struct Acceptor {
 
 /// An accepted connection.
 pub(super) enum Accepted {
-    Tcp(TcpStream, Option<Tls>),
+    Tcp(TcpStream, Option<Tls>, SocketAddr),
     Unix(UnixStream),
 }
 
@@ -74,22 +74,16 @@ impl Acceptor {
     }
 
     /// Serves a connection to its end.
-    pub(super) async fn serve<H>(
-        self: Arc<Self>,
-        accepted: Accepted,
-        http: Rc<H>,
-        gate: Arc<Gate>,
-    ) -> Result<(), ()>
+    pub(super) async fn serve<H>(self: Arc<Self>, accepted: Accepted, http: Rc<H>, gate: Arc<Gate>)
     where
         H: Service<(Connection, Option<SocketAddr>), Response = (), Error = DispatchError>,
     {
         let peer = match &accepted {
-            // A client without an address has left already.
-            Accepted::Tcp(stream, _) => stream.peer_addr().map_err(|_| ())?,
+            Accepted::Tcp(_, _, peer) => *peer,
             Accepted::Unix(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         };
         let seat = self.admission.enter(self.source(&accepted, peer.ip())).await;
-        let Some(Ok(stream)) = seat.hold(self.begin(accepted)).await else { return Err(()) };
+        let Some(Ok(stream)) = seat.hold(self.begin(accepted)).await else { return };
         // From here on, the connection itself notices its eviction, which costs a request less.
         let connection = Connection::new(stream, seat.occupant());
         let served = http.call((connection.clone(), Some(peer))).await;
@@ -104,7 +98,6 @@ impl Acceptor {
             // Closed at once if it is evicted.
             seat.hold(self.lingering.close(stream)).await;
         }
-        Ok(())
     }
 
     /// Returns the source that a connection counts for, or `None` if it is exempt from eviction.
@@ -120,7 +113,7 @@ impl Acceptor {
     async fn begin(&self, accepted: Accepted) -> io::Result<Stream> {
         let io_timeout = self.config.io_timeout;
         match accepted {
-            Accepted::Tcp(stream, tls) => Stream::over_tcp(stream, tls, io_timeout).await,
+            Accepted::Tcp(stream, tls, _) => Stream::over_tcp(stream, tls, io_timeout).await,
             Accepted::Unix(stream) => Ok(Stream::over_unix(stream, io_timeout)),
         }
     }

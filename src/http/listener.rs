@@ -1,5 +1,6 @@
 //! Listeners as data: a socket, its TLS, and the service on it.
 
+use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
@@ -80,6 +81,14 @@ impl Service {
 impl Socket {
     pub(super) fn is_tcp(&self) -> bool {
         matches!(self, Self::Tcp(_))
+    }
+
+    /// Returns another file descriptor of the socket.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(listener) => listener.try_clone().map(Self::Tcp),
+            Self::Unix(listener) => listener.try_clone().map(Self::Unix),
+        }
     }
 }
 

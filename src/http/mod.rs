@@ -28,6 +28,7 @@ mod routing;
 mod server;
 mod service;
 mod strict_head;
+mod threads;
 mod tls;
 
 pub use access::{AccessRule, AccessRules, Requirement, RulesError};

@@ -10,25 +10,23 @@ use std::thread;
 use std::time::Duration;
 
 use actix_http::{HttpService, KeepAlive, Request, Response};
-use actix_server::{Server, ServerBuilder};
-use actix_service::{Service as _, ServiceFactory, apply_fn_factory, fn_factory, fn_service};
+use actix_service::ServiceFactory;
 use actix_web::body::BoxBody;
-use actix_web::rt::net::{TcpStream, UnixStream};
 use actix_web::{App, rt};
-use futures_util::future::try_join;
 use rustix::net::sockopt::set_tcp_nodelay;
 
-use super::accept::{Accepted, Acceptor};
+use super::accept::Acceptor;
 use super::connection::{Body, Connection};
 use super::gate::Gate;
 use super::ops::{Monitor, PeerUser};
 use super::proxy::ResponseClock;
 use super::service::{Transport, admitting, application, exchanges, passing, without_continue};
+use super::threads::{RequestThreads, Serve};
 use super::{HttpConfig, Listener, Service, Socket, TrustedProxies};
 use crate::auth::Authenticator;
 
-/// The time in which requests in flight may finish when the server stops, in seconds.
-const SHUTDOWN_SECONDS: u64 = 10;
+/// The time in which requests in flight may finish when the server stops.
+const SHUTDOWN: Duration = Duration::from_secs(10);
 
 /// The connections of all listeners for operators.
 const OPS_CONNECTIONS: NonZeroUsize = match NonZeroUsize::new(32) {
@@ -71,12 +69,12 @@ where
             async move { acceptor.give_memory_back().await }
         });
         let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let mut server = build(threads, max_connections);
+        let mut server = start(threads, max_connections)?;
         for listener in listeners {
-            server = listen(server, listener, &gate, &monitor, &acceptor)?;
+            listen(&mut server, listener, &gate, &monitor, &acceptor).await?;
         }
-        // A server of its own, whose connections and thread no other request can take.
-        let mut ops_server = build(1, OPS_CONNECTIONS.get());
+        // A thread of its own, which no other request can take.
+        let mut ops_server = start(1, OPS_CONNECTIONS.get())?;
         let ops_acceptor = Arc::new(Acceptor::new(&ops_config));
         let has_ops = !ops.is_empty();
         if has_ops {
@@ -86,31 +84,16 @@ where
             rt::spawn(check_streams(Arc::clone(&authenticator)));
         }
         for listener in ops {
-            ops_server = listen(ops_server, listener, &gate, &monitor, &ops_acceptor)?;
+            listen(&mut ops_server, listener, &gate, &monitor, &ops_acceptor).await?;
         }
-        let server = server.run();
-        let ops_server = has_ops.then(|| ops_server.run());
-        let (handle, ops_handle) = (server.handle(), ops_server.as_ref().map(Server::handle));
-        let stop = ready()?;
-        rt::spawn(async move {
-            stop.await;
-            // The framework drops connections that no thread has taken yet, and closes those without a
-            // request. New ones wait for the next server if a service manager keeps the socket.
-            handle.pause().await;
-            acceptor.settle().await;
-            handle.stop(true).await;
-            // Operators can watch the others finish.
-            if let Some(ops) = ops_handle {
-                ops.stop(false).await;
-            }
-        });
-        let ops_server = async {
-            match ops_server {
-                Some(server) => server.await,
-                None => Ok(()),
-            }
-        };
-        try_join(server, ops_server).await?;
+        ready()?.await;
+        // The framework closes connections without a request. New ones wait for the next server if a
+        // service manager keeps the socket.
+        server.pause().await;
+        acceptor.settle().await;
+        server.stop(SHUTDOWN).await?;
+        // Operators can watch the others finish.
+        ops_server.stop(Duration::ZERO).await?;
         // Not on this thread, which has to notice a second signal.
         rt::task::spawn_blocking(move || authenticator.finish()).await.map_err(io::Error::other)
     })
@@ -135,23 +118,19 @@ async fn check_streams(authenticator: Arc<Authenticator>) {
     }
 }
 
-/// Begins a server with this number of threads and connections.
-fn build(threads: usize, max_connections: usize) -> ServerBuilder {
-    Server::build()
-        .disable_signals()
-        .shutdown_timeout(SHUTDOWN_SECONDS)
-        .workers(threads)
-        .max_concurrent_connections(accepted_per_thread(max_connections, threads))
+/// Starts this number of threads, for this number of connections.
+fn start(threads: usize, max_connections: usize) -> io::Result<RequestThreads> {
+    RequestThreads::start(threads, accepted_per_thread(max_connections, threads))
 }
 
 /// Adds a listener to a server.
-fn listen(
-    server: ServerBuilder,
+async fn listen(
+    server: &mut RequestThreads,
     listener: Listener,
     gate: &Arc<Gate>,
     monitor: &Arc<Monitor>,
     acceptor: &Arc<Acceptor>,
-) -> io::Result<ServerBuilder> {
+) -> io::Result<()> {
     let over_tls = listener.tls.is_some();
     let handler = Handler { gate: Arc::clone(gate), acceptor: Arc::clone(acceptor) };
     if listener.service == Service::Proxy
@@ -164,7 +143,7 @@ fn listen(
             exchanges(passing(&of_app, &app_config, over_tls), Arc::clone(&of_app), transport)
         };
         let expect = move || admitting(&of_expect, &expect_config, transport);
-        return handler.listen(server, listener, app, expect);
+        return handler.listen(server, listener, app, expect).await;
     }
     let (service, is_tcp) = (listener.service, listener.socket.is_tcp());
     let (gate, monitor) = (Arc::clone(gate), Arc::clone(monitor));
@@ -180,7 +159,7 @@ fn listen(
         let app = app.clone();
         move || without_continue(app())
     };
-    handler.listen(server, listener, app, expect)
+    handler.listen(server, listener, app, expect).await
 }
 
 /// What serves the connections of a listener.
@@ -192,13 +171,13 @@ struct Handler {
 impl Handler {
     /// Adds a listener. `app` answers requests, and `expect` those that wait for `100 Continue`
     /// first.
-    fn listen<A, E>(
+    async fn listen<A, E>(
         self,
-        server: ServerBuilder,
+        server: &mut RequestThreads,
         Listener { socket, tls, service }: Listener,
         app: impl Fn() -> A + Clone + Send + 'static,
         expect: impl Fn() -> E + Clone + Send + 'static,
-    ) -> io::Result<ServerBuilder>
+    ) -> io::Result<()>
     where
         A: ServiceFactory<
                 Request,
@@ -215,10 +194,10 @@ impl Handler {
                 InitError = (),
             > + 'static,
     {
-        let stopping = server.graceful_shutdown_signal();
+        let stopping = server.stopping();
         let Self { gate, acceptor } = self;
         let http = move || {
-            let stopping = stopping.clone();
+            let stopping = Arc::clone(&stopping);
             HttpService::build()
                 .on_connect_ext(move |connection: &Connection, data| {
                     data.insert(connection.exchange());
@@ -241,48 +220,29 @@ impl Handler {
                 // A client that has left must not keep the upstream busy. One that closes only its
                 // own half looks the same.
                 .h1_allow_half_closed(service != Service::Proxy)
-                .graceful_shutdown_signal(move || {
-                    let stopping = stopping.clone();
-                    async move { stopping.notified().await }
-                })
+                .graceful_shutdown_signal(move || Arc::clone(&stopping).wait())
                 .expect(expect())
                 .h1(app())
         };
         // The service of one thread, which its connections share.
         let serve = move || {
-            let (http, acceptor, gate) = (http(), Arc::clone(&acceptor), Arc::clone(&gate));
-            fn_factory(move || {
-                let (http, acceptor, gate) =
-                    (http.new_service(()), Arc::clone(&acceptor), Arc::clone(&gate));
-                async move {
-                    let http = Rc::new(http.await?);
-                    Ok::<_, ()>(fn_service(move |accepted| {
-                        // Boxed, since every layer around it would set its size aside again.
-                        Box::pin(Arc::clone(&acceptor).serve(
-                            accepted,
-                            Rc::clone(&http),
-                            Arc::clone(&gate),
-                        ))
-                    }))
-                }
-            })
-        };
-        match socket {
-            Socket::Tcp(listener) => {
-                send_at_once(&listener)?;
-                server.listen("http", listener, move || {
-                    let tls = tls.clone();
-                    apply_fn_factory(serve(), move |stream: TcpStream, service| {
-                        service.call(Accepted::Tcp(stream, tls.clone()))
-                    })
-                })
+            let (http, acceptor, gate) =
+                (http().new_service(()), Arc::clone(&acceptor), Arc::clone(&gate));
+            async move {
+                let http = http.await.map_err(|()| io::Error::other("cannot start a service"))?;
+                let http = Rc::new(http);
+                // Boxed, since every layer around it would set its size aside again.
+                let serve: Serve = Rc::new(move |accepted| {
+                    let (acceptor, http) = (Arc::clone(&acceptor), Rc::clone(&http));
+                    Box::pin(acceptor.serve(accepted, http, Arc::clone(&gate)))
+                });
+                Ok(serve)
             }
-            Socket::Unix(listener) => server.listen_uds("http", listener, move || {
-                apply_fn_factory(serve(), |stream: UnixStream, service| {
-                    service.call(Accepted::Unix(stream))
-                })
-            }),
+        };
+        if let Socket::Tcp(listener) = &socket {
+            send_at_once(listener)?;
         }
+        server.listen(&socket, tls.as_ref(), serve).await
     }
 }
 

@@ -36,7 +36,7 @@ const MODULES: [(&str, &[&str], &[&str]); 14] = [
         &["domain", "auth", "fs", "text", "time"],
         &[
             "actix_http",
-            "actix_server",
+            "actix_rt",
             "actix_service",
             "actix_web",
             "http_body_util",
