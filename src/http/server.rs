@@ -69,12 +69,12 @@ where
             async move { acceptor.give_memory_back().await }
         });
         let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let mut server = start(threads, max_connections)?;
+        let mut server = start(threads, max_connections, listeners.len())?;
         for listener in listeners {
             listen(&mut server, listener, &gate, &monitor, &acceptor).await?;
         }
         // A thread of its own, which no other request can take.
-        let mut ops_server = start(1, OPS_CONNECTIONS.get())?;
+        let mut ops_server = start(1, OPS_CONNECTIONS.get(), ops.len())?;
         let ops_acceptor = Arc::new(Acceptor::new(&ops_config));
         let has_ops = !ops.is_empty();
         if has_ops {
@@ -119,8 +119,8 @@ async fn check_streams(authenticator: Arc<Authenticator>) {
 }
 
 /// Starts this number of threads, for this number of connections.
-fn start(threads: usize, max_connections: usize) -> io::Result<RequestThreads> {
-    RequestThreads::start(threads, accepted_per_thread(max_connections, threads))
+fn start(threads: usize, max_connections: usize, listeners: usize) -> io::Result<RequestThreads> {
+    RequestThreads::start(threads, accepted_per_thread(max_connections, threads, listeners))
 }
 
 /// Adds a listener to a server.
@@ -252,11 +252,12 @@ fn send_at_once(listener: &TcpListener) -> io::Result<()> {
     Ok(set_tcp_nodelay(listener, true)?)
 }
 
-/// Returns the number of connections that one thread accepts. This is its part of all seats, and an
-/// eighth of that for connections that wait for a seat. More stay in the backlog of the listener.
-fn accepted_per_thread(max_connections: usize, threads: usize) -> usize {
+/// Returns the number of connections that one thread accepts. This is its part of all seats, an eighth
+/// of that for connections that wait for a seat, and one for each listener, which keeps it for the next
+/// connection. More stay in the backlog of the listener.
+fn accepted_per_thread(max_connections: usize, threads: usize, listeners: usize) -> usize {
     let seats = max_connections.div_ceil(threads);
-    seats.saturating_add(seats / 8).saturating_add(1)
+    seats.saturating_add(seats / 8).saturating_add(listeners)
 }
 
 #[cfg(test)]
@@ -266,6 +267,16 @@ mod tests {
     use rustix::net::sockopt::tcp_nodelay;
 
     use super::*;
+
+    /// B-13: with fewer places than listeners, one would accept nothing.
+    #[test]
+    fn every_listener_has_a_place_on_each_thread() {
+        for (max_connections, threads, listeners, accepted) in
+            [(1, 1, 1, 2), (1, 4, 3, 4), (10_000, 2, 2, 5627), (usize::MAX, 1, 2, usize::MAX)]
+        {
+            assert_eq!(accepted_per_thread(max_connections, threads, listeners), accepted);
+        }
+    }
 
     #[test]
     fn no_response_waits_for_an_acknowledgement() {

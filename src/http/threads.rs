@@ -1,5 +1,5 @@
-//! The threads that serve connections. Each one accepts connections itself, so that most need no other
-//! thread.
+//! The threads that serve connections. Up to four accept connections themselves, so that most need no
+//! other thread.
 //!
 //! Decides which thread serves a connection, and when threads accept and end. Knows nothing of HTTP.
 
@@ -55,8 +55,8 @@ struct RequestThread {
 }
 
 impl RequestThreads {
-    /// Starts threads. Each serves at most this many connections. More stay in the backlog of their
-    /// listener.
+    /// Starts threads. Each serves at most this many connections, of which each listener keeps one for
+    /// its next connection. More stay in the backlog of their listener.
     pub(super) fn start(threads: usize, most: usize) -> io::Result<Self> {
         let most = u32::try_from(most.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         let thread = |_| {
@@ -72,7 +72,7 @@ impl RequestThreads {
         Arc::clone(&self.stopping)
     }
 
-    /// Accepts the connections of a socket on all threads. `serve` is called once on each.
+    /// Serves the connections of a socket on all threads. `serve` is called once on each.
     ///
     /// # Errors
     /// Fails if the system gives no file descriptors, or if `serve` fails.
@@ -217,7 +217,7 @@ impl Peers {
         Some((thread, place.ok()?))
     }
 
-    /// Returns another thread that has much fewer connections, and a place on it.
+    /// Returns another thread that has far fewer connections, and a place on it.
     fn other(&self) -> Option<(usize, OwnedSemaphorePermit)> {
         let taken = |places: &Arc<Semaphore>| self.most - places.available_permits();
         let other = fewer(self.own, self.places.iter().map(taken))?;
@@ -451,13 +451,40 @@ mod tests {
             let mut connections = Vec::new();
             held.thread(&mut connections);
             connections.push(held.connect());
-            // A round trip to the thread, which would have accepted it.
             let (sender, seen) = oneshot::channel();
-            threads.threads[0].arbiter.spawn(async move { sender.send(()).unwrap() });
+            threads.threads[0].arbiter.spawn(async move {
+                // An event after that of the connection, and the tasks that both have woken.
+                let later = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+                let _client = StdTcpStream::connect(later.local_addr().unwrap()).unwrap();
+                later.accept().await.unwrap();
+                for _ in 0..10 {
+                    rt::task::yield_now().await;
+                }
+                sender.send(()).unwrap();
+            });
             seen.await.unwrap();
             assert!(held.served.try_recv().is_err());
             held.go_on.send_replace(true);
             held.served.recv_timeout(Duration::from_secs(30)).unwrap();
+            threads.stop(Duration::from_secs(30)).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn each_listener_keeps_a_place() {
+        run(async {
+            let mut threads = RequestThreads::start(1, 3).unwrap();
+            let mut listeners = Vec::new();
+            for _ in 0..3 {
+                listeners.push(Held::on(&mut threads).await);
+            }
+            let mut connections = Vec::new();
+            for held in &listeners {
+                held.thread(&mut connections);
+            }
+            for held in &listeners {
+                held.go_on.send_replace(true);
+            }
             threads.stop(Duration::from_secs(30)).await.unwrap();
         });
     }
