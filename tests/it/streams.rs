@@ -194,6 +194,37 @@ fn sender_is_held_back_by_the_receiver() {
     assert!(sent_until_blocked(api.stream(), TOTAL) < BUFFERED, "download");
 }
 
+/// U-05: an API may respond before it has the whole request, and a client may send all of it before it
+/// reads the response.
+#[test]
+fn request_is_passed_on_while_the_client_reads_no_response() {
+    // More than sockets and buffers take in all.
+    const TOTAL: usize = 64 << 20;
+    let (upstream, connections) = played();
+    let (_store, server) = start(&upstream, HttpConfig::IO_TIMEOUT);
+    let mut client = Connection::open(server.address);
+    let head = Request::new("PUT", "/").header("Content-Length", TOTAL.to_string());
+    client.write(&roy(head).bytes());
+    let mut api = next(&connections);
+    api.head().unwrap();
+    let mut response = api.stream().try_clone().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || response.write_all(&ok(vec![b'x'; TOTAL])).unwrap());
+        assert_eq!(client.read_head().status, 200);
+        let receiving = scope.spawn(|| {
+            let mut received = 0;
+            while received < TOTAL {
+                let piece = api.read_some(1 << 16);
+                assert!(!piece.is_empty(), "the request ends after {received} bytes");
+                received += piece.len();
+            }
+        });
+        client.write(&vec![b'x'; TOTAL]);
+        receiving.join().unwrap();
+        assert_eq!(client.read_exactly(TOTAL).len(), TOTAL);
+    });
+}
+
 /// Sends until nothing more is taken for a while. Returns the number of bytes.
 fn sent_until_blocked(stream: &mut TcpStream, total: usize) -> usize {
     let piece = [b'x'; 1 << 16];
