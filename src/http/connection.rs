@@ -250,7 +250,6 @@ impl Connection {
 }
 
 /// The means to cut a connection.
-#[derive(Clone)]
 pub(super) struct ConnectionEnd(pub(super) Arc<Occupant>);
 
 impl CurrentExchange {

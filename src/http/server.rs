@@ -19,7 +19,7 @@ use super::accept::Acceptor;
 use super::connection::{Body, Connection};
 use super::gate::Gate;
 use super::ops::{Monitor, PeerUser};
-use super::proxy::ResponseClock;
+use super::proxy::ClientConnection;
 use super::service::{Transport, admitting, application, exchanges, passing, without_continue};
 use super::threads::{RequestThreads, Serve};
 use super::{HttpConfig, Listener, Service, Socket, TrustedProxies};
@@ -206,8 +206,7 @@ impl Handler {
                             connection.peer_user().map(|user| data.insert(PeerUser(user)));
                         }
                         Service::Proxy => {
-                            data.insert(connection.end());
-                            data.insert(ResponseClock::default());
+                            data.insert(ClientConnection::new(connection));
                         }
                         Service::Gate => {}
                     }

@@ -29,7 +29,7 @@ use actix_web::http::StatusCode;
 use hyper::header::HeaderValue;
 
 use super::AccessRules;
-use super::connection::{ConnectionEnd, CurrentExchange};
+use super::connection::{Connection, ConnectionEnd, CurrentExchange};
 use crate::auth::{OpenStream, StreamShard};
 use crate::text::printable;
 use access_log::AccessRecord;
@@ -42,7 +42,7 @@ pub use origin::AllowedOrigin;
 use pool::Pool;
 pub(super) use refusal::ChallengeFields;
 use refusal::refusal;
-pub(super) use response_clock::ResponseClock;
+use response_clock::ResponseClock;
 pub use upstream::{Upstream, UpstreamAddress, UpstreamTlsError};
 
 /// The most bytes of a response that are encoded at once.
@@ -127,6 +127,20 @@ fn with_cause(e: &hyper::Error) -> String {
     }
 }
 
+/// The connection of a client, as the proxy uses it for one request after the other.
+pub(super) struct ClientConnection {
+    exchange: CurrentExchange,
+    end: ConnectionEnd,
+    clock: ResponseClock,
+}
+
+impl ClientConnection {
+    pub(super) fn new(connection: &Connection) -> Self {
+        let (exchange, end) = (connection.exchange(), connection.end());
+        Self { exchange, end, clock: ResponseClock::default() }
+    }
+}
+
 /// The proxy as one thread uses it.
 pub(super) struct Proxy {
     admitter: Admitter,
@@ -167,20 +181,21 @@ impl Proxy {
 
     /// Passes a request to the upstream.
     async fn pass_on(&self, mut request: Request, admitted: &Admitted) -> Response<BoxBody> {
-        if let Some(exchange) = request.conn_data::<CurrentExchange>() {
-            exchange.pass_on();
-        }
-        let access =
-            self.admitter.config.access_log.then(|| AccessRecord::begin(request.head(), admitted));
-        let mut lasting = Lasting::new(self.open_stream(&request, admitted), access);
         let payload = request.take_payload();
-        let clock = request.conn_data::<ResponseClock>().cloned().unwrap_or_default();
         let head = request.head();
+        let Some(client) = request.conn_data::<ClientConnection>() else {
+            // A change of the user could not end the stream.
+            return self.failed(head, &UpstreamError::Untransferable).into();
+        };
+        client.exchange.pass_on();
+        let access = self.admitter.config.access_log.then(|| AccessRecord::begin(head, admitted));
+        let mut lasting = Lasting::new(self.open_stream(client, admitted), access);
+        let clock = &client.clock;
         let answered = if is_websocket(head) {
             // Boxed, as its size would count for every request.
-            Box::pin(self.open_tunnel(head, admitted, payload, &clock, &mut lasting)).await
+            Box::pin(self.open_tunnel(head, admitted, payload, clock, &mut lasting)).await
         } else {
-            self.exchange(head, admitted, payload, &clock).await.and_then(|(response, sender)| {
+            self.exchange(head, admitted, payload, clock).await.and_then(|(response, sender)| {
                 self.respond(head, response, Some(sender), &mut lasting)
             })
         };
@@ -192,11 +207,10 @@ impl Proxy {
     }
 
     /// Records an open stream of the user, so that a change of the user ends it.
-    fn open_stream(&self, request: &Request, admitted: &Admitted) -> Option<OpenStream> {
-        let grant = admitted.grant.as_ref()?;
-        let end = request.conn_data::<ConnectionEnd>()?;
-        let (grant, groups) = (Arc::clone(grant), Arc::clone(&admitted.groups));
-        Some(self.streams.open(grant, groups, Arc::clone(&end.0) as _))
+    fn open_stream(&self, client: &ClientConnection, admitted: &Admitted) -> Option<OpenStream> {
+        let grant = Arc::clone(admitted.grant.as_ref()?);
+        let groups = Arc::clone(&admitted.groups);
+        Some(self.streams.open(grant, groups, Arc::clone(&client.end.0) as _))
     }
 
     /// Returns the response to a request that the upstream did not answer, and logs why.

@@ -2,7 +2,6 @@
 //! connection of the client, and outlasts the request.
 
 use std::cell::RefCell;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,9 +10,9 @@ use crate::http::alarm::Alarm;
 /// The ticks of a limit.
 const TICKS: u32 = 4;
 
-/// The clock of a connection with a client, for one request after the other. Clones share it.
-#[derive(Clone, Default)]
-pub(in crate::http) struct ResponseClock(Rc<RefCell<Ticker>>);
+/// The clock of a connection with a client, for one request after the other.
+#[derive(Default)]
+pub(super) struct ResponseClock(RefCell<Ticker>);
 
 #[derive(Default)]
 struct Ticker {
