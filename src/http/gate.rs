@@ -12,7 +12,7 @@ use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, Resource, rt};
 
 use super::authorization::{NoCredentials, credentials};
-use super::peer::{self, Oddity};
+use super::peer::{self, Oddity, Origin};
 use super::proxy::ChallengeFields;
 use super::response::{
     JSON, NOT_IN_GROUP, OVERLOADED, PLAIN_TEXT, UNAVAILABLE, head_too_long, response, text,
@@ -104,6 +104,11 @@ impl Gate {
 
     /// Returns the source address of a request.
     pub(super) fn source(&self, request: &RequestHead) -> IpAddr {
+        self.origin(request).source
+    }
+
+    /// Returns the same, and whether the peer is trusted.
+    pub(super) fn origin(&self, request: &RequestHead) -> Origin {
         // Only requests of unit tests have no peer, since they come over no connection.
         let peer = request.peer_addr.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
         let origin = peer::origin(&self.config.trusted_proxies.load(), peer, request.headers());
@@ -120,7 +125,7 @@ impl Gate {
                 );
             }),
         }
-        origin.source
+        origin
     }
 
     /// Decides on a request, after the delay of its decision.

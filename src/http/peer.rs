@@ -102,6 +102,8 @@ const MAX_HOPS: usize = 64;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Origin {
     pub(super) source: IpAddr,
+    /// The peer is a trusted proxy, so what it forwards is believed.
+    pub(super) is_trusted: bool,
     pub(super) oddity: Option<Oddity>,
 }
 
@@ -127,7 +129,8 @@ pub(super) fn origin(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> 
     let peer = peer.to_canonical();
     if !is_trusted(trusted, peer) {
         let forwards = headers.contains_key(FORWARDED_FOR);
-        return Origin { source: peer, oddity: forwards.then_some(Oddity::UntrustedProxy) };
+        let oddity = forwards.then_some(Oddity::UntrustedProxy);
+        return Origin { source: peer, is_trusted: false, oddity };
     }
     let mut source = peer;
     let fields: Vec<_> = headers.get_all(FORWARDED_FOR).collect();
@@ -137,14 +140,14 @@ pub(super) fn origin(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> 
         // All entries so far were written by trusted proxies. The last of them has written this
         // one.
         let Some(address) = address(hop) else {
-            return Origin { source, oddity: Some(Oddity::NotAnAddress) };
+            return Origin { source, is_trusted: true, oddity: Some(Oddity::NotAnAddress) };
         };
         source = address;
         if !is_trusted(trusted, address) {
             break;
         }
     }
-    Origin { source, oddity: None }
+    Origin { source, is_trusted: true, oddity: None }
 }
 
 /// Returns true if this is one of the proxies.

@@ -240,6 +240,22 @@ fn network_and_preflight_need_no_password() {
     assert_eq!(send(&without, &preflight("OPTIONS")).status, 401);
 }
 
+/// U-13, B-11
+#[test]
+fn api_learns_of_a_trusted_proxy_what_it_forwards() {
+    let site = Site::new();
+    for (options, proto, addresses) in [
+        ("--trusted-proxy 127.0.0.1", "https", "192.0.2.7, 127.0.0.1"),
+        ("--trusted-proxy 127.0.0.2", "http", "127.0.0.1"),
+    ] {
+        let server = site.serve(options);
+        let request = roy(Request::get("/")).header("X-Forwarded-For", "192.0.2.7");
+        let seen = send(&server, &request.header("X-Forwarded-Proto", "https")).body;
+        assert_eq!(field(&seen, "x-forwarded-proto"), Some(proto), "{options}");
+        assert_eq!(field(&seen, "x-forwarded-for"), Some(addresses), "{options}");
+    }
+}
+
 /// U-12
 #[test]
 fn credentials_header_is_the_only_source() {

@@ -14,6 +14,7 @@ use super::refusal::refusal;
 use crate::auth::{AccessRequest, Decision, Grant, Rejection};
 use crate::domain::GroupName;
 use crate::http::gate::Gate;
+use crate::http::peer::Origin;
 use crate::http::response::{
     NOT_IN_GROUP, OVERLOADED, UNAVAILABLE, head_too_long, throttled, whole_seconds,
 };
@@ -35,6 +36,8 @@ pub(in crate::http) struct Admitted {
     /// The user has to stay in one of these groups, if there are any.
     pub(super) groups: Arc<[GroupName]>,
     pub(super) source: IpAddr,
+    /// The peer is a trusted proxy. Decided once, since the list can be replaced meanwhile.
+    pub(super) is_trusted: bool,
 }
 
 /// Decides which requests may reach the upstream.
@@ -61,7 +64,7 @@ impl Admitter {
 
     /// Decides whether a request may reach the upstream.
     pub(super) async fn admit(&self, head: &RequestHead) -> Result<Admitted, HttpResponse> {
-        let source = self.gate.source(head);
+        let Origin { source, is_trusted, .. } = self.gate.origin(head);
         let requirement = match self.requirement(head, source) {
             Ok(requirement) => requirement,
             Err((status, text)) => {
@@ -93,10 +96,11 @@ impl Admitter {
             let text = "Forbidden. Pages of this origin may open no WebSockets.\n";
             return Err(refusal(head, StatusCode::FORBIDDEN, text));
         }
-        match (self.config.max_body, content_length(head)) {
-            (Some(limit), Some(length)) if length > limit => Err(self.too_long(head)),
-            _ => Ok(Admitted { grant, groups, source }),
+        let limit = self.config.max_body;
+        if limit.is_some_and(|limit| content_length(head).is_some_and(|length| length > limit)) {
+            return Err(self.too_long(head));
         }
+        Ok(Admitted { grant, groups, source, is_trusted })
     }
 
     /// Returns the credentials that a request needs.

@@ -8,13 +8,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use actix_http::Payload;
+use actix_http::{Payload, RequestHead};
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::error::PayloadError;
 use actix_web::web::Bytes;
 use futures_util::Stream;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::admit::content_length;
 use super::exchange::Lasting;
 use super::pool::{Pool, Sender};
 
@@ -57,13 +58,14 @@ impl BodyProgress {
 }
 
 impl RequestBody {
-    /// Makes the body of a payload with this length, of which at most `limit` bytes are passed on.
-    pub(super) fn new(payload: Payload, length: Option<u64>, limit: Option<u64>) -> Self {
+    /// Makes the body of the request with this head, of which at most `limit` bytes are passed on.
+    pub(super) fn new(payload: Payload, head: &RequestHead, limit: Option<u64>) -> Self {
         if matches!(payload, Payload::None) {
             return Self::Empty;
         }
         let progress = Rc::new(BodyProgress { moved: Cell::new(false) });
-        Self::Passed(PassedBody { payload, left: length, allowed: limit, progress })
+        let left = content_length(head);
+        Self::Passed(PassedBody { payload, left, allowed: limit, progress })
     }
 
     /// Returns the progress, unless there is nothing to pass on.

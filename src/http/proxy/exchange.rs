@@ -14,7 +14,7 @@ use actix_web::rt;
 use hyper::body::{Body as _, Incoming};
 
 use super::access_log::AccessRecord;
-use super::admit::{Admitted, Admitter, content_length};
+use super::admit::{Admitted, Admitter};
 use super::body::{BodyError, BodyProgress, RequestBody, ResponseBody};
 use super::fields::{self, Forwarded};
 use super::pool::Sender;
@@ -64,7 +64,7 @@ impl Proxy {
         let about = Forwarded {
             grant: admitted.grant.as_deref(),
             peer,
-            is_trusted: gate.trusts(peer),
+            is_trusted: admitted.is_trusted,
             over_tls: self.over_tls,
             credentials,
             upstream: &self.host,
@@ -87,7 +87,7 @@ impl Proxy {
         payload: Payload,
         clock: &ResponseClock,
     ) -> Result<(hyper::Response<Incoming>, Sender), UpstreamError> {
-        let body = RequestBody::new(payload, content_length(head), self.admitter.config.max_body);
+        let body = RequestBody::new(payload, head, self.admitter.config.max_body);
         let progress = body.progress();
         let is_repeatable = progress.is_none() && head.method.is_idempotent();
         let request = self.request(head, admitted, body)?;

@@ -75,10 +75,16 @@ pub(super) fn of_request(head: &RequestHead, about: &Forwarded<'_>) -> HeaderMap
     if let Some(list) = forwarded_for(fields, about) {
         passed.insert(X_FORWARDED_FOR, list);
     }
-    let proto = if about.over_tls { "https" } else { "http" };
-    passed.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(proto));
+    // Those of other peers were dropped.
+    let is_given = |passed: &HeaderMap, name| about.is_trusted && passed.contains_key(name);
+    if !is_given(&passed, X_FORWARDED_PROTO) {
+        let proto = if about.over_tls { "https" } else { "http" };
+        passed.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+    }
     let host = host(head).unwrap_or_else(|| about.upstream.clone());
-    passed.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
+    if !is_given(&passed, X_FORWARDED_HOST) {
+        passed.insert(X_FORWARDED_HOST, host.clone());
+    }
     passed.insert(header::HOST, host);
     passed
 }
