@@ -75,7 +75,7 @@ pub(super) fn of_request(head: &RequestHead, about: &Forwarded<'_>) -> HeaderMap
     if let Some(list) = forwarded_for(fields, about) {
         passed.insert(X_FORWARDED_FOR, list);
     }
-    // Those of other peers were dropped.
+    // The fields of an untrusted peer were dropped above, so that there is nothing to look up.
     let is_given = |passed: &HeaderMap, name| about.is_trusted && passed.contains_key(name);
     if !is_given(&passed, X_FORWARDED_PROTO) {
         let proto = if about.over_tls { "https" } else { "http" };
