@@ -44,8 +44,9 @@ pub struct OpenStream {
 
 struct StreamEntry {
     grant: Arc<Grant>,
-    /// The user has to be in one of these groups, if there are any.
-    groups: Arc<[GroupName]>,
+    /// The user has to be in one of these groups, if there are any. `None` for none, since all threads
+    /// would count the references to one empty list.
+    groups: Option<Arc<[GroupName]>>,
     end: Arc<dyn EndStream>,
     /// The revision of the last check. `None` before the first one.
     checked: Option<Revision>,
@@ -120,7 +121,7 @@ impl StreamShard {
     pub fn open(
         self: &Arc<Self>,
         grant: Arc<Grant>,
-        groups: Arc<[GroupName]>,
+        groups: Option<Arc<[GroupName]>>,
         end: Arc<dyn EndStream>,
     ) -> OpenStream {
         let entry =
@@ -252,7 +253,9 @@ impl StreamEntry {
             Err(StreamEnd::NewPassword)
         } else if user.locked {
             Err(StreamEnd::Locked)
-        } else if !groups.has_one_of(required) || !groups.has_one_of(&self.groups) {
+        } else if !groups.has_one_of(required)
+            || !groups.has_one_of(self.groups.as_deref().unwrap_or_default())
+        {
             Err(StreamEnd::NotInGroup)
         } else {
             Ok(())
@@ -311,7 +314,7 @@ mod tests {
             let Account { name, groups, credential_version, .. } = roy();
             let grant = Arc::new(Grant { user: name, groups: groups.into(), credential_version });
             let required = required.iter().map(|group| GroupName::parse(group).unwrap());
-            self.shard.open(grant, required.collect(), Arc::clone(&self.ended) as _)
+            self.shard.open(grant, Some(required.collect()), Arc::clone(&self.ended) as _)
         }
 
         fn begin(&self) -> StreamCheck {

@@ -34,7 +34,7 @@ pub(in crate::http) struct Admitted {
     /// The user, if the request needed one.
     pub(super) grant: Option<Arc<Grant>>,
     /// The user has to stay in one of these groups, if there are any.
-    pub(super) groups: Arc<[GroupName]>,
+    pub(super) groups: Option<Arc<[GroupName]>>,
     pub(super) source: IpAddr,
     /// The peer is a trusted proxy. Decided once, since the list can be replaced meanwhile.
     pub(super) is_trusted: bool,
@@ -74,10 +74,11 @@ impl Admitter {
         };
         let target = || Some(printable(&format!("{} {}", head.method, head.uri.path())));
         let groups = match requirement {
-            Requirement::Group(groups) => Arc::clone(groups),
-            Requirement::User | Requirement::Nothing => Arc::default(),
+            Requirement::Group(groups) => Some(Arc::clone(groups)),
+            Requirement::User | Requirement::Nothing => None,
         };
-        let access = AccessRequest { groups: &groups, target: &target };
+        let access =
+            AccessRequest { groups: groups.as_deref().unwrap_or_default(), target: &target };
         let grant = if requirement == Requirement::Nothing {
             self.gate.authenticator().exempt(source, &access);
             None

@@ -209,7 +209,7 @@ impl Proxy {
     /// Records an open stream of the user, so that a change of the user ends it.
     fn open_stream(&self, client: &ClientConnection, admitted: &Admitted) -> Option<OpenStream> {
         let grant = Arc::clone(admitted.grant.as_ref()?);
-        let groups = Arc::clone(&admitted.groups);
+        let groups = admitted.groups.clone();
         Some(self.streams.open(grant, groups, Arc::clone(&client.end.0) as _))
     }
 
