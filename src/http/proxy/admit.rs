@@ -38,6 +38,7 @@ pub(in crate::http) struct Admitted {
     pub(super) source: IpAddr,
     /// The peer is a trusted proxy. Decided once, since the list can be replaced meanwhile.
     pub(super) is_trusted: bool,
+    pub(super) is_websocket: bool,
 }
 
 /// Decides which requests may reach the upstream.
@@ -65,7 +66,8 @@ impl Admitter {
     /// Decides whether a request may reach the upstream.
     pub(super) async fn admit(&self, head: &RequestHead) -> Result<Admitted, HttpResponse> {
         let Origin { source, is_trusted, .. } = self.gate.origin(head);
-        let requirement = match self.requirement(head, source) {
+        let is_websocket = is_websocket(head);
+        let requirement = match self.requirement(head, source, is_websocket) {
             Ok(requirement) => requirement,
             Err((status, text)) => {
                 self.gate.reject(source, Rejection::MalformedRequest);
@@ -93,7 +95,7 @@ impl Admitter {
                 }
             }
         };
-        if is_websocket(head) && !is_allowed(&self.config.websocket_origins, head.headers()) {
+        if is_websocket && !is_allowed(&self.config.websocket_origins, head.headers()) {
             let text = "Forbidden. Pages of this origin may open no WebSockets.\n";
             return Err(refusal(head, StatusCode::FORBIDDEN, text));
         }
@@ -101,7 +103,7 @@ impl Admitter {
         if limit.is_some_and(|limit| content_length(head).is_some_and(|length| length > limit)) {
             return Err(self.too_long(head));
         }
-        Ok(Admitted { grant, groups, source, is_trusted })
+        Ok(Admitted { grant, groups, source, is_trusted, is_websocket })
     }
 
     /// Returns the credentials that a request needs.
@@ -112,12 +114,13 @@ impl Admitter {
         &self,
         head: &RequestHead,
         source: IpAddr,
+        is_websocket: bool,
     ) -> Result<Requirement<'_>, (StatusCode, String)> {
         let bad = |text: &str| Err((StatusCode::BAD_REQUEST, format!("Bad Request. {text}\n")));
         if head.method == Method::CONNECT {
             return Err((StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed.\n".to_owned()));
         }
-        if is_websocket(head) && !is_handshake(head) {
+        if is_websocket && !is_handshake(head) {
             return bad("This is no WebSocket handshake.");
         }
         let rules = &self.config.rules;
@@ -178,7 +181,7 @@ fn is_preflight(head: &RequestHead) -> bool {
 }
 
 /// Returns true for a WebSocket handshake, whose content is not HTTP.
-pub(super) fn is_websocket(head: &RequestHead) -> bool {
+fn is_websocket(head: &RequestHead) -> bool {
     let upgrade = head.headers().get(header::UPGRADE);
     upgrade.is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }

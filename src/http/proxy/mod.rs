@@ -34,7 +34,7 @@ use crate::auth::{OpenStream, StreamShard};
 use crate::text::printable;
 use access_log::AccessRecord;
 pub(super) use admit::Admitter;
-use admit::{Admitted, is_websocket};
+use admit::Admitted;
 use exchange::Lasting;
 pub use health::HealthPath;
 pub(super) use health::is_healthy;
@@ -191,7 +191,7 @@ impl Proxy {
         let access = self.admitter.config.access_log.then(|| AccessRecord::begin(head, admitted));
         let mut lasting = Lasting::new(self.open_stream(client, admitted), access);
         let clock = &client.clock;
-        let answered = if is_websocket(head) {
+        let answered = if admitted.is_websocket {
             // Boxed, as its size would count for every request.
             Box::pin(self.open_tunnel(head, admitted, payload, clock, &mut lasting)).await
         } else {
