@@ -167,6 +167,11 @@ impl Occupant {
     /// cut. Otherwise wakes the task when that happens.
     pub(super) fn is_evicted(&self, context: &mut Context<'_>) -> bool {
         self.task.register(context.waker());
+        self.was_evicted()
+    }
+
+    /// Returns the same for a task that is registered already.
+    pub(super) fn was_evicted(&self) -> bool {
         self.evicted.load(Ordering::Acquire)
     }
 

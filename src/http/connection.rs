@@ -13,7 +13,7 @@ use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -53,6 +53,8 @@ struct Inner {
     /// Bytes of later requests that were read already.
     ahead: Vec<u8>,
     occupant: Arc<Occupant>,
+    /// The task that an eviction wakes. It is registered once, since that takes locks.
+    registered: Option<Waker>,
 }
 
 /// The transport of a connection.
@@ -193,6 +195,16 @@ impl Inner {
         Poll::Ready(Ok(accepted.whole))
     }
 
+    /// Returns true if the connection was evicted. Otherwise wakes the task when that happens.
+    fn is_evicted(&mut self, context: &mut Context<'_>) -> bool {
+        let task = context.waker();
+        if self.registered.as_ref().is_some_and(|registered| registered.will_wake(task)) {
+            return self.occupant.was_evicted();
+        }
+        self.registered = Some(task.clone());
+        self.occupant.is_evicted(context)
+    }
+
     /// Returns an error if the connection was cut, so that nothing more is sent.
     fn check_cut(&self) -> io::Result<()> {
         if !self.occupant.is_cut() {
@@ -219,7 +231,8 @@ impl Inner {
 impl Connection {
     pub(super) fn new(stream: Stream, occupant: Arc<Occupant>) -> Self {
         let (framing, ahead) = (Framing::new(), Vec::new());
-        let inner = Rc::new(RefCell::new(Inner { stream, framing, ahead, occupant }));
+        let inner =
+            Rc::new(RefCell::new(Inner { stream, framing, ahead, occupant, registered: None }));
         Self { inner, exchange: CurrentExchange::default() }
     }
 
@@ -241,7 +254,7 @@ impl Connection {
     /// Call it when the HTTP library is done with the connection.
     pub(super) fn into_unread(self) -> Option<Stream> {
         let inner = Rc::into_inner(self.inner)?.into_inner();
-        let Inner { stream, framing, ahead, occupant } = inner;
+        let Inner { stream, framing, ahead, occupant, .. } = inner;
         if occupant.is_cut() {
             return None;
         }
@@ -301,7 +314,7 @@ impl AsyncRead for Connection {
             read.map_ok(|_| ())
         };
         // The HTTP library reads at every poll, so it notices an eviction in time.
-        if read.is_pending() && inner.occupant.is_evicted(context) {
+        if read.is_pending() && inner.is_evicted(context) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         read
@@ -390,7 +403,7 @@ impl Drop for Body {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::{Wake, Waker};
+    use std::task::Wake;
 
     use actix_web::rt::System;
     use futures_executor::block_on;
@@ -398,7 +411,7 @@ mod tests {
 
     use super::super::admission::{Admission, Seat};
     use super::*;
-    use crate::auth::Source;
+    use crate::auth::{EndStream, Source};
 
     /// A counter of the wake-ups of the task of the connection.
     #[derive(Default)]
@@ -549,6 +562,23 @@ mod tests {
                 second.poll(|connection, context| connection.poll_read(context, &mut buffer));
             let Poll::Ready(Err(e)) = read else { panic!("{read:?}") };
             assert_eq!(e.kind(), io::ErrorKind::ConnectionAborted);
+        });
+    }
+
+    ///
+    #[test]
+    fn eviction_wakes_the_task_that_has_read_last() {
+        System::new().block_on(async {
+            let admission = Arc::new(Admission::new(1));
+            let seat = admission.enter(Some(Source::of(IpAddr::V4(Ipv4Addr::LOCALHOST)))).await;
+            let (mut bench, tasks) = (Bench::seated(seat), [Arc::default(), Arc::default()]);
+            for task in [0, 0, 1, 1] {
+                bench.wakes = Arc::clone(&tasks[task]);
+                assert_eq!(bench.read().await, None);
+            }
+            bench.connection.end().0.end();
+            let woken = tasks.map(|task: Arc<Wakes>| task.0.load(Ordering::Relaxed));
+            assert_eq!(woken, [0, 1]);
         });
     }
 
