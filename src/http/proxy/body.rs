@@ -22,7 +22,8 @@ use super::pool::{Pool, Sender};
 /// The body of a request, for the upstream.
 pub(super) enum RequestBody {
     Empty,
-    Passed(PassedBody),
+    // Boxed, since the HTTP library moves each request several times, and few have a body.
+    Passed(Box<PassedBody>),
 }
 
 /// A body that is passed on.
@@ -65,7 +66,7 @@ impl RequestBody {
         }
         let progress = Rc::new(BodyProgress { moved: Cell::new(false) });
         let left = content_length(head);
-        Self::Passed(PassedBody { payload, left, allowed: limit, progress })
+        Self::Passed(Box::new(PassedBody { payload, left, allowed: limit, progress }))
     }
 
     /// Returns the progress, unless there is nothing to pass on.
