@@ -143,6 +143,19 @@ impl ResponseBody {
         body
     }
 
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Self { incoming, connection, .. } = self;
+        let Some((_, sender)) = connection else { return Pin::new(incoming).poll_frame(context) };
+        sender.wakeups.hold(|| {
+            let frame = Pin::new(&mut *incoming).poll_frame(context);
+            // After it has sent the last piece, the driver has nothing to do before the next request.
+            (frame, !incoming.is_end_stream())
+        })
+    }
+
     /// Lets another request have the connection.
     fn release(&mut self) {
         if let Some((pool, sender)) = self.connection.take() {
@@ -163,7 +176,7 @@ impl MessageBody for ResponseBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
         loop {
-            let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(context)) {
+            let frame = match ready!(self.poll_frame(context)) {
                 Some(Ok(frame)) => frame,
                 Some(Err(e)) => {
                     log::warn!("the response of the upstream is incomplete: {e}");
@@ -182,5 +195,70 @@ impl MessageBody for ResponseBody {
             self.lasting.passed(piece.len());
             return Poll::Ready(Some(Ok(piece)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Future, poll_fn};
+
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::task::{LocalSet, spawn_local, yield_now};
+
+    use super::super::driver::drive;
+    use super::super::upstream::Upstream;
+    use super::*;
+
+    /// Returns the body of the response to a request, and how often its driver was polled after the
+    /// head of the response.
+    async fn exchange(response: &str) -> (String, u32) {
+        let (client, mut api) = duplex(4096);
+        let (requests, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(client)).await.unwrap();
+        let (polls, mut connection) = (Rc::new(Cell::new(0)), Box::pin(connection));
+        let counted = Rc::clone(&polls);
+        let (wakeups, driven) = drive(poll_fn(move |context| {
+            counted.set(counted.get() + 1);
+            connection.as_mut().poll(context)
+        }));
+        spawn_local(driven);
+        let mut sender = Sender { requests, wakeups };
+        sender.requests.ready().await.unwrap();
+        let request = hyper::Request::new(RequestBody::Empty);
+        let sent = spawn_local(sender.requests.send_request(request));
+        api.read_exact(&mut [0; 4]).await.unwrap();
+        api.write_all(response.as_bytes()).await.unwrap();
+        let (head, incoming) = sent.await.unwrap().unwrap().into_parts();
+        let before = polls.get();
+        assert_eq!(head.status, 200);
+        let upstream = Upstream::new("http://127.0.0.1:1".parse().unwrap(), None).unwrap();
+        let pool = Rc::new(Pool::new(upstream, std::time::Duration::ZERO));
+        let connection = Some((Rc::clone(&pool), sender));
+        let body = ResponseBody::new(incoming, BodySize::Stream, connection, Lasting::default());
+        let mut body = Box::pin(body);
+        let mut text = String::new();
+        while let Some(piece) = poll_fn(|context| body.as_mut().poll_next(context)).await {
+            text += std::str::from_utf8(&piece.unwrap()).unwrap();
+        }
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        assert!(pool.take().is_some(), "the connection can be used again");
+        (text, polls.get() - before)
+    }
+
+    #[tokio::test]
+    async fn body_of_one_piece_does_not_wake_the_driver() {
+        let test = async {
+            let sized = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwine";
+            assert_eq!(exchange(sized).await, ("wine".to_owned(), 0));
+            let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+                           4\r\nwine\r\n3\r\nand\r\n0\r\n\r\n";
+            let (text, polls) = exchange(chunked).await;
+            assert_eq!(text, "wineand");
+            assert!(polls > 0, "it has to send the other pieces");
+        };
+        LocalSet::new().run_until(test).await;
     }
 }

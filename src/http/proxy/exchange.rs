@@ -95,7 +95,7 @@ impl Proxy {
             None => request,
             Some(mut sender) => {
                 let sent = {
-                    let sending = pin!(sender.try_send_request(request));
+                    let sending = pin!(sender.requests.try_send_request(request));
                     self.in_time(clock, sending, progress.as_deref()).await?
                 };
                 let mut failed = match sent {
@@ -124,7 +124,7 @@ impl Proxy {
     ) -> Result<(hyper::Response<Incoming>, Sender), UpstreamError> {
         let mut sender = self.pool.open().await?;
         let response = {
-            let sending = pin!(sender.send_request(request));
+            let sending = pin!(sender.requests.send_request(request));
             self.in_time(clock, sending, progress).await?.map_err(of_hyper)?
         };
         Ok((response, sender))

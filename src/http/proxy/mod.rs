@@ -6,6 +6,7 @@
 mod access_log;
 mod admit;
 mod body;
+mod driver;
 mod early_response;
 mod exchange;
 mod fields;
@@ -33,8 +34,8 @@ use super::connection::{Connection, ConnectionEnd, CurrentExchange};
 use crate::auth::{OpenStream, StreamShard};
 use crate::text::printable;
 use access_log::AccessRecord;
-pub(super) use admit::Admitter;
 use admit::Admitted;
+pub(super) use admit::Admitter;
 use exchange::Lasting;
 pub use health::HealthPath;
 pub(super) use health::is_healthy;

@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::rt;
@@ -14,6 +15,7 @@ use hyper_util::rt::TokioIo;
 
 use super::UpstreamError;
 use super::body::RequestBody;
+use super::driver::{DriverWakeups, drive};
 use super::early_response::EarlyResponse;
 use super::upstream::{Upstream, UpstreamStream};
 
@@ -44,7 +46,10 @@ struct IdleConnection {
 }
 
 /// A connection that takes a request when it is ready.
-pub(super) type Sender = SendRequest<RequestBody>;
+pub(super) struct Sender {
+    pub(super) requests: SendRequest<RequestBody>,
+    pub(super) wakeups: Arc<DriverWakeups>,
+}
 
 /// The other half of a connection, which has to be polled.
 pub(super) type Driver = Connection<TokioIo<EarlyResponse<Box<dyn UpstreamStream>>>, RequestBody>;
@@ -59,7 +64,7 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         // One that was put back a moment ago may still be ending its last exchange, and one that the
         // upstream has closed is never ready.
-        let ready = idle.iter().rposition(|idle| idle.sender.is_ready())?;
+        let ready = idle.iter().rposition(|idle| idle.sender.requests.is_ready())?;
         Some(idle.remove(ready).sender)
     }
 
@@ -67,9 +72,9 @@ impl Pool {
     pub(super) fn put(&self, sender: Sender) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= MAX_IDLE {
-            idle.retain(|idle| !idle.sender.is_closed());
+            idle.retain(|idle| !idle.sender.requests.is_closed());
         }
-        if sender.is_closed() || idle.len() >= MAX_IDLE {
+        if sender.requests.is_closed() || idle.len() >= MAX_IDLE {
             return;
         }
         // Only the task that closes idle connections holds a weak reference.
@@ -81,14 +86,17 @@ impl Pool {
 
     /// Opens a connection, and lets it run.
     pub(super) async fn open(&self) -> Result<Sender, UpstreamError> {
-        let (sender, driver) = self.connect().await?;
+        let (requests, driver) = self.connect().await?;
+        let (wakeups, driven) = drive(driver);
         // Its failure is that of the request too.
-        rt::spawn(driver);
-        Ok(sender)
+        rt::spawn(driven);
+        Ok(Sender { requests, wakeups })
     }
 
     /// Opens a connection that the caller drives.
-    pub(super) async fn connect(&self) -> Result<(Sender, Driver), UpstreamError> {
+    pub(super) async fn connect(
+        &self,
+    ) -> Result<(SendRequest<RequestBody>, Driver), UpstreamError> {
         let connected = timeout(self.connect_timeout, self.upstream.connect()).await;
         let stream = match connected {
             Ok(Ok(stream)) => stream,
@@ -111,7 +119,7 @@ async fn close_idle(idle: Weak<Idle>) {
         let mut idle = idle.borrow_mut();
         idle.retain_mut(|idle| {
             let was_idle = std::mem::replace(&mut idle.was_idle, true);
-            !was_idle && !idle.sender.is_closed()
+            !was_idle && !idle.sender.requests.is_closed()
         });
         if idle.is_empty() {
             return;
@@ -146,7 +154,7 @@ mod tests {
         async fn open(&self) -> (Sender, TcpStream) {
             let mut sender = self.pool.open().await.unwrap();
             let (accepted, _) = self.api.accept().await.unwrap();
-            sender.ready().await.unwrap();
+            sender.requests.ready().await.unwrap();
             (sender, accepted)
         }
     }
@@ -209,7 +217,8 @@ mod tests {
             bench.pool.put(surplus);
             assert_eq!(bench.pool.idle.borrow().len(), MAX_IDLE);
             drop(accepted);
-            let is_open = || bench.pool.idle.borrow().iter().any(|idle| !idle.sender.is_closed());
+            let is_open =
+                || bench.pool.idle.borrow().iter().any(|idle| !idle.sender.requests.is_closed());
             while is_open() {
                 yield_now().await;
             }
