@@ -201,10 +201,12 @@ impl MessageBody for ResponseBody {
 #[cfg(test)]
 mod tests {
     use std::future::{Future, poll_fn};
+    use std::time::Duration;
 
     use hyper_util::rt::TokioIo;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio::task::{LocalSet, spawn_local, yield_now};
+    use tokio::time::timeout;
 
     use super::super::driver::drive;
     use super::super::upstream::Upstream;
@@ -233,7 +235,7 @@ mod tests {
         let before = polls.get();
         assert_eq!(head.status, 200);
         let upstream = Upstream::new("http://127.0.0.1:1".parse().unwrap(), None).unwrap();
-        let pool = Rc::new(Pool::new(upstream, std::time::Duration::ZERO));
+        let pool = Rc::new(Pool::new(upstream, Duration::ZERO));
         let connection = Some((Rc::clone(&pool), sender));
         let body = ResponseBody::new(incoming, BodySize::Stream, connection, Lasting::default());
         let mut body = Box::pin(body);
@@ -259,6 +261,9 @@ mod tests {
             assert_eq!(text, "wineand");
             assert!(polls > 0, "it has to send the other pieces");
         };
-        LocalSet::new().run_until(test).await;
+        // A driver that is not woken would wait forever.
+        let tasks = LocalSet::new();
+        let tested = timeout(Duration::from_secs(30), tasks.run_until(test)).await;
+        tested.expect("the driver is woken");
     }
 }
