@@ -45,33 +45,16 @@ impl Alarm {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicU32, Ordering};
-    use std::task::Wake;
 
     use tokio::time::advance;
 
+    use super::super::tests::Wakes;
     use super::*;
 
     const TICK: Duration = Duration::from_secs(1);
 
-    #[derive(Default)]
-    struct Wakes(AtomicU32);
-
-    impl Wake for Wakes {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    impl Wakes {
-        fn poll(self: &Arc<Self>, alarm: &mut Alarm) -> bool {
-            let waker = Waker::from(Arc::clone(self));
-            alarm.poll_tick(TICK, &mut Context::from_waker(&waker)).is_ready()
-        }
-
-        fn number(&self) -> u32 {
-            self.0.load(Ordering::Relaxed)
-        }
+    fn poll(alarm: &mut Alarm, task: &Arc<Wakes>) -> bool {
+        alarm.poll_tick(TICK, &mut Context::from_waker(&task.waker())).is_ready()
     }
 
     #[tokio::test(start_paused = true)]
@@ -79,15 +62,15 @@ mod tests {
         let (first, second) = (Arc::new(Wakes::default()), Arc::new(Wakes::default()));
         let mut alarm = Alarm::default();
         for n in 1..=3 {
-            assert!(!first.poll(&mut alarm));
-            assert!(!first.poll(&mut alarm));
-            assert!(!second.poll(&mut alarm), "another task took over");
+            assert!(!poll(&mut alarm, &first));
+            assert!(!poll(&mut alarm, &first));
+            assert!(!poll(&mut alarm, &second), "another task took over");
             advance(TICK - Duration::from_millis(10)).await;
-            assert!(!second.poll(&mut alarm), "the tick is not over");
+            assert!(!poll(&mut alarm, &second), "the tick is not over");
             assert_eq!(second.number(), n - 1);
             advance(Duration::from_millis(20)).await;
             assert_eq!((first.number(), second.number()), (0, n));
-            assert!(second.poll(&mut alarm), "the tick is over");
+            assert!(poll(&mut alarm, &second), "the tick is over");
         }
     }
 }

@@ -53,7 +53,7 @@ struct Inner {
     /// Bytes of later requests that were read already.
     ahead: Vec<u8>,
     occupant: Arc<Occupant>,
-    /// The task that an eviction wakes. It is registered once, since that takes locks.
+    /// The task that an eviction wakes. It is registered once, since that takes atomic steps.
     registered: Option<Waker>,
 }
 
@@ -402,26 +402,15 @@ impl Drop for Body {
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
 
     use actix_web::rt::System;
     use futures_executor::block_on;
     use tokio::io::ReadBuf;
 
     use super::super::admission::{Admission, Seat};
+    use super::super::tests::Wakes;
     use super::*;
     use crate::auth::{EndStream, Source};
-
-    /// A counter of the wake-ups of the task of the connection.
-    #[derive(Default)]
-    struct Wakes(AtomicUsize);
-
-    impl Wake for Wakes {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
 
     /// A connection as the HTTP library polls it, and its client.
     struct Bench {
@@ -450,7 +439,7 @@ mod tests {
         }
 
         fn poll<T>(&mut self, poll: impl FnOnce(Pin<&mut Connection>, &mut Context<'_>) -> T) -> T {
-            let waker = Waker::from(Arc::clone(&self.wakes));
+            let waker = self.wakes.waker();
             poll(Pin::new(&mut self.connection), &mut Context::from_waker(&waker))
         }
 
@@ -472,11 +461,11 @@ mod tests {
         /// Answers as the HTTP library does. Returns true if the task is woken.
         async fn answer(&mut self) -> bool {
             drop(Body::new(BoxBody::new(()), PIECE, self.connection.exchange()));
-            let before = self.wakes.0.load(Ordering::Relaxed);
+            let before = self.wakes.number();
             let flushed = self.poll(|connection, context| connection.poll_flush(context));
             assert!(matches!(flushed, Poll::Ready(Ok(()))));
             yield_now().await;
-            self.wakes.0.load(Ordering::Relaxed) > before
+            self.wakes.number() > before
         }
     }
 
@@ -577,8 +566,7 @@ mod tests {
                 assert_eq!(bench.read().await, None);
             }
             bench.connection.end().0.end();
-            let woken = tasks.map(|task: Arc<Wakes>| task.0.load(Ordering::Relaxed));
-            assert_eq!(woken, [0, 1]);
+            assert_eq!(tasks.map(|task: Arc<Wakes>| task.number()), [0, 1]);
         });
     }
 
@@ -589,7 +577,7 @@ mod tests {
             let bench = Bench::new();
             let text = "x".repeat(3 * PIECE + 1);
             let mut body = Body::new(BoxBody::new(text), PIECE, bench.connection.exchange());
-            let waker = Waker::from(Arc::clone(&bench.wakes));
+            let waker = bench.wakes.waker();
             let mut sizes = Vec::new();
             while let Poll::Ready(Some(piece)) =
                 Pin::new(&mut body).poll_next(&mut Context::from_waker(&waker))

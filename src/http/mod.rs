@@ -28,6 +28,8 @@ mod routing;
 mod server;
 mod service;
 mod strict_head;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod tls;
 

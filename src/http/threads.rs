@@ -356,11 +356,11 @@ mod tests {
     use std::collections::HashSet;
     use std::net::TcpListener as StdTcpListener;
     use std::sync::mpsc;
-    use std::task::Wake;
     use std::thread::{self, ThreadId};
 
     use tokio::sync::watch;
 
+    use super::super::tests::Wakes;
     use super::*;
 
     /// Connections that are served until the test lets them go.
@@ -531,32 +531,24 @@ mod tests {
         });
     }
 
-    #[derive(Default)]
-    struct Woken(AtomicBool);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-
     #[test]
     fn stop_wakes_the_task_that_has_asked_last() {
         let stopping = Arc::<Stopping>::default();
         let mut signal = std::pin::pin!(Arc::clone(&stopping).wait());
-        let tasks = [Arc::new(Woken::default()), Arc::new(Woken::default())];
-        let mut poll = |task: &Arc<Woken>| {
-            let waker = Waker::from(Arc::clone(task));
-            signal.as_mut().poll(&mut Context::from_waker(&waker)).is_ready()
+        let tasks = [Arc::<Wakes>::default(), Arc::default()];
+        let mut poll = |task: &Arc<Wakes>| {
+            signal.as_mut().poll(&mut Context::from_waker(&task.waker())).is_ready()
         };
         for task in [0, 0, 1, 1] {
             assert!(!poll(&tasks[task]));
         }
         stopping.begin();
-        assert!(tasks[1].0.load(Ordering::Relaxed));
+        assert_eq!(tasks.each_ref().map(|task| task.number()), [0, 1]);
         assert!(poll(&tasks[1]));
         let late = std::pin::pin!(Arc::clone(&stopping).wait());
-        let waker = Waker::from(Arc::clone(&tasks[0]));
-        assert!(late.poll(&mut Context::from_waker(&waker)).is_ready(), "it has begun already");
+        assert!(
+            late.poll(&mut Context::from_waker(&tasks[0].waker())).is_ready(),
+            "it has begun already"
+        );
     }
 }
