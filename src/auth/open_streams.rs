@@ -314,7 +314,8 @@ mod tests {
             let Account { name, groups, credential_version, .. } = roy();
             let grant = Arc::new(Grant { user: name, groups: groups.into(), credential_version });
             let required = required.iter().map(|group| GroupName::parse(group).unwrap());
-            self.shard.open(grant, Some(required.collect()), Arc::clone(&self.ended) as _)
+            let required = (required.len() > 0).then(|| required.collect());
+            self.shard.open(grant, required, Arc::clone(&self.ended) as _)
         }
 
         fn begin(&self) -> StreamCheck {
