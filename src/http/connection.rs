@@ -28,8 +28,9 @@ use tokio_rustls::server::TlsStream;
 use super::admission::Occupant;
 use super::exchange::Exchange;
 use super::io_timeout::IoTimeout;
-use super::strict_head::Framing;
+use super::strict_head::{AcceptedBytes, Framing};
 use super::tls::Tls;
+use super::window::ReceiveWindow;
 
 /// The maximum length of a head that is read at once, and of a response that is encoded at once, in
 /// bytes. A client that pipelines costs up to one such piece beyond the buffers of the HTTP
@@ -41,6 +42,7 @@ pub(super) const PIECE: usize = 2048;
 pub(super) struct Connection {
     inner: Rc<RefCell<Inner>>,
     exchange: CurrentExchange,
+    window: Rc<ReceiveWindow>,
 }
 
 /// The current exchange of a connection, shared with the body of its response.
@@ -166,13 +168,13 @@ impl Inner {
         &mut self,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<bool>> {
+    ) -> Poll<io::Result<AcceptedBytes>> {
         let Self { stream, framing, ahead, .. } = self;
         let room = buffer.remaining();
         if framing.certain() >= room as u64 {
             let before = buffer.filled().len();
             ready!(Pin::new(stream).poll_read(context, buffer))?;
-            return Poll::Ready(Ok(framing.accept(&mut buffer.filled_mut()[before..]).whole));
+            return Poll::Ready(Ok(framing.accept(&mut buffer.filled_mut()[before..])));
         }
         if !ahead.is_empty() {
             let some = ahead.len().min(room);
@@ -182,7 +184,7 @@ impl Inner {
             if ahead.is_empty() {
                 *ahead = Vec::new();
             }
-            return Poll::Ready(Ok(accepted.whole));
+            return Poll::Ready(Ok(accepted));
         }
         let mut space = [MaybeUninit::uninit(); PIECE];
         let mut piece = ReadBuf::uninit(&mut space[..PIECE.min(room)]);
@@ -192,7 +194,7 @@ impl Inner {
         let (request, later) = read.split_at(accepted.bytes);
         buffer.put_slice(request);
         *ahead = later.to_vec();
-        Poll::Ready(Ok(accepted.whole))
+        Poll::Ready(Ok(accepted))
     }
 
     /// Returns true if the connection was evicted. Otherwise wakes the task when that happens.
@@ -233,11 +235,16 @@ impl Connection {
         let (framing, ahead) = (Framing::new(), Vec::new());
         let inner =
             Rc::new(RefCell::new(Inner { stream, framing, ahead, occupant, registered: None }));
-        Self { inner, exchange: CurrentExchange::default() }
+        Self { inner, exchange: CurrentExchange::default(), window: Rc::default() }
     }
 
     pub(super) fn exchange(&self) -> CurrentExchange {
         self.exchange.clone()
+    }
+
+    /// Returns the window of the content, for its receiver.
+    pub(super) fn window(&self) -> Rc<ReceiveWindow> {
+        Rc::clone(&self.window)
     }
 
     /// Returns the means to cut the connection.
@@ -301,15 +308,21 @@ impl AsyncRead for Connection {
             inner.read_ahead(context)
         } else if exchange.is_answered_early() || inner.framing.is_stuck() {
             Poll::Ready(Ok(()))
+        } else if inner.framing.is_in_content() && self.window.poll_open(context).is_pending() {
+            Poll::Pending
         } else {
             let read = inner.read(context, buffer);
             if exchange.is_passed_on() && read.is_ready() {
                 io_timeout!(&mut inner.stream, excuse);
             }
-            if let Poll::Ready(Ok(true)) = read {
-                self.exchange.step(Exchange::request_read);
-                // Before the response is sent, after which the client may rely on it.
-                inner.occupant.note_activity();
+            if let Poll::Ready(Ok(accepted)) = read {
+                self.window.read(accepted.content);
+                if accepted.whole {
+                    self.exchange.step(Exchange::request_read);
+                    self.window.reopen();
+                    // Before the response is sent, after which the client may rely on it.
+                    inner.occupant.note_activity();
+                }
             }
             read.map_ok(|_| ())
         };
@@ -409,6 +422,7 @@ mod tests {
 
     use super::super::admission::{Admission, Seat};
     use super::super::tests::Wakes;
+    use super::super::window::WINDOW;
     use super::*;
     use crate::auth::{EndStream, Source};
 
@@ -502,6 +516,57 @@ mod tests {
                 assert_eq!(bench.read().await, None);
             }
             assert_eq!(bench.connection.inner.borrow().ahead.len(), PIECE - get("/a").len());
+        });
+    }
+
+    /// U-05: in content of each framing, and after a handshake.
+    #[test]
+    fn content_is_read_as_far_as_it_is_taken() {
+        let piece = "x".repeat(PIECE);
+        let pieces = 3 * WINDOW / PIECE - 1;
+        let chunk = format!("{PIECE:x}\r\n{piece}\r\n");
+        let length = format!("Content-Length: {}", pieces * PIECE);
+        for (field, piece) in [
+            (length.as_str(), &piece),
+            ("Transfer-Encoding: chunked", &chunk),
+            ("Upgrade: websocket", &piece),
+        ] {
+            System::new().block_on(async {
+                let mut bench = Bench::new();
+                let mut wakes = 0;
+                bench.send(&format!("PUT / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n"));
+                assert!(bench.read().await.is_some());
+                let mut left = piece.len() * pieces;
+                bench.send(&piece.repeat(pieces));
+                while left > 0 {
+                    let mut read = 0;
+                    while let Some(some) = bench.read().await {
+                        read += some.len();
+                    }
+                    left -= read;
+                    let most = WINDOW * piece.len() / PIECE + 2 * PIECE;
+                    assert!(read <= most, "{field}: {read} at once");
+                    assert!(read >= WINDOW || left == 0, "{field}: {read} at once");
+                    wakes += u32::from(left > 0);
+                    bench.connection.window().reopen();
+                    assert_eq!(bench.wakes.number(), wakes, "{field}: woken if it waits");
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn content_that_is_never_taken_does_not_count_for_the_next_request() {
+        System::new().block_on(async {
+            let mut bench = Bench::new();
+            let length = WINDOW - 2 * PIECE;
+            for _ in 0..3 {
+                bench.send(&format!("PUT / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n"));
+                bench.send(&"x".repeat(length));
+                while bench.read().await.is_some() {}
+                assert!(!bench.connection.exchange().is_within_request());
+                bench.answer().await;
+            }
         });
     }
 

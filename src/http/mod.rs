@@ -32,6 +32,7 @@ mod strict_head;
 mod tests;
 mod threads;
 mod tls;
+mod window;
 
 pub use access::{AccessRule, AccessRules, Requirement, RulesError};
 pub use authorization::{CredentialsField, NoCredentials, credentials};

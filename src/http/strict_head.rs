@@ -57,6 +57,9 @@ struct Line {
 pub struct AcceptedBytes {
     /// The number of bytes that belong to the request.
     pub bytes: usize,
+    /// The number of them that are content. The line end after a chunk and all bytes of a tunnel
+    /// count.
+    pub content: usize,
     /// The request ends with these bytes.
     pub whole: bool,
 }
@@ -74,18 +77,22 @@ impl Framing {
     /// A refused head is made invalid in place. The LF of its bad line becomes a NUL, which no head
     /// may contain (RFC 9110 section 5.5). Nothing after that byte is accepted.
     pub fn accept(&mut self, bytes: &mut [u8]) -> AcceptedBytes {
-        let mut at = 0;
+        let (mut at, mut content) = (0, 0);
         while at < bytes.len() {
             match self.position {
                 Position::Refused | Position::Broken => break,
-                Position::Tunnel => at = bytes.len(),
+                Position::Tunnel => {
+                    content += bytes.len() - at;
+                    at = bytes.len();
+                }
                 Position::Content(left) => {
                     let rest = bytes.len() - at;
                     let taken = usize::try_from(left).unwrap_or(usize::MAX).min(rest);
                     at += taken;
+                    content += taken;
                     self.position = self.after_content(left - taken as u64);
                     if self.position == Position::Between {
-                        return AcceptedBytes { bytes: at, whole: true };
+                        return AcceptedBytes { bytes: at, content, whole: true };
                     }
                 }
                 Position::Between | Position::Fields | Position::ChunkSize | Position::Trailers => {
@@ -107,19 +114,24 @@ impl Framing {
                     match self.position {
                         Position::Refused => bytes[end] = 0,
                         Position::Between if was != Position::Between => {
-                            return AcceptedBytes { bytes: at, whole: true };
+                            return AcceptedBytes { bytes: at, content, whole: true };
                         }
                         _ => {}
                     }
                 }
             }
         }
-        AcceptedBytes { bytes: at, whole: false }
+        AcceptedBytes { bytes: at, content, whole: false }
     }
 
     /// Returns the number of bytes that certainly belong to the current request.
     pub(super) fn certain(&self) -> u64 {
         if let Position::Content(left) = self.position { left } else { 0 }
+    }
+
+    /// Returns true if content is to come, after a head.
+    pub(super) fn is_in_content(&self) -> bool {
+        matches!(self.position, Position::Content(_) | Position::ChunkSize | Position::Tunnel)
     }
 
     /// Returns true if all further bytes belong to the current request.
@@ -325,6 +337,25 @@ mod tests {
             }
             let rest = format!("{post}Content-Length: 18446744073709551615\r\n\r\n\n{HEAD}");
             is_split(&format!("{HEAD}{rest}"), &[HEAD], &rest);
+        }
+    }
+
+    #[test]
+    fn content_is_counted_without_heads_and_sizes() {
+        let post = "POST / HTTP/1.1\r\nHost: a\r\n";
+        for (fields, expected) in [
+            ("\r\n", 0),
+            ("Content-Length: 5\r\n\r\na\n\r\nb", 5),
+            ("Transfer-Encoding: chunked\r\n\r\n3;x=y\r\na\nb\r\n1\r\nc\r\n0\r\nX: y\r\n\r\n", 8),
+            ("Upgrade: websocket\r\n\r\na\n\r\nb", 5),
+        ] {
+            let sent = format!("{post}{fields}").into_bytes();
+            for size in 1..=sent.len() {
+                let mut framing = Framing::new();
+                let accept = |piece: &mut [u8]| framing.accept(piece).content;
+                let content: usize = sent.clone().chunks_mut(size).map(accept).sum();
+                assert_eq!(content, expected, "{fields:?} in pieces of {size}");
+            }
         }
     }
 

@@ -194,6 +194,34 @@ fn sender_is_held_back_by_the_receiver() {
     assert!(sent_until_blocked(api.stream(), TOTAL) < BUFFERED, "download");
 }
 
+/// U-05: content is read window by window, wherever it is cut.
+#[test]
+fn long_content_arrives_in_all_framings() {
+    const TOTAL: usize = 200_000;
+    let upstream = Upstream::answering(|_, body| ok(body));
+    let (_store, server) = start(&upstream, HttpConfig::IO_TIMEOUT);
+    let mut client = Connection::open(server.address);
+    let content: Vec<u8> = (0..=u8::MAX).cycle().take(TOTAL).collect();
+    let mut put = |field: (&str, String), sent: &[u8]| {
+        client.write(&roy(Request::new("PUT", "/").header(field.0, field.1)).bytes());
+        client.write(sent);
+        let response = client.read_head();
+        assert_eq!(response.status, 200);
+        assert!(client.read_exactly(TOTAL) == content, "{}: other content", field.0);
+    };
+    put(("Content-Length", TOTAL.to_string()), &content);
+    for size in [1, 5, 2048, 40_000, TOTAL] {
+        let mut sent = Vec::new();
+        for piece in content.chunks(size) {
+            sent.extend(format!("{:x};a=b\r\n", piece.len()).into_bytes());
+            sent.extend(piece);
+            sent.extend(b"\r\n");
+        }
+        sent.extend(b"0\r\n\r\n");
+        put(("Transfer-Encoding", "chunked".to_owned()), &sent);
+    }
+}
+
 /// U-05: an API may respond before it has the whole request, and a client may send all of it before it
 /// reads the response.
 #[test]

@@ -18,6 +18,34 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use super::admit::content_length;
 use super::exchange::Lasting;
 use super::pool::{Pool, Sender};
+use crate::http::window::ReceiveWindow;
+
+/// The content of a request as it comes from the client.
+pub(super) struct RequestContent {
+    payload: Payload,
+    window: Rc<ReceiveWindow>,
+}
+
+impl RequestContent {
+    pub(super) fn new(payload: Payload, window: Rc<ReceiveWindow>) -> Self {
+        Self { payload, window }
+    }
+}
+
+impl Stream for RequestContent {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, PayloadError>>> {
+        let next = Pin::new(&mut self.payload).poll_next(context);
+        if next.is_pending() {
+            self.window.reopen();
+        }
+        next
+    }
+}
 
 /// The body of a request, for the upstream.
 pub(super) enum RequestBody {
@@ -28,7 +56,7 @@ pub(super) enum RequestBody {
 
 /// A body that is passed on.
 pub(super) struct PassedBody {
-    payload: Payload,
+    content: RequestContent,
     /// The bytes to come, if the client has given the length.
     left: Option<u64>,
     /// The bytes that may still come, if there is a limit.
@@ -60,13 +88,13 @@ impl BodyProgress {
 
 impl RequestBody {
     /// Makes the body of the request with this head, of which at most `limit` bytes are passed on.
-    pub(super) fn new(payload: Payload, head: &RequestHead, limit: Option<u64>) -> Self {
-        if matches!(payload, Payload::None) {
+    pub(super) fn new(content: RequestContent, head: &RequestHead, limit: Option<u64>) -> Self {
+        if matches!(content.payload, Payload::None) {
             return Self::Empty;
         }
         let progress = Rc::new(BodyProgress { moved: Cell::new(false) });
         let left = content_length(head);
-        Self::Passed(Box::new(PassedBody { payload, left, allowed: limit, progress }))
+        Self::Passed(Box::new(PassedBody { content, left, allowed: limit, progress }))
     }
 
     /// Returns the progress, unless there is nothing to pass on.
@@ -87,7 +115,7 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Self::Passed(body) = self.get_mut() else { return Poll::Ready(None) };
-        let piece = match ready!(Pin::new(&mut body.payload).poll_next(context)) {
+        let piece = match ready!(Pin::new(&mut body.content).poll_next(context)) {
             None => return Poll::Ready(None),
             Some(Err(e)) => return Poll::Ready(Some(Err(BodyError::Incomplete(e)))),
             Some(Ok(piece)) => piece,
@@ -201,8 +229,10 @@ impl MessageBody for ResponseBody {
 #[cfg(test)]
 mod tests {
     use std::future::{Future, poll_fn};
+    use std::task::Waker;
     use std::time::Duration;
 
+    use futures_util::{StreamExt, stream};
     use hyper_util::rt::TokioIo;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio::task::{LocalSet, spawn_local, yield_now};
@@ -211,6 +241,7 @@ mod tests {
     use super::super::driver::drive;
     use super::super::upstream::Upstream;
     use super::*;
+    use crate::http::window::WINDOW;
 
     /// Returns the body of the response to a request, and how often its driver was polled after the
     /// head of the response.
@@ -248,6 +279,24 @@ mod tests {
         }
         assert!(pool.take().is_some(), "the connection can be used again");
         (text, polls.get() - before)
+    }
+
+    #[test]
+    fn more_content_is_read_when_all_of_it_is_taken() {
+        let pieces = stream::iter(["a", "b"].map(|piece| Ok(Bytes::from(piece))));
+        let payload = Payload::Stream { payload: pieces.chain(stream::pending()).boxed_local() };
+        let window = Rc::<ReceiveWindow>::default();
+        window.read(WINDOW);
+        let mut content = RequestContent::new(payload, Rc::clone(&window));
+        let mut context = Context::from_waker(Waker::noop());
+        for piece in ["a", "b"] {
+            let taken = Pin::new(&mut content).poll_next(&mut context);
+            let Poll::Ready(Some(Ok(taken))) = taken else { panic!("{taken:?}") };
+            assert_eq!(taken, piece);
+            assert!(window.poll_open(&context).is_pending());
+        }
+        assert!(Pin::new(&mut content).poll_next(&mut context).is_pending());
+        assert!(window.poll_open(&context).is_ready());
     }
 
     #[tokio::test]

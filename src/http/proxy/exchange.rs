@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
-use actix_http::{ConnectionType, Payload, RequestHead, Response};
+use actix_http::{ConnectionType, RequestHead, Response};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::{Method, StatusCode, Version};
@@ -15,7 +15,7 @@ use hyper::body::{Body as _, Incoming};
 
 use super::access_log::AccessRecord;
 use super::admit::{Admitted, Admitter};
-use super::body::{BodyError, BodyProgress, RequestBody, ResponseBody};
+use super::body::{BodyError, BodyProgress, RequestBody, RequestContent, ResponseBody};
 use super::fields::{self, Forwarded};
 use super::pool::Sender;
 use super::response_clock::ResponseClock;
@@ -84,10 +84,10 @@ impl Proxy {
         &self,
         head: &RequestHead,
         admitted: &Admitted,
-        payload: Payload,
+        content: RequestContent,
         clock: &ResponseClock,
     ) -> Result<(hyper::Response<Incoming>, Sender), UpstreamError> {
-        let body = RequestBody::new(payload, head, self.admitter.config.max_body);
+        let body = RequestBody::new(content, head, self.admitter.config.max_body);
         let progress = body.progress();
         let is_repeatable = progress.is_none() && head.method.is_idempotent();
         let request = self.request(head, admitted, body)?;
@@ -157,7 +157,7 @@ impl Proxy {
         &self,
         head: &RequestHead,
         admitted: &Admitted,
-        payload: Payload,
+        content: RequestContent,
         clock: &ResponseClock,
         lasting: &mut Lasting,
     ) -> Result<Response<BoxBody>, UpstreamError> {
@@ -193,7 +193,7 @@ impl Proxy {
         let parts = driver.into_parts();
         lasting.answered(StatusCode::SWITCHING_PROTOCOLS);
         let tunnel = Tunnel::new(
-            payload,
+            content,
             parts.io.into_inner().into_inner(),
             parts.read_buf,
             std::mem::take(lasting),

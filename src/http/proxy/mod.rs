@@ -31,11 +31,13 @@ use hyper::header::HeaderValue;
 
 use super::AccessRules;
 use super::connection::{Connection, ConnectionEnd, CurrentExchange};
+use super::window::ReceiveWindow;
 use crate::auth::{OpenStream, StreamShard};
 use crate::text::printable;
 use access_log::AccessRecord;
 use admit::Admitted;
 pub(super) use admit::Admitter;
+use body::RequestContent;
 use exchange::Lasting;
 pub use health::HealthPath;
 pub(super) use health::is_healthy;
@@ -131,14 +133,15 @@ fn with_cause(e: &hyper::Error) -> String {
 /// The connection of a client, as the proxy uses it for one request after the other.
 pub(super) struct ClientConnection {
     exchange: CurrentExchange,
+    window: Rc<ReceiveWindow>,
     end: ConnectionEnd,
     clock: ResponseClock,
 }
 
 impl ClientConnection {
     pub(super) fn new(connection: &Connection) -> Self {
-        let (exchange, end) = (connection.exchange(), connection.end());
-        Self { exchange, end, clock: ResponseClock::default() }
+        let (exchange, window) = (connection.exchange(), connection.window());
+        Self { exchange, window, end: connection.end(), clock: ResponseClock::default() }
     }
 }
 
@@ -189,14 +192,15 @@ impl Proxy {
             return self.failed(head, &UpstreamError::Untransferable).into();
         };
         client.exchange.pass_on();
+        let content = RequestContent::new(payload, Rc::clone(&client.window));
         let access = self.admitter.config.access_log.then(|| AccessRecord::begin(head, admitted));
         let mut lasting = Lasting::new(self.open_stream(client, admitted), access);
         let clock = &client.clock;
         let answered = if admitted.is_websocket {
             // Boxed, as its size would count for every request.
-            Box::pin(self.open_tunnel(head, admitted, payload, clock, &mut lasting)).await
+            Box::pin(self.open_tunnel(head, admitted, content, clock, &mut lasting)).await
         } else {
-            self.exchange(head, admitted, payload, clock).await.and_then(|(response, sender)| {
+            self.exchange(head, admitted, content, clock).await.and_then(|(response, sender)| {
                 self.respond(head, response, Some(sender), &mut lasting)
             })
         };

@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use actix_http::Payload;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::rt;
 use actix_web::rt::task::JoinHandle;
@@ -17,6 +16,7 @@ use actix_web::web::Bytes;
 use futures_util::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::body::RequestContent;
 use super::exchange::Lasting;
 use super::upstream::UpstreamStream;
 
@@ -38,7 +38,7 @@ pub(super) struct Tunnel {
 impl Tunnel {
     /// Connects a client with the upstream.
     pub(super) fn new(
-        client: Payload,
+        client: RequestContent,
         upstream: Box<dyn UpstreamStream>,
         first: Bytes,
         lasting: Lasting,
@@ -56,7 +56,7 @@ impl Drop for Tunnel {
 }
 
 /// Sends all bytes of the client to the upstream. A failure ends the other direction too.
-async fn send(mut client: Payload, upstream: Shared) {
+async fn send(mut client: RequestContent, upstream: Shared) {
     while let Some(Ok(piece)) = client.next().await {
         if write_all(&upstream, &piece).await.is_err() {
             break;
