@@ -5,7 +5,7 @@
 //! keeps it. Exempt connections (trusted proxies, Unix sockets) are never evicted. If nothing can
 //! be evicted for a connection, it waits for a free seat. Knows neither sockets nor HTTP.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,7 +35,7 @@ struct Seats {
     next: Id,
     left: u64,
     /// The waiting connections. Dropping a sender tells its connection that there is a seat.
-    waiting: HashMap<Id, oneshot::Sender<()>>,
+    waiting: BTreeMap<Id, oneshot::Sender<()>>,
 }
 
 /// The right to be served. Dropping it makes room for another connection.
@@ -205,13 +205,21 @@ type Id = u64;
 #[derive(Default)]
 struct SeatTable {
     most: usize,
-    seated: HashMap<Id, Seated>,
+    seated: BTreeMap<Id, Seated>,
+    /// Made for the first eviction, and dropped when half of the seats are free: while there is room,
+    /// a connection costs one entry.
+    sources: Option<Sources>,
+    waiting: VecDeque<(Id, Option<Source>, Arc<Occupant>)>,
+}
+
+/// The seated connections by their source.
+#[derive(Default, PartialEq, Eq, Debug)]
+struct Sources {
     /// The connections of each source, the longest idle first, by the activity that was noted last.
     /// It may be outdated, and is updated before an eviction.
-    sources: HashMap<Source, BTreeSet<(u64, Id)>>,
+    connections: HashMap<Source, BTreeSet<(u64, Id)>>,
     /// The sources by the number of their connections.
     largest: BTreeSet<(usize, Source)>,
-    waiting: VecDeque<(Id, Option<Source>, Arc<Occupant>)>,
 }
 
 struct Seated {
@@ -255,23 +263,60 @@ impl SeatTable {
 
     /// Returns the connection that makes room for one of `source`.
     fn victim(&mut self, source: Option<Source>) -> Option<Id> {
-        let (most, largest) = *self.largest.last()?;
-        let own = source.map_or(0, |source| self.sources.get(&source).map_or(0, BTreeSet::len));
-        // Another source must have more connections even after the eviction, so that two sources do
-        // not evict each other in turn.
-        let loser = match source {
-            _ if most > own + 1 => largest,
-            Some(source) if own > 1 => source,
-            _ => return None,
-        };
-        self.longest_idle(loser)
+        let sources = self.sources.get_or_insert_with(|| Sources::of(&self.seated));
+        let loser = sources.loser(source)?;
+        sources.longest_idle(loser, &mut self.seated)
     }
 
-    fn longest_idle(&mut self, source: Source) -> Option<Id> {
-        let idle = self.sources.get_mut(&source)?;
+    fn seat(&mut self, id: Id, source: Option<Source>, occupant: Arc<Occupant>) {
+        let noted = occupant.last_active.load(Ordering::Relaxed);
+        if let (Some(sources), Some(source)) = (&mut self.sources, source) {
+            sources.add(source, noted, id);
+        }
+        self.seated.insert(id, Seated { source, noted, occupant });
+    }
+
+    fn remove(&mut self, id: Id) -> Option<Arc<Occupant>> {
+        let Seated { source, noted, occupant } = self.seated.remove(&id)?;
+        if self.seated.len() < self.most / 2 {
+            self.sources = None;
+        } else if let (Some(sources), Some(source)) = (&mut self.sources, source) {
+            sources.remove(source, noted, id);
+        }
+        Some(occupant)
+    }
+}
+
+impl Sources {
+    /// Lists the seated connections.
+    fn of(seated: &BTreeMap<Id, Seated>) -> Self {
+        let mut sources = Self::default();
+        for (id, seated) in seated {
+            if let Some(source) = seated.source {
+                sources.add(source, seated.noted, *id);
+            }
+        }
+        sources
+    }
+
+    /// Returns the source that loses a connection to one of `source`.
+    fn loser(&self, source: Option<Source>) -> Option<Source> {
+        let (most, largest) = *self.largest.last()?;
+        let own = source.and_then(|source| self.connections.get(&source)).map_or(0, BTreeSet::len);
+        // Another source must have more connections even after the eviction, so that two sources do
+        // not evict each other in turn.
+        match source {
+            _ if most > own + 1 => Some(largest),
+            Some(source) if own > 1 => Some(source),
+            _ => None,
+        }
+    }
+
+    fn longest_idle(&mut self, source: Source, seated: &mut BTreeMap<Id, Seated>) -> Option<Id> {
+        let idle = self.connections.get_mut(&source)?;
         loop {
             let (noted, id) = *idle.first()?;
-            let seated = self.seated.get_mut(&id)?;
+            let seated = seated.get_mut(&id)?;
             seated.noted = seated.occupant.last_active.load(Ordering::Relaxed);
             if seated.noted <= noted {
                 seated.noted = noted;
@@ -282,31 +327,22 @@ impl SeatTable {
         }
     }
 
-    fn seat(&mut self, id: Id, source: Option<Source>, occupant: Arc<Occupant>) {
-        let noted = occupant.last_active.load(Ordering::Relaxed);
-        if let Some(source) = source {
-            let connections = self.sources.entry(source).or_default();
-            self.largest.remove(&(connections.len(), source));
-            connections.insert((noted, id));
-            self.largest.insert((connections.len(), source));
-        }
-        self.seated.insert(id, Seated { source, noted, occupant });
+    fn add(&mut self, source: Source, noted: u64, id: Id) {
+        let connections = self.connections.entry(source).or_default();
+        self.largest.remove(&(connections.len(), source));
+        connections.insert((noted, id));
+        self.largest.insert((connections.len(), source));
     }
 
-    fn remove(&mut self, id: Id) -> Option<Arc<Occupant>> {
-        let Seated { source, noted, occupant } = self.seated.remove(&id)?;
-        if let Some(source) = source
-            && let Some(connections) = self.sources.get_mut(&source)
-        {
-            self.largest.remove(&(connections.len(), source));
-            connections.remove(&(noted, id));
-            if connections.is_empty() {
-                self.sources.remove(&source);
-            } else {
-                self.largest.insert((connections.len(), source));
-            }
+    fn remove(&mut self, source: Source, noted: u64, id: Id) {
+        let Some(connections) = self.connections.get_mut(&source) else { return };
+        self.largest.remove(&(connections.len(), source));
+        connections.remove(&(noted, id));
+        if connections.is_empty() {
+            self.connections.remove(&source);
+        } else {
+            self.largest.insert((connections.len(), source));
         }
-        Some(occupant)
     }
 }
 
@@ -365,13 +401,20 @@ mod tests {
         }
 
         fn check(&self) {
-            let SeatTable { most, seated, sources, largest, waiting } = &self.table;
+            let SeatTable { most, seated, sources, waiting } = &self.table;
             assert!(seated.len() <= *most);
             assert!(waiting.is_empty() || seated.len() == *most, "a free seat is taken");
+            let listed = self.sources();
             let counted = seated.values().filter(|one| one.source.is_some()).count();
-            assert_eq!(sources.values().map(BTreeSet::len).sum::<usize>(), counted);
-            let sizes: BTreeSet<_> = sources.iter().map(|(of, all)| (all.len(), *of)).collect();
-            assert_eq!(sizes, *largest);
+            assert_eq!(listed.connections.values().map(BTreeSet::len).sum::<usize>(), counted);
+            let sizes = listed.connections.iter().map(|(of, all)| (all.len(), *of));
+            assert_eq!(sizes.collect::<BTreeSet<_>>(), listed.largest);
+            assert!(sources.as_ref().is_none_or(|sources| *sources == listed), "{sources:?}");
+            assert!(sources.is_none() || seated.len() >= most / 2, "kept for a crowd only");
+        }
+
+        fn sources(&self) -> Sources {
+            Sources::of(&self.table.seated)
         }
     }
 
@@ -382,12 +425,30 @@ mod tests {
         for (now, from) in [1, 1, 1, 1, 2].into_iter().enumerate() {
             assert_eq!(bench.enter(from, now as u64), Seen::Seated, "no share while there is room");
         }
+        assert_eq!(bench.table.sources, None, "not needed yet");
         // The first connection was used since.
         bench.occupants[0].last_active.store(10, Ordering::Relaxed);
         assert_eq!(bench.enter(3, 11), Seen::InPlaceOf(1));
         assert_eq!(bench.enter(1, 12), Seen::InPlaceOf(2), "its own, since it has the most");
         assert_eq!(bench.enter(2, 13), Seen::InPlaceOf(3));
         assert_eq!(bench.leave(3), None, "evicted before");
+    }
+
+    #[test]
+    fn sources_are_listed_for_a_crowd() {
+        let mut bench = Bench::new(4);
+        for crowd in 0..2 {
+            let first = bench.occupants.len() as Id;
+            for _ in 0..4 {
+                assert_eq!(bench.enter(1, crowd), Seen::Seated);
+                assert_eq!(bench.table.sources, None);
+            }
+            assert_eq!(bench.enter(1, crowd), Seen::InPlaceOf(first));
+            for id in first + 1..first + 5 {
+                assert!(bench.table.sources.is_some() || bench.table.seated.len() < 2);
+                bench.leave(id);
+            }
+        }
     }
 
     ///
@@ -440,7 +501,7 @@ mod tests {
                     continue;
                 }
                 let from = step as u8;
-                let sizes = bench.table.largest.clone();
+                let sizes = bench.sources().largest;
                 let own = sizes.iter().find(|(_, of)| from > 0 && *of == source(from));
                 let own = own.map_or(0, |(size, _)| *size);
                 match bench.enter(from, n.into()) {
@@ -451,7 +512,7 @@ mod tests {
                     }
                     Seen::InPlaceOf(victim) => {
                         gone.push(victim);
-                        let sizes = &bench.table.largest;
+                        let sizes = bench.sources().largest;
                         let alone = sizes.iter().all(|(size, _)| *size > 0);
                         assert!(alone && victim < bench.occupants.len() as Id - 1);
                     }
