@@ -21,7 +21,7 @@ use super::gate::Gate;
 use super::ops::{Monitor, PeerUser};
 use super::proxy::ClientConnection;
 use super::service::{Transport, admitting, application, exchanges, passing, without_continue};
-use super::threads::{RequestThreads, Serve};
+use super::threads::{RequestThreads, Serve, Stopping};
 use super::{HttpConfig, Listener, Service, Socket, TrustedProxies};
 use crate::auth::Authenticator;
 
@@ -194,10 +194,8 @@ impl Handler {
                 InitError = (),
             > + 'static,
     {
-        let stopping = server.stopping();
         let Self { gate, acceptor } = self;
-        let http = move || {
-            let stopping = Arc::clone(&stopping);
+        let http = move |stopping: Arc<Stopping>| {
             HttpService::build()
                 .on_connect_ext(move |connection: &Connection, data| {
                     data.insert(connection.exchange());
@@ -224,9 +222,9 @@ impl Handler {
                 .h1(app())
         };
         // The service of one thread, which its connections share.
-        let serve = move || {
+        let serve = move |stopping| {
             let (http, acceptor, gate) =
-                (http().new_service(()), Arc::clone(&acceptor), Arc::clone(&gate));
+                (http(stopping).new_service(()), Arc::clone(&acceptor), Arc::clone(&gate));
             async move {
                 let http = http.await.map_err(|()| io::Error::other("cannot start a service"))?;
                 let http = Rc::new(http);

@@ -46,12 +46,13 @@ pub(super) struct RequestThreads {
     /// The most connections of one thread.
     most: u32,
     accepting: Vec<JoinHandle<()>>,
-    stopping: Arc<Stopping>,
 }
 
 struct RequestThread {
     arbiter: Arbiter,
     places: Arc<Semaphore>,
+    // One for each thread, since each connection registers for it.
+    stopping: Arc<Stopping>,
 }
 
 impl RequestThreads {
@@ -61,18 +62,14 @@ impl RequestThreads {
         let most = u32::try_from(most.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         let thread = |_| {
             let places = Arc::new(Semaphore::new(most as usize));
-            Ok(RequestThread { arbiter: Arbiter::try_new()?, places })
+            Ok(RequestThread { arbiter: Arbiter::try_new()?, places, stopping: Arc::default() })
         };
         let threads = (0..threads).map(thread).collect::<io::Result<_>>()?;
-        Ok(Self { threads, most, accepting: Vec::new(), stopping: Arc::default() })
+        Ok(Self { threads, most, accepting: Vec::new() })
     }
 
-    /// Returns the stop, for what waits for it.
-    pub(super) fn stopping(&self) -> Arc<Stopping> {
-        Arc::clone(&self.stopping)
-    }
-
-    /// Serves the connections of a socket on all threads. `serve` is called once on each.
+    /// Serves the connections of a socket on all threads. `serve` is called once on each, with the
+    /// stop of that thread.
     ///
     /// # Errors
     /// Fails if the system gives no file descriptors, or if `serve` fails.
@@ -83,7 +80,7 @@ impl RequestThreads {
         serve: F,
     ) -> io::Result<()>
     where
-        F: Fn() -> S + Clone + Send + 'static,
+        F: Fn(Arc<Stopping>) -> S + Clone + Send + 'static,
         S: Future<Output = io::Result<Serve>> + 'static,
     {
         let (senders, receivers): (Vec<_>, Vec<_>) =
@@ -93,8 +90,9 @@ impl RequestThreads {
             let places = self.threads.iter().map(|thread| Arc::clone(&thread.places)).collect();
             let peers = Peers { own, most: self.most as usize, places, senders: senders.clone() };
             let (begun, has_begun) = oneshot::channel();
+            let stopping = Arc::clone(&thread.stopping);
             let begin = async move || {
-                let serve = serve().await?;
+                let serve = serve(stopping).await?;
                 rt::spawn(take(handed, tls.clone(), Rc::clone(&serve)));
                 if own >= ACCEPTING {
                     return Ok::<_, io::Error>(None);
@@ -126,7 +124,9 @@ impl RequestThreads {
     /// connections that are left.
     pub(super) async fn stop(mut self, limit: Duration) -> io::Result<()> {
         self.pause().await;
-        self.stopping.begin();
+        for thread in &self.threads {
+            thread.stopping.begin();
+        }
         let free = self.threads.iter().map(|thread| thread.places.acquire_many(self.most));
         let _ = timeout(limit, join_all(free)).await;
         for thread in &self.threads {
@@ -302,7 +302,7 @@ fn is_of_client(e: &io::Error) -> bool {
     )
 }
 
-/// The stop of the threads, which makes the requests in flight the last ones.
+/// The stop of a thread, which makes its requests in flight the last ones.
 #[derive(Default)]
 pub(super) struct Stopping {
     has_begun: AtomicBool,
@@ -378,7 +378,7 @@ mod tests {
             let (sender, served) = mpsc::channel();
             let go_on = watch::Sender::new(false);
             let may_go_on = go_on.subscribe();
-            let serve = move || {
+            let serve = move |_| {
                 let (sender, may_go_on) = (sender.clone(), may_go_on.clone());
                 let serve: Serve = Rc::new(move |accepted| {
                     let (sender, mut may_go_on) = (sender.clone(), may_go_on.clone());
@@ -515,7 +515,8 @@ mod tests {
                 let held = Held::on(&mut threads).await;
                 let mut connections = Vec::new();
                 held.thread(&mut connections);
-                let stopping = threads.stopping().wait();
+                let all = threads.threads.iter().map(|thread| Arc::clone(&thread.stopping).wait());
+                let stopping = join_all(all);
                 if !limit.is_zero() {
                     // Not before the stop.
                     let go_on = held.go_on.clone();
