@@ -21,6 +21,7 @@ use actix_web::rt::net::{TcpStream, UnixStream};
 use actix_web::rt::task::yield_now;
 use actix_web::rt::time::timeout;
 use actix_web::web::Bytes;
+use rustix::net::sockopt::set_tcp_cork;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -91,6 +92,17 @@ impl Stream {
             Self::Local(stream) => stream.io().peer_cred().ok().map(|peer| peer.uid()),
             Self::Plain(_) | Self::Tls(_) => None,
         }
+    }
+
+    /// Has the system hold back the last segment until the connection is closed, so that the end needs
+    /// none of its own. Linux sends it after 200 ms in any case (tcp(7)).
+    fn hold_until_closed(&self) -> io::Result<()> {
+        let stream = match self {
+            Self::Plain(stream) => stream.io(),
+            Self::Tls(stream) => stream.get_ref().0.io(),
+            Self::Local(_) => return Ok(()),
+        };
+        Ok(set_tcp_cork(stream, true)?)
     }
 
     /// Has the system drop bytes that were not delivered when the connection is closed. A Unix
@@ -279,6 +291,11 @@ impl CurrentExchange {
         self.step(Exchange::passed_on);
     }
 
+    /// Records that the connection is closed after the response.
+    pub(super) fn last(&self) {
+        self.step(Exchange::last);
+    }
+
     /// Returns true until the whole request is read.
     pub(super) fn is_within_request(&self) -> bool {
         !self.0.get().is_open()
@@ -342,6 +359,9 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.inner.borrow_mut();
         inner.check_cut()?;
+        if self.exchange.0.get().is_ending() {
+            inner.stream.hold_until_closed()?;
+        }
         Pin::new(&mut inner.stream).poll_write(context, bytes)
     }
 
@@ -414,10 +434,12 @@ impl Drop for Body {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::net::{IpAddr, Ipv4Addr};
 
     use actix_web::rt::System;
     use futures_executor::block_on;
+    use rustix::net::sockopt::tcp_cork;
     use tokio::io::ReadBuf;
 
     use super::super::admission::{Admission, Seat};
@@ -632,6 +654,45 @@ mod tests {
             }
             bench.connection.end().0.end();
             assert_eq!(tasks.map(|task: Arc<Wakes>| task.number()), [0, 1]);
+        });
+    }
+
+    #[test]
+    fn last_segment_is_held_back_until_the_connection_is_closed() {
+        System::new().block_on(async {
+            let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            for last in [false, true] {
+                let mut client =
+                    std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let stream = IoTimeout::new(listener.accept().await.unwrap().0, Duration::ZERO);
+                let seat = Arc::new(Admission::new(1)).enter(None).await;
+                let mut connection = Connection::new(Stream::Plain(stream), seat.occupant());
+                io::Write::write_all(&mut client, get("/").as_bytes()).unwrap();
+                let mut space = [0; PIECE];
+                let mut request = ReadBuf::new(&mut space);
+                poll_fn(|context| Pin::new(&mut connection).poll_read(context, &mut request))
+                    .await
+                    .unwrap();
+                if last {
+                    connection.exchange().last();
+                }
+                let body = Body::new(BoxBody::new(()), PIECE, connection.exchange());
+                let mut held = Vec::new();
+                for body in [Some(body), None] {
+                    poll_fn(|context| Pin::new(&mut connection).poll_write(context, b"bytes"))
+                        .await
+                        .unwrap();
+                    let inner = connection.inner.borrow();
+                    let Stream::Plain(stream) = &inner.stream else { panic!("plain TCP") };
+                    held.push(tcp_cork(stream.io()).unwrap());
+                    drop(body);
+                }
+                assert_eq!(held, [false, last], "only when nothing follows");
+                drop(connection);
+                let mut received = String::new();
+                io::Read::read_to_string(&mut client, &mut received).unwrap();
+                assert_eq!(received, "bytesbytes");
+            }
         });
     }
 

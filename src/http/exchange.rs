@@ -10,6 +10,8 @@ pub(super) struct Exchange {
     response: Response,
     /// The request is passed on to an upstream, on which the response depends.
     passed_on: bool,
+    /// The connection is closed after the response.
+    last: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
@@ -31,6 +33,11 @@ impl Exchange {
     /// Records that the request is passed on to an upstream.
     pub(super) fn passed_on(self) -> Self {
         Self { passed_on: true, ..self }
+    }
+
+    /// Records that the connection is closed after the response.
+    pub(super) fn last(self) -> Self {
+        Self { last: true, ..self }
     }
 
     /// Records that the HTTP library has encoded the whole response.
@@ -58,6 +65,11 @@ impl Exchange {
         self.response == Response::Sent
     }
 
+    /// Returns true if the connection is closed as soon as the encoded bytes are sent.
+    pub(super) fn is_ending(self) -> bool {
+        self.last && self.request_whole && self.response == Response::Encoded
+    }
+
     /// Returns true if the request is passed on to an upstream.
     pub(super) fn is_passed_on(self) -> bool {
         self.passed_on
@@ -81,6 +93,7 @@ mod tests {
         read: bool,
         encoded: bool,
         sent: bool,
+        last: bool,
     }
 
     /// in every order of events, the next request is read if and only if both halves are
@@ -95,6 +108,8 @@ mod tests {
             }
             assert_eq!(exchange.is_open(), world.read, "only a whole request blocks the next one");
             assert_eq!(exchange.is_answered_early(), world.sent && !world.read);
+            let ending = world.last && world.read && world.encoded;
+            assert_eq!(exchange.is_ending(), ending, "nothing but encoded bytes is left");
             let mut go = |mut to: World, exchange: Exchange| {
                 if to.read && to.sent {
                     assert_eq!(exchange, Exchange::default(), "the next exchange starts afresh");
@@ -105,6 +120,7 @@ mod tests {
             if !world.read {
                 go(World { read: true, ..world }, exchange.request_read());
             }
+            go(World { last: true, ..world }, exchange.last());
             // The library answers as soon as it has the head.
             if !world.encoded {
                 go(World { encoded: true, ..world }, exchange.response_encoded());
@@ -112,6 +128,6 @@ mod tests {
             let sent = world.encoded;
             go(World { sent, ..world }, exchange.flushed());
         }
-        assert_eq!(seen.len(), 5, "all states except the two of a finished exchange");
+        assert_eq!(seen.len(), 10, "all states except those of a finished exchange");
     }
 }
