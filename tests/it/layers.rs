@@ -43,7 +43,6 @@ const MODULES: [(&str, &[&str], &[&str]); 14] = [
             "hyper",
             "hyper_util",
             "ipnet",
-            "itoa",
             "maud",
             "memchr",
             "prometheus_client",

@@ -16,11 +16,11 @@ use hyper::body::{Body as _, Incoming};
 use super::access_log::AccessRecord;
 use super::admit::{Admitted, Admitter};
 use super::body::{BodyError, BodyProgress, RequestBody, RequestContent, ResponseBody};
-use super::fields::{self, Forwarded};
+use super::fields::{self, Forwarded, LastSaid};
 use super::pool::Sender;
 use super::response_clock::ResponseClock;
 use super::tunnel::Tunnel;
-use super::{Proxy, UpstreamError};
+use super::{ClientConnection, Proxy, UpstreamError};
 use crate::auth::OpenStream;
 
 /// What lasts as long as a response: the open stream of the user, and the line of the access log.
@@ -57,12 +57,13 @@ impl Proxy {
         head: &RequestHead,
         admitted: &Admitted,
         body: RequestBody,
+        last: &LastSaid,
     ) -> Result<hyper::Request<RequestBody>, UpstreamError> {
         let Admitter { gate, config } = &self.admitter;
         let peer = head.peer_addr.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
         let credentials = (!config.pass_authorization).then_some(gate.credentials_field());
         let about = Forwarded {
-            grant: admitted.grant.as_deref(),
+            grant: admitted.grant.as_ref(),
             peer,
             is_trusted: admitted.is_trusted,
             over_tls: self.over_tls,
@@ -74,7 +75,7 @@ impl Proxy {
         *request.method_mut() = hyper::Method::from_bytes(head.method.as_str().as_bytes())
             .map_err(|_| UpstreamError::Untransferable)?;
         *request.uri_mut() = target.parse().map_err(|_| UpstreamError::Untransferable)?;
-        *request.headers_mut() = fields::of_request(head, &about);
+        *request.headers_mut() = fields::of_request(head, &about, last);
         Ok(request)
     }
 
@@ -85,12 +86,13 @@ impl Proxy {
         head: &RequestHead,
         admitted: &Admitted,
         content: RequestContent,
-        clock: &ResponseClock,
+        client: &ClientConnection,
     ) -> Result<(hyper::Response<Incoming>, Sender), UpstreamError> {
+        let ClientConnection { clock, last, .. } = client;
         let body = RequestBody::new(content, head, self.admitter.config.max_body);
         let progress = body.progress();
         let is_repeatable = progress.is_none() && head.method.is_idempotent();
-        let request = self.request(head, admitted, body)?;
+        let request = self.request(head, admitted, body, last)?;
         let unsent = match self.pool.take() {
             None => request,
             Some(mut sender) => {
@@ -105,7 +107,7 @@ impl Proxy {
                 match failed.take_message() {
                     Some(unsent) => unsent,
                     None if is_repeatable && !failed.error().is_parse() => {
-                        self.request(head, admitted, RequestBody::Empty)?
+                        self.request(head, admitted, RequestBody::Empty, last)?
                     }
                     None => return Err(of_hyper(failed.into_error())),
                 }
@@ -158,11 +160,11 @@ impl Proxy {
         head: &RequestHead,
         admitted: &Admitted,
         content: RequestContent,
-        clock: &ResponseClock,
+        client: &ClientConnection,
         lasting: &mut Lasting,
     ) -> Result<Response<BoxBody>, UpstreamError> {
         use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
-        let mut request = self.request(head, admitted, RequestBody::Empty)?;
+        let mut request = self.request(head, admitted, RequestBody::Empty, &client.last)?;
         request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
         request.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
         let (mut sender, mut driver) = self.pool.connect().await?;
@@ -174,7 +176,7 @@ impl Proxy {
                 is_over = is_over || driver.poll_without_shutdown(context).is_ready();
                 sent.as_mut().poll(context)
             }));
-            self.in_time(clock, answered, None).await?.map_err(of_hyper)?
+            self.in_time(&client.clock, answered, None).await?.map_err(of_hyper)?
         };
         if response.status() != hyper::StatusCode::SWITCHING_PROTOCOLS {
             if !is_over {

@@ -3,8 +3,9 @@
 //! Decides which fields of a client reach the upstream, which fields of the upstream reach the
 //! client, and what the gate says about a request. Framing is written anew by the HTTP libraries.
 
-use std::io::Write;
+use std::cell::RefCell;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use actix_http::RequestHead;
 use actix_http::header::{HeaderMap as ClientFields, HeaderName as ClientName};
@@ -27,7 +28,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 /// What the gate knows about a request.
 pub(super) struct Forwarded<'a> {
     /// The user, if the request needed one.
-    pub(super) grant: Option<&'a Grant>,
+    pub(super) grant: Option<&'a Arc<Grant>>,
     /// The address of the other end of the connection.
     pub(super) peer: IpAddr,
     /// The peer is a trusted proxy, so what it forwards is believed.
@@ -39,17 +40,80 @@ pub(super) struct Forwarded<'a> {
     pub(super) upstream: &'a HeaderValue,
 }
 
+/// What the gate said about the last request of a connection. The next one usually has the same user
+/// and host, and a copy costs less than six new fields.
+#[derive(Default)]
+pub(super) struct LastSaid(RefCell<Option<Said>>);
+
+/// What the gate says about the requests of one user to one host.
+struct Said {
+    grant: Option<Arc<Grant>>,
+    host: HeaderValue,
+    is_trusted: bool,
+    fields: HeaderMap,
+}
+
+impl LastSaid {
+    /// Returns the fields of the gate for a request to this host.
+    fn fields(&self, host: &[u8], about: &Forwarded<'_>) -> HeaderMap {
+        let mut last = self.0.borrow_mut();
+        match &*last {
+            Some(said) if said.fits(host, about) => said.fields.clone(),
+            _ => last.insert(Said::new(host, about)).fields.clone(),
+        }
+    }
+}
+
+impl Said {
+    fn new(host: &[u8], about: &Forwarded<'_>) -> Self {
+        // Room for a few fields of a client, since copies have the same.
+        let mut fields = HeaderMap::with_capacity(12);
+        if let Some(grant) = about.grant {
+            // Valid names are valid values.
+            if let Ok(user) = HeaderValue::from_bytes(grant.user.as_str().as_bytes()) {
+                fields.insert(REMOTE_USER, user);
+            }
+            let groups = Bytes::from(grant.groups.to_string());
+            if let Ok(groups) = HeaderValue::from_maybe_shared(groups) {
+                fields.insert(REMOTE_GROUPS, groups);
+            }
+        }
+        let host = HeaderValue::from_bytes(host).unwrap_or_else(|_| about.upstream.clone());
+        fields.insert(header::HOST, host.clone());
+        let address = Bytes::from(about.peer.to_canonical().to_string());
+        if let Ok(address) = HeaderValue::from_maybe_shared(address) {
+            fields.insert(X_FORWARDED_FOR, address);
+        }
+        if !about.is_trusted {
+            fields.insert(X_FORWARDED_PROTO, proto(about));
+            fields.insert(X_FORWARDED_HOST, host.clone());
+        }
+        let Forwarded { grant, is_trusted, .. } = *about;
+        Self { grant: grant.cloned(), host, is_trusted, fields }
+    }
+
+    /// Returns true if the gate says the same about this request. The rest of what it knows belongs to
+    /// the connection.
+    fn fits(&self, host: &[u8], about: &Forwarded<'_>) -> bool {
+        let is_same_user = match (&self.grant, about.grant) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        };
+        is_same_user && self.is_trusted == about.is_trusted && self.host.as_bytes() == host
+    }
+}
+
 /// Returns the fields of a request for the upstream, without its framing.
 ///
 /// Dropped are fields about the connection and those that Connection names, the credentials,
 /// everything that the gate says itself, in any spelling that an upstream may take for it, and
 /// fields that other servers take for another target or address of the request.
-pub(super) fn of_request(head: &RequestHead, about: &Forwarded<'_>) -> HeaderMap {
+pub(super) fn of_request(head: &RequestHead, about: &Forwarded<'_>, last: &LastSaid) -> HeaderMap {
     let fields = head.headers();
     let named =
         NamedFields::of(fields.get_all(actix_http::header::CONNECTION).map(ClientValue::as_bytes));
-    // Six are the gate's, and the client's Host and its credentials are usually dropped.
-    let mut passed = HeaderMap::with_capacity(fields.len() + 4);
+    let mut passed = last.fields(host(head).unwrap_or(about.upstream.as_bytes()), about);
     for (name, value) in fields {
         let text = name.as_str();
         if about.credentials == Some(name)
@@ -62,30 +126,17 @@ pub(super) fn of_request(head: &RequestHead, about: &Forwarded<'_>) -> HeaderMap
             passed.append(name, value);
         }
     }
-    if let Some(grant) = about.grant {
-        // Valid names are valid values.
-        if let Ok(user) = HeaderValue::from_bytes(grant.user.as_str().as_bytes()) {
-            passed.insert(REMOTE_USER, user);
+    if about.is_trusted {
+        if let Some(chain) = passed.get(X_FORWARDED_FOR).and_then(|own| chain(fields, own)) {
+            passed.insert(X_FORWARDED_FOR, chain);
         }
-        let groups = Bytes::from(grant.groups.to_string());
-        if let Ok(groups) = HeaderValue::from_maybe_shared(groups) {
-            passed.insert(REMOTE_GROUPS, groups);
+        passed.entry(X_FORWARDED_PROTO).or_insert_with(|| proto(about));
+        if !passed.contains_key(X_FORWARDED_HOST)
+            && let Some(host) = passed.get(header::HOST).cloned()
+        {
+            passed.insert(X_FORWARDED_HOST, host);
         }
     }
-    if let Some(list) = forwarded_for(fields, about) {
-        passed.insert(X_FORWARDED_FOR, list);
-    }
-    // The fields of an untrusted peer were dropped above, so that there is nothing to look up.
-    let is_given = |passed: &HeaderMap, name| about.is_trusted && passed.contains_key(name);
-    if !is_given(&passed, X_FORWARDED_PROTO) {
-        let proto = if about.over_tls { "https" } else { "http" };
-        passed.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
-    }
-    let host = host(head).unwrap_or_else(|| about.upstream.clone());
-    if !is_given(&passed, X_FORWARDED_HOST) {
-        passed.insert(X_FORWARDED_HOST, host.clone());
-    }
-    passed.insert(header::HOST, host);
     passed
 }
 
@@ -145,38 +196,28 @@ fn folded(name: &str) -> Option<String> {
     (!name.bytes().all(is_plain)).then(|| name.bytes().map(fold).collect())
 }
 
-/// Returns the chain of addresses for the upstream: of a trusted proxy its own list and its address,
-/// of any other client its address alone.
-fn forwarded_for(fields: &ClientFields, about: &Forwarded<'_>) -> Option<HeaderValue> {
-    let mut list = Vec::with_capacity(16);
-    if about.is_trusted {
-        for field in fields.get_all(FORWARDED_FOR) {
-            list.extend_from_slice(field.as_bytes());
-            list.extend_from_slice(b", ");
-        }
+/// Returns the addresses that a trusted proxy forwards, and its own.
+fn chain(fields: &ClientFields, own: &HeaderValue) -> Option<HeaderValue> {
+    let mut chain = Vec::new();
+    for field in fields.get_all(FORWARDED_FOR) {
+        chain.extend_from_slice(field.as_bytes());
+        chain.extend_from_slice(b", ");
     }
-    match about.peer.to_canonical() {
-        // The formatter would take a fifth of the instructions for the whole request.
-        IpAddr::V4(address) => {
-            for (n, octet) in address.octets().into_iter().enumerate() {
-                list.extend_from_slice(if n == 0 { b"" } else { b"." });
-                list.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
-            }
-        }
-        // Writing to memory does not fail.
-        IpAddr::V6(address) => drop(write!(list, "{address}")),
-    }
-    HeaderValue::from_maybe_shared(Bytes::from(list)).ok()
+    chain.extend_from_slice(own.as_bytes());
+    HeaderValue::from_maybe_shared(Bytes::from(chain)).ok()
+}
+
+fn proto(about: &Forwarded<'_>) -> HeaderValue {
+    HeaderValue::from_static(if about.over_tls { "https" } else { "http" })
 }
 
 /// Returns the host of a request. That of an absolute target replaces the field (RFC 9112 section
 /// 3.2.2).
-fn host(head: &RequestHead) -> Option<HeaderValue> {
-    let host = match head.uri.authority() {
-        Some(authority) => authority.as_str().as_bytes(),
-        None => head.headers().get(actix_http::header::HOST)?.as_bytes(),
-    };
-    HeaderValue::from_bytes(host).ok()
+fn host(head: &RequestHead) -> Option<&[u8]> {
+    match head.uri.authority() {
+        Some(authority) => Some(authority.as_str().as_bytes()),
+        None => head.headers().get(actix_http::header::HOST).map(ClientValue::as_bytes),
+    }
 }
 
 /// Adds the fields of a response for the client, without its framing.
@@ -224,7 +265,6 @@ impl<'a> NamedFields<'a> {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
-    use std::sync::Arc;
 
     use actix_web::test::TestRequest;
 
@@ -235,13 +275,17 @@ mod tests {
 
     static UPSTREAM: HeaderValue = HeaderValue::from_static("127.0.0.1:8000");
 
-    fn grant() -> Grant {
+    fn grant_to(user: &str) -> Arc<Grant> {
         let groups = ["staff", "wine"].map(|group| GroupName::parse(group).unwrap());
-        Grant {
-            user: UserName::parse("roy").unwrap(),
+        Arc::new(Grant {
+            user: UserName::parse(user).unwrap(),
             groups: Arc::new(Groups::new(groups).unwrap()),
             credential_version: CredentialVersion::default(),
-        }
+        })
+    }
+
+    fn grant() -> Arc<Grant> {
+        grant_to("roy")
     }
 
     fn sorted(fields: impl IntoIterator<Item = (String, String)>) -> String {
@@ -253,17 +297,22 @@ mod tests {
 
     /// Returns the fields that the upstream sees of a request with these fields.
     fn passed(fields: &[(&str, &str)], about: &Forwarded<'_>) -> String {
+        passed_after(&LastSaid::default(), fields, about)
+    }
+
+    /// Returns the same for a request of a connection.
+    fn passed_after(last: &LastSaid, fields: &[(&str, &str)], about: &Forwarded<'_>) -> String {
         let mut request = TestRequest::get().uri("/a");
         for field in fields {
             request = request.append_header(*field);
         }
-        let passed = of_request(request.to_request().head(), about);
+        let passed = of_request(request.to_request().head(), about, last);
         sorted(passed.iter().map(|(name, value)| {
             (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
         }))
     }
 
-    fn about(grant: Option<&Grant>) -> Forwarded<'_> {
+    fn about(grant: Option<&Arc<Grant>>) -> Forwarded<'_> {
         let credentials = Some(&actix_http::header::AUTHORIZATION);
         let upstream = &UPSTREAM;
         Forwarded { grant, peer: PEER, is_trusted: false, over_tls: false, credentials, upstream }
@@ -290,6 +339,30 @@ x-forwarded-proto: http";
         let over_tls = Forwarded { over_tls: true, credentials: None, ..about(None) };
         let expected = format!("accept: */*\nauthorization: Basic cm95Ong=\n{OURS}s");
         assert_eq!(passed(&fields, &over_tls), expected);
+    }
+
+    /// U-13, U-02: in every order of two requests.
+    #[test]
+    fn next_request_of_a_connection_has_its_own_user_host_and_proxy() {
+        let (roy, other, fields) = (grant(), grant_to("ann"), [("X-Forwarded-Proto", "wss")]);
+        let mut requests = Vec::new();
+        for grant in [None, Some(&roy), Some(&other)] {
+            for host in ["api", "www"] {
+                for is_trusted in [false, true] {
+                    requests.push((host, Forwarded { is_trusted, ..about(grant) }));
+                }
+            }
+        }
+        let with_host = |host| [("Host", host), fields[0]];
+        for (first, about_first) in &requests {
+            for (host, about) in &requests {
+                let last = LastSaid::default();
+                passed_after(&last, &with_host(first), about_first);
+                let alone = passed(&with_host(host), about);
+                assert_eq!(passed_after(&last, &with_host(host), about), alone);
+                assert!(alone.contains(&format!("host: {host}")), "{alone}");
+            }
+        }
     }
 
     /// U-13

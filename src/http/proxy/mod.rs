@@ -39,6 +39,7 @@ use admit::Admitted;
 pub(super) use admit::Admitter;
 use body::RequestContent;
 use exchange::Lasting;
+use fields::LastSaid;
 pub use health::HealthPath;
 pub(super) use health::is_healthy;
 pub use origin::AllowedOrigin;
@@ -136,12 +137,19 @@ pub(super) struct ClientConnection {
     window: Rc<ReceiveWindow>,
     end: ConnectionEnd,
     clock: ResponseClock,
+    last: LastSaid,
 }
 
 impl ClientConnection {
     pub(super) fn new(connection: &Connection) -> Self {
         let (exchange, window) = (connection.exchange(), connection.window());
-        Self { exchange, window, end: connection.end(), clock: ResponseClock::default() }
+        Self {
+            exchange,
+            window,
+            end: connection.end(),
+            clock: ResponseClock::default(),
+            last: LastSaid::default(),
+        }
     }
 }
 
@@ -195,12 +203,11 @@ impl Proxy {
         let content = RequestContent::new(payload, Rc::clone(&client.window));
         let access = self.admitter.config.access_log.then(|| AccessRecord::begin(head, admitted));
         let mut lasting = Lasting::new(self.open_stream(client, admitted), access);
-        let clock = &client.clock;
         let answered = if admitted.is_websocket {
             // Boxed, as its size would count for every request.
-            Box::pin(self.open_tunnel(head, admitted, content, clock, &mut lasting)).await
+            Box::pin(self.open_tunnel(head, admitted, content, client, &mut lasting)).await
         } else {
-            self.exchange(head, admitted, content, clock).await.and_then(|(response, sender)| {
+            self.exchange(head, admitted, content, client).await.and_then(|(response, sender)| {
                 self.respond(head, response, Some(sender), &mut lasting)
             })
         };
