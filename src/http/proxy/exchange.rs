@@ -160,11 +160,13 @@ impl Proxy {
         head: &RequestHead,
         admitted: &Admitted,
         content: RequestContent,
-        client: &ClientConnection,
+        clock: &ResponseClock,
         lasting: &mut Lasting,
     ) -> Result<Response<BoxBody>, UpstreamError> {
         use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
-        let mut request = self.request(head, admitted, RequestBody::Empty, &client.last)?;
+        // The last request of its connection, so there is nothing to keep.
+        let said = LastSaid::default();
+        let mut request = self.request(head, admitted, RequestBody::Empty, &said)?;
         request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
         request.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
         let (mut sender, mut driver) = self.pool.connect().await?;
@@ -176,7 +178,7 @@ impl Proxy {
                 is_over = is_over || driver.poll_without_shutdown(context).is_ready();
                 sent.as_mut().poll(context)
             }));
-            self.in_time(&client.clock, answered, None).await?.map_err(of_hyper)?
+            self.in_time(clock, answered, None).await?.map_err(of_hyper)?
         };
         if response.status() != hyper::StatusCode::SWITCHING_PROTOCOLS {
             if !is_over {

@@ -205,7 +205,7 @@ impl Proxy {
         let mut lasting = Lasting::new(self.open_stream(client, admitted), access);
         let answered = if admitted.is_websocket {
             // Boxed, as its size would count for every request.
-            Box::pin(self.open_tunnel(head, admitted, content, client, &mut lasting)).await
+            Box::pin(self.open_tunnel(head, admitted, content, &client.clock, &mut lasting)).await
         } else {
             self.exchange(head, admitted, content, client).await.and_then(|(response, sender)| {
                 self.respond(head, response, Some(sender), &mut lasting)
