@@ -56,7 +56,7 @@ where
     B: MessageBody + 'static,
 {
     apply_fn_factory(app, move |request: Request, app: &S::Service| {
-        let exchange = exchange(&request);
+        let exchange = begin_exchange(&request);
         let forwarded = gate.is_forward_auth(request.path());
         let response = if head_length(request.head()) > MAX_HEAD {
             gate.reject(gate.source(request.head()), Rejection::HeadTooLong);
@@ -76,8 +76,8 @@ where
     })
 }
 
-/// Returns the exchange of a request. Records that it is the last one if the client says so.
-fn exchange(request: &Request) -> CurrentExchange {
+/// Begins the exchange of a request, which is the last one of its connection if the client says so.
+fn begin_exchange(request: &Request) -> CurrentExchange {
     let exchange = request.conn_data::<CurrentExchange>().cloned().unwrap_or_default();
     if request.head().connection_type() == ConnectionType::Close {
         exchange.last();
@@ -144,7 +144,7 @@ pub(super) fn admitting(
         let gate = Arc::clone(&gate);
         ready(Ok(fn_service(move |request: Request| {
             let (admitter, gate) = (Rc::clone(&admitter), Arc::clone(&gate));
-            let exchange = exchange(&request);
+            let exchange = begin_exchange(&request);
             async move {
                 let admitted = if head_length(request.head()) > MAX_HEAD {
                     gate.reject(gate.source(request.head()), Rejection::HeadTooLong);
