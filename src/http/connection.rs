@@ -94,25 +94,28 @@ impl Stream {
         }
     }
 
+    /// Returns the TCP connection, if it is one.
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream.io()),
+            Self::Tls(stream) => Some(stream.get_ref().0.io()),
+            Self::Local(_) => None,
+        }
+    }
+
     /// Has the system hold back the last segment until the connection is closed, so that the end needs
     /// none of its own. Linux sends it after 200 ms in any case (tcp(7)).
     fn hold_until_closed(&self) -> io::Result<()> {
-        let stream = match self {
-            Self::Plain(stream) => stream.io(),
-            Self::Tls(stream) => stream.get_ref().0.io(),
-            Self::Local(_) => return Ok(()),
-        };
-        Ok(set_tcp_cork(stream, true)?)
+        match self.tcp() {
+            Some(tcp) => Ok(set_tcp_cork(tcp, true)?),
+            None => Ok(()),
+        }
     }
 
     /// Has the system drop bytes that were not delivered when the connection is closed. A Unix
     /// socket has none.
     fn drop_undelivered(&self) -> io::Result<()> {
-        match self {
-            Self::Plain(stream) => stream.io().set_zero_linger(),
-            Self::Tls(stream) => stream.get_ref().0.io().set_zero_linger(),
-            Self::Local(_) => Ok(()),
-        }
+        self.tcp().map_or(Ok(()), TcpStream::set_zero_linger)
     }
 }
 

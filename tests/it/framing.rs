@@ -1,12 +1,11 @@
 //! Requests that two servers could parse differently, sent as raw bytes. The tests check the number
 //! of responses, their status, and that the connection is closed.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
-use std::time::Instant;
 
 use crate::support::HttpConfig;
-use crate::support::client::{Connection, Request, TIMEOUT, basic};
+use crate::support::client::{Connection, Request, basic, last_segment};
 use crate::support::server::{Server, with_roy};
 use crate::support::store::TempStore;
 use crate::support::upstream::{Upstream, ok};
@@ -174,17 +173,6 @@ fn oversized_head_is_refused_and_closes_the_connection() {
     assert_eq!(statuses(&endless), [431]);
 }
 
-/// Reads without waiting, until something is there.
-fn read_at_once(client: &mut TcpStream, space: &mut [u8]) -> usize {
-    let end = Instant::now() + TIMEOUT;
-    loop {
-        match client.read(space) {
-            Err(e) if e.kind() == ErrorKind::WouldBlock && Instant::now() < end => {}
-            read => return read.unwrap(),
-        }
-    }
-}
-
 #[test]
 fn last_response_arrives_with_the_end_of_its_connection() {
     let store = TempStore::new();
@@ -202,13 +190,9 @@ fn last_response_arrives_with_the_end_of_its_connection() {
     ] {
         for _ in 0..20 {
             let mut client = TcpStream::connect(server.address).unwrap();
-            client.set_nonblocking(true).unwrap();
             client.write_all(format!("GET /rest-auth HTTP/{rest}\r\n").as_bytes()).unwrap();
-            let mut space = [0; 4096];
-            let read = read_at_once(&mut client, &mut space);
-            let response = str::from_utf8(&space[..read]).unwrap();
+            let response = String::from_utf8(last_segment(client)).unwrap();
             assert_eq!(response.get(9..12), Some(status), "{response}");
-            assert_eq!(client.read(&mut space).unwrap(), 0, "the end is there already");
         }
     }
 }

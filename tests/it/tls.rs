@@ -22,7 +22,7 @@ use rustls::{
 
 use crate::support::Tls;
 use crate::support::cli::{Completed, ServerProcess, command, finish};
-use crate::support::client::{Request, TIMEOUT};
+use crate::support::client::{Request, TIMEOUT, last_segment};
 use crate::support::server::Server;
 use crate::support::store::TempStore;
 
@@ -137,6 +137,26 @@ fn exchange(stream: &mut Stream, request: &Request) -> String {
         said.push_str(&String::from_utf8_lossy(&bytes[..read]));
     }
     said
+}
+
+/// A close_notify is in the same segment too.
+#[test]
+fn last_response_over_tls_arrives_with_the_end_of_its_connection() {
+    let setup = Setup::new();
+    let server = setup.serve();
+    // A segment of its own would come a moment later, which one look alone can miss.
+    for _ in 0..200 {
+        // Version 1.3 would send tickets after the handshake.
+        let mut stream = connect(server.address, setup.certificate(), &[&TLS12]).unwrap();
+        stream.write_all(&healthz().header("Connection", "close").bytes()).unwrap();
+        let StreamOwned { mut conn, sock } = stream;
+        conn.read_tls(&mut &*last_segment(sock)).unwrap();
+        conn.process_new_packets().unwrap();
+        let mut response = String::new();
+        // Fails without a close_notify.
+        conn.reader().read_to_string(&mut response).unwrap();
+        assert!(response.ends_with("\r\n\r\nok\n"), "{response}");
+    }
 }
 
 fn healthz() -> Request {

@@ -1,9 +1,9 @@
 //! A raw HTTP/1.1 client. It sends exactly the given bytes, and parses responses.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -78,6 +78,22 @@ impl Request {
 /// Returns the value of an Authorization field.
 pub fn basic(user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> String {
     format!("Basic {}", STANDARD.encode([user.as_ref(), b":", password.as_ref()].concat()))
+}
+
+/// Returns the next bytes, which have to arrive with the end of the connection.
+pub fn last_segment(mut client: TcpStream) -> Vec<u8> {
+    client.set_nonblocking(true).unwrap();
+    let mut space = [0; 4096];
+    let end = Instant::now() + TIMEOUT;
+    let read = loop {
+        match client.read(&mut space) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock && Instant::now() < end => {}
+            read => break read.unwrap(),
+        }
+    };
+    assert!(read < space.len(), "more than one read");
+    assert_eq!(client.read(&mut [0]).unwrap(), 0, "the end is there already");
+    space[..read].to_vec()
 }
 
 /// A connection that is kept alive between requests.
